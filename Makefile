@@ -1,0 +1,46 @@
+# Each verb sets up its own environment in .venv; Python 3.11 or newer and make are all it needs.
+PYTHON ?= python3
+PROFILE ?= digits
+OUT ?= results
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab figures bench strip
+
+help:
+	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
+	@echo "make test        lint, unit tests, and every notebook at profile smoke"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make figures     draw the figures again from the records in $(OUT)/"
+	@echo "make bench       time the benchmarks"
+	@echo "make strip       remove the outputs of the notebooks"
+
+reproduce: $(INSTALLED)
+	$(BIN)/python -m fedtiny_lite notebooks --profile $(PROFILE) --out $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+figures: $(INSTALLED)
+	$(BIN)/python -m fedtiny_lite figures --out $(OUT)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.round_overhead
+
+strip: $(INSTALLED)
+	$(BIN)/jupyter nbconvert --ClearOutputPreprocessor.enabled=True --inplace notebooks/*.ipynb
+
+# The stamp is touched last, so an installation that was cut short is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "FedTiny-Lite needs Python 3.11 or newer, and '$(PYTHON)' is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@

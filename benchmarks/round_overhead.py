@@ -1,0 +1,171 @@
+"""What federation costs in time: a federated round against the same optimiser steps in a bare torch loop.
+
+    python -m benchmarks.round_overhead
+
+A round is timed inside `simulate.run`, as its record times it: asking, packing, clients' masked training,
+unpacking, averaging, and here a test set of ten images. The bare loop takes the same number of batches of the
+same sizes from the same clients' images, augmented and normalised by the same functions (so that is in both),
+through the same model and SGD, with no mask, message or client. Everything runs on one torch thread. A round and
+its bare loop alternate, and so do the rounds with one and with two workers; ratios are medians over pairs.
+Evaluation of the whole test set and the checkpoint are timed apart. Exits with 1 if a target is missed.
+"""
+
+import copy
+import itertools
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from fedtiny_lite.config import Config, make_config
+from fedtiny_lite.data import batches, default_data_dir, load_dataset
+from fedtiny_lite.records import cpu_model
+from fedtiny_lite.simulate import Federation, build_federation, run
+from fedtiny_lite.training import evaluate, training_batch
+
+DIGITS_OVERHEAD, RESNET_OVERHEAD, TWO_WORKERS = 1.15, 1.05, 1.6
+# Adjustments in every other round, so that one run times rounds with and without; no time goes into a start.
+SHORT = dict(selection="fixed", pretrain_epochs=0, adjust_every=2, test_samples=10, torch_device="cpu", workers=1)
+DIGITS = make_config("digits", **SHORT | dict(rounds=31, adjust_until=31))
+NOISE_IMAGES = 400  # per class and split
+RESNET = make_config("laptop", **SHORT | dict(rounds=13, adjust_until=13, samples=3200))
+
+
+def main() -> int:
+    """Print all timings; 1 with a line for each target that was missed, else 0."""
+    print(f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread a process", flush=True)
+    misses = overhead("digits, cnn of width 8", time_rounds([DIGITS]), DIGITS_OVERHEAD)
+    config = replace(RESNET, dataset=image_folder())
+    timings = time_rounds([config, replace(config, workers=2)])
+    misses += overhead(f"{config.dataset}, resnet18 of width {config.width}", timings, RESNET_OVERHEAD)
+    misses += speed_up(timings)
+    print("\n".join(misses))
+    return int(bool(misses))
+
+
+def time_rounds(configs: Sequence[Config]) -> list[dict]:
+    """Seconds of each round after the first, which warms up: one dict a round.
+
+    `round0`, `round1`, ...: of each config; `bare`: of the same steps as in the first config; `checkpoint`,
+    `evaluation` (whole test set): of the first config; `adjusted`: whether its round grew and pruned.
+    """
+    federation = build_federation(configs[0])
+    model, test = copy.deepcopy(federation.server.model), load_dataset(configs[0].dataset).test
+    timings: list[dict] = [{} for _ in range(configs[0].rounds + 1)]
+
+    def after_round(number: int, entry: dict, wall: float) -> None:
+        row = timings[entry["round"] + 1]
+        row[f"round{number}"] = entry.get("seconds", 0.0)
+        if number == 0:
+            row["checkpoint"], row["adjusted"] = wall - row["round0"], "adjusted" in entry
+            row["bare"] = seconds(lambda: bare_round(model, federation, configs[0]))
+            row["evaluation"] = seconds(lambda: evaluate(model, test, federation.server.pixels))
+
+    alternate(configs, after_round)
+    return timings[2:]
+
+
+def alternate(configs: Sequence[Config], after_round: Callable[[int, dict, float], None]) -> None:
+    """Run all configs, one round of each in turn. after_round(number of the config, entry, seconds of its turn)."""
+    turns = [threading.Semaphore(int(number == 0)) for number in range(len(configs))]
+
+    def one_run(number: int) -> None:
+        mine, next_one = turns[number], turns[(number + 1) % len(configs)]
+        mine.acquire()
+        began = time.perf_counter()
+
+        def hand_over(entry: dict, state) -> None:
+            nonlocal began
+            after_round(number, entry, time.perf_counter() - began)
+            next_one.release()
+            mine.acquire()
+            began = time.perf_counter()
+
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                run(configs[number], folder, hand_over)
+        finally:  # whoever is left need not wait for this run again
+            next_one.release(configs[number].rounds + 2)
+
+    with ThreadPoolExecutor(len(configs)) as pool:
+        list(pool.map(one_run, range(len(configs))))
+
+
+def bare_round(model: torch.nn.Module, federation: Federation, config: Config) -> int:
+    """The optimiser steps of one round as one would write them without federation; returns their number."""
+    model.train()
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    generator, steps = torch.Generator().manual_seed(0), 0
+    for split in federation.splits * config.local_epochs:
+        for index in batches(len(split), config.batch_size, generator):
+            images, labels = training_batch(split, index, federation.server.pixels, config.augment, generator)
+            loss = F.cross_entropy(model(images), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            steps += 1
+    return steps
+
+
+def seconds(call: Callable) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def overhead(name: str, timings: list[dict], target: float) -> list[str]:
+    """Print a run's timings; a line if the median of round / bare is above `target`."""
+    middle = {key: median(row[key] for row in timings) for key in ("checkpoint", "evaluation")}
+    print(f"{name}; apart: test set {middle['evaluation']:.3f} s, checkpoint {middle['checkpoint']:.3f} s")
+    ratios = {}
+    for adjusted, what in {False: "round", True: "round that adjusts (one more gradient a client)"}.items():
+        rows = [row for row in timings if row["adjusted"] is adjusted]
+        ratios[adjusted] = median(row["round0"] / row["bare"] for row in rows)
+        pair = [f"{median(row[key] for row in rows):.3f} s" for key in ("round0", "bare")]
+        aim = "no target" if adjusted else f"target <= {target}"
+        print(f"  {what}: {pair[0]}, bare loop {pair[1]}, ratio {ratios[adjusted]:.3f} of {len(rows)} pairs, {aim}")
+    miss = f"MISS: {name}: a round takes {ratios[False]:.3f} times the bare loop, target <= {target}"
+    return [miss] if ratios[False] > target else []
+
+
+def speed_up(timings: list[dict]) -> list[str]:
+    """Print what two workers gain; a line if it is below the target."""
+    gain = median(row["round0"] / row["round1"] for row in timings)
+    print(f"  two workers: {gain:.2f} times as fast as one ({len(timings)} pairs), target >= {TWO_WORKERS}")
+    return [f"MISS: two workers are {gain:.2f} times as fast as one, target >= {TWO_WORKERS}"] * (gain < TWO_WORKERS)
+
+
+def image_folder() -> str:
+    """The data set of the slim ResNet18: the CIFAR-10 copy if it is there, else noise of the same size."""
+    if (default_data_dir() / "cifar10-jpeg").is_dir():
+        return "folder:data/cifar10-jpeg"
+    folder = default_data_dir() / "synthetic-noise"
+    if not folder.is_dir():
+        print(f"no data/cifar10-jpeg here: noise images of the same size are written to {folder}", flush=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent))
+        rng = np.random.default_rng(0)
+        for part, label in itertools.product(("train", "test"), range(10)):
+            place = beside / part / f"class{label}"
+            place.mkdir(parents=True)
+            for number, pixels in enumerate(rng.integers(0, 256, (NOISE_IMAGES, 32, 32, 3), np.uint8)):
+                Image.fromarray(pixels).save(place / f"{number}.png")
+        beside.rename(folder)
+    return f"folder:{folder}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The command line: `python -m fedtiny_lite run | notebooks | figures`."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 if all went well, 1 for an error that is explained on standard error, 2 for bad usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
+    shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
+    parser = argparse.ArgumentParser(prog="python -m fedtiny_lite", description="Federated pruning to tiny models.")
+    commands = parser.add_subparsers(required=True, metavar="run | notebooks | figures")
+
+    one = commands.add_parser(
+        "run",
+        parents=[shared],
+        help="one federated run; prints the path of its record as the last line",
+        description="One federated run. It continues where it was interrupted; the last line is its record's path.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: fedtiny)")
+    one.add_argument("--seed", type=int, help="root of all randomness (default: 0)")
+    one.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings, see below")
+    one.set_defaults(command=run_command)
+
+    many = commands.add_parser(
+        "notebooks", parents=[shared], help="run the notebooks, write figures and an HTML report"
+    )
+    many.add_argument("names", nargs="*", help="first characters of notebooks, such as 00 or 03 (default: all)")
+    many.set_defaults(command=notebooks_command)
+
+    figures = commands.add_parser("figures", help="draw the figures of the records below --out, without training")
+    figures.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
+    figures.set_defaults(command=figures_command)
+    return parser
+
+
+def _settings_help() -> str:
+    lines = ["settings for --set, with the default of profile digits:"]
+    for rule in dataclasses.fields(Config):
+        choices = f" [{' | '.join(rule.metadata['choices'])}]" if rule.metadata["choices"] else ""
+        lines.append(f"  {rule.name + '=' + str(rule.default):26} {rule.metadata['help']}{choices}")
+    return "\n".join(lines)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """One run, a line a round, then the path of the record."""
+    from fedtiny_lite.simulate import run
+
+    named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
+    config = make_config(options.profile, **(parse_settings(options.set) | named))
+    record = run(config, options.out / "runs", on_round=_print_round)
+    final = record["final"]
+    print(f"test accuracy {final['test_accuracy']:.4f}, model density {final['model_density']:.4f}")
+    print(options.out / "runs" / record["run_id"] / "record.json")
+    return 0
+
+
+def _print_round(entry: dict, state) -> None:
+    name = "start   " if entry["round"] < 0 else f"round {entry['round']:>2}"
+    print(f"{name}  test accuracy {entry['test_accuracy']:.4f}  test loss {entry['test_loss']:.4f}", flush=True)
+
+
+def notebooks_command(options: argparse.Namespace) -> int:
+    """Execute notebooks, then print the table of claims; 1 if a notebook failed or a claim missed its band."""
+    from fedtiny_lite.notebook_runner import find_notebooks, run_notebooks
+    from fedtiny_lite.records import claims_table, load_claims
+
+    make_config(options.profile)
+    runs = run_notebooks(find_notebooks(options.names), options.profile, options.out)
+    names = [run.name for run in runs]
+    print(claims_table(options.out, names))
+    print(options.out / "report.html")
+    missed = any(row["ok"] is False for row in load_claims(options.out, names))
+    return int(missed or any(run.error for run in runs))
+
+
+def figures_command(options: argparse.Namespace) -> int:
+    """Accuracy over rounds and over density of every finished run below `out`."""
+    from fedtiny_lite.plots.runs import save_run_figures
+    from fedtiny_lite.records import load_records
+
+    records = load_records(options.out)
+    if not records:
+        raise ValueError(f"{options.out} holds no finished run; make one with: python -m fedtiny_lite run")
+    for path in save_run_figures(records, options.out / "figures"):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Masks: which weights are kept, how many each layer may keep, and the one place where masks are applied.
+
+A `Mask` maps the name of a prunable weight to a bool tensor of the same shape, True = kept. Layers that it
+does not name are dense. Densities are shares of *kept* weights, never sparsities.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Mask(Mapping):
+    """A checked set of keep/prune decisions: parameter name -> bool tensor, True = kept; never changed in place.
+
+    Raises TypeError for a tensor that is not bool and ValueError for a layer without a kept weight.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        for name, keep in tensors.items():
+            if keep.dtype != torch.bool:
+                raise TypeError(f"the mask of {name} has dtype {keep.dtype}; a mask holds torch.bool, True = kept")
+        self._tensors = dict(tensors)
+        self._pruned = {name: ~keep for name, keep in tensors.items()}
+        self._kept = {name: int(keep.sum()) for name, keep in tensors.items()}
+        empty = [name for name, kept in self._kept.items() if kept == 0]
+        if empty:
+            raise ValueError(f"the mask keeps no weight of {', '.join(empty)}; each layer keeps at least one")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self):
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return list(self) == list(other) and all(torch.equal(keep, other[name]) for name, keep in self.items())
+
+    __hash__ = None
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Kept weights per layer."""
+        return dict(self._kept)
+
+    @property
+    def pruned(self) -> dict[str, Tensor]:
+        """The complement: parameter name -> bool tensor, True = pruned."""
+        return self._pruned
+
+    @property
+    def prunable_density(self) -> float:
+        """Kept / all weights of the layers in the mask."""
+        return sum(self._kept.values()) / sum(keep.numel() for keep in self.values())
+
+    def replace(self, changed: Mapping[str, Tensor]) -> "Mask":
+        """The same mask with some layers exchanged."""
+        return Mask(self._tensors | dict(changed))
+
+    def to(self, device: torch.device | str) -> "Mask":
+        """The same mask on another device."""
+        return Mask({name: keep.to(device) for name, keep in self.items()})
+
+
+def apply_mask(tensors: Mapping[str, Tensor], mask: Mask) -> None:
+    """Zero, in place, what the mask prunes. Called after every optimiser step and at every hand-over."""
+    with torch.no_grad():
+        for name, pruned in mask.pruned.items():
+            tensors[name].masked_fill_(pruned, 0)
+
+
+def check_masked(tensors: Mapping[str, Tensor], mask: Mask) -> None:
+    """Raise ValueError if a tensor has another shape than its mask, or a non-zero or NaN where the mask prunes."""
+    for name, pruned in mask.pruned.items():
+        if tensors[name].shape != pruned.shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, its mask {tuple(pruned.shape)}")
+        stray = int(torch.count_nonzero(tensors[name][pruned]))
+        if stray:
+            raise ValueError(f"{name} has {stray} non-zero weights outside its mask; apply the mask first")
+
+
+def model_density(parameters: Mapping[str, Tensor], mask: Mask) -> float:
+    """Kept / all parameters of the model, dense layers and batch norm's scale and shift included.
+
+    `parameters` may be a model's state: running statistics are not parameters and are left out.
+    """
+    sizes = {name: t.numel() for name, t in parameters.items() if "running_" not in name}
+    return sum(mask.kept.get(name, size) for name, size in sizes.items()) / sum(sizes.values())
+
+
+# --- how many weights each layer may keep -----------------------------------------------------------------
+
+
+def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: int = 0) -> int:
+    """Weights that the prunable layers may keep together.
+
+    `sizes`: prunable weights per layer. `other_parameters`: what is always dense and counts against the
+    budget (0 when `density` is a share of the prunable weights only). Raises ValueError if the budget does
+    not leave one weight per layer.
+    """
+    prunable = sum(sizes.values())
+    budget = int(density * (prunable + other_parameters) + 1e-9) - other_parameters
+    if budget < len(sizes):
+        least = math.ceil((len(sizes) + other_parameters) / (prunable + other_parameters) * 1e4) / 1e4
+        dense = f" beside {other_parameters:,} parameters that are always dense" if other_parameters else ""
+        raise ValueError(
+            f"density = {density:g} leaves {max(budget, 0)} weights for {len(sizes)} prunable layers{dense}; "
+            f"each layer keeps at least one, so choose a density of {least:g} or more, or a wider model"
+        )
+    return min(budget, prunable)
+
+
+def uniform_counts(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+    """The same density in every layer, at least one weight each, never more than `budget` in all."""
+    density = budget / sum(sizes.values())
+    return _within_budget({name: max(int(density * n + 1e-9), 1) for name, n in sizes.items()}, sizes, budget)
+
+
+def noise_counts(
+    sizes: Mapping[str, int], budget: int, noise: float, rng: np.random.Generator, tolerance: float = 0.02
+) -> dict[str, int]:
+    """Layer densities d_l ~ U[(1 - noise) d, (1 + noise) d], redrawn until the overall density is d +- 2 %.
+
+    The uniform-noise strategy of the authors' 2022 code. A small model cannot always hit 2 %: after 1,000
+    draws the closest serves. Then the largest layers are trimmed so that `budget` is never exceeded.
+    """
+    density = budget / sum(sizes.values())
+    best, best_miss = {}, np.inf
+    for _ in range(1000):
+        drawn = rng.uniform((1 - noise) * density, (1 + noise) * density, len(sizes))
+        counts = {name: min(max(int(d * n), 1), n) for d, (name, n) in zip(drawn, sizes.items(), strict=True)}
+        miss = abs(sum(counts.values()) - budget) / budget
+        if miss < best_miss:
+            best, best_miss = counts, miss
+        if miss < tolerance:
+            break
+    return _within_budget(best, sizes, budget)
+
+
+def _within_budget(counts: dict[str, int], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+    """Take the excess from the largest layer, then the next, leaving each layer one weight."""
+    excess = sum(counts.values()) - budget
+    for name in sorted(sizes, key=sizes.get, reverse=True):
+        cut = min(max(excess, 0), counts[name] - 1)
+        counts, excess = counts | {name: counts[name] - cut}, excess - cut
+    return counts
+
+
+# --- which weights are kept -------------------------------------------------------------------------------
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Flat indices, int64 [count], of the largest scores; of equal scores the first ones."""
+    return torch.sort(scores.flatten(), descending=True, stable=True).indices[:count]
+
+
+def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+    """Keep the `counts[name]` best-scored weights of each layer."""
+    tensors = {}
+    for name, count in counts.items():
+        keep = torch.zeros(scores[name].numel(), dtype=torch.bool)
+        keep[largest(scores[name], count)] = True
+        tensors[name] = keep.view(scores[name].shape)
+    return Mask(tensors)
+
+
+def magnitude_mask(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+    """Keep the `counts[name]` weights of each layer that are largest in absolute value."""
+    return top_mask({name: weights[name].abs() for name in counts}, counts)
+
+
+def random_mask(weights: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Mask:
+    """Keep `counts[name]` weights of each layer, chosen uniformly at random."""
+    return top_mask({name: torch.rand(weights[name].shape, generator=generator) for name in counts}, counts)

@@ -1,0 +1,13 @@
+"""FedAvg (McMahan et al., AISTATS 2017) of the dense model: the upper reference, at full cost."""
+
+from fedtiny_lite.methods._averaging import AVERAGING
+from fedtiny_lite.protocol import Method, State
+from fedtiny_lite.server import Server, full_mask, masked_start, pretrained
+
+
+def start(server: Server) -> State:
+    """The pretrained model, nothing pruned."""
+    return masked_start(pretrained(server), full_mask(server.mask_shapes))
+
+
+METHOD = Method(start, AVERAGING)

@@ -1,0 +1,15 @@
+"""Uniform magnitude pruning on the server: each layer keeps its largest weights, at one density; then FedAvg."""
+
+from fedtiny_lite.masks import magnitude_mask, uniform_counts
+from fedtiny_lite.methods._averaging import AVERAGING
+from fedtiny_lite.protocol import Method, State
+from fedtiny_lite.server import Server, masked_start, pretrained
+
+
+def start(server: Server) -> State:
+    """The pretrained weights under the uniform magnitude mask."""
+    weights = pretrained(server)
+    return masked_start(weights, magnitude_mask(weights, uniform_counts(server.sizes, server.budget)))
+
+
+METHOD = Method(start, AVERAGING)

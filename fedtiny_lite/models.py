@@ -1,0 +1,208 @@
+"""The networks: CIFAR ResNet18, VGG11-BN and a small CNN, at any width and input size.
+
+Each model declares its `blocks`: the prunable weights, grouped and ordered from input to output. Biases,
+batch normalisation and the first layer are never prunable, as in the first author's code of 2022.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MODELS = ("cnn", "resnet18", "vgg11")
+
+Blocks = tuple[tuple[str, ...], ...]
+BN_STATS = ("running_mean", "running_var")
+
+
+class PlainNet(nn.Module):
+    """Convolutions in a row (3x3, padding 1, no bias, each with BN and ReLU), average pool, one linear layer.
+
+    Layers are numbered from 1, the linear one last: `pool_after` names the convolutions that a 2x2 max-pool
+    follows (a map with a side of one pixel is passed on as it is), `blocks` the layers of each block. The
+    last map is averaged to `grid` x `grid` pixels before the linear layer.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        pool_after: tuple[int, ...],
+        blocks: tuple[tuple[int, ...], ...],
+        grid: int,
+        classes: int,
+        in_channels: int,
+    ) -> None:
+        super().__init__()
+        self.depth, self.pool_after, self.grid = len(channels), pool_after, grid
+        for number, (before, after) in enumerate(pairwise((in_channels, *channels)), start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(before, after, 3, padding=1, bias=False))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(after))
+        self.linear = nn.Linear(channels[-1] * grid**2, classes)
+        self.blocks: Blocks = tuple(tuple(self._weight_name(number) for number in block) for block in blocks)
+
+    def _weight_name(self, number: int) -> str:
+        return f"conv{number}.weight" if number <= self.depth else "linear.weight"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] to logits [N, classes]."""
+        x = images
+        for number in range(1, self.depth + 1):
+            x = F.relu(getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x)))
+            if number in self.pool_after and min(x.shape[-2:]) > 1:
+                x = F.max_pool2d(x, 2)
+        return self.linear(F.adaptive_avg_pool2d(x, self.grid).flatten(1))
+
+
+class BasicBlock(nn.Module):
+    """ResNet's residual unit of two 3x3 convolutions; where shapes change, a 1x1 one on the shortcut."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.downsample = nn.Sequential()
+        if stride != 1 or before != after:
+            shortcut = nn.Conv2d(before, after, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet18 with the CIFAR stem (3x3, stride 1, no max-pool); weights are named as in torchvision but for
+    `linear` (there `fc`). Blocks: the four stages, the linear layer in the last.
+    """
+
+    def __init__(self, width: int, classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._stage(width, width, 1)
+        self.layer2 = self._stage(width, 2 * width, 2)
+        self.layer3 = self._stage(2 * width, 4 * width, 2)
+        self.layer4 = self._stage(4 * width, 8 * width, 2)
+        self.linear = nn.Linear(8 * width, classes)
+        stages = [self._conv_names(f"layer{number}") for number in range(1, 5)]
+        self.blocks: Blocks = (*stages[:3], (*stages[3], "linear.weight"))
+
+    @staticmethod
+    def _stage(before: int, after: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(BasicBlock(before, after, stride), BasicBlock(after, after, 1))
+
+    def _conv_names(self, stage: str) -> tuple[str, ...]:
+        modules = self.get_submodule(stage).named_modules(prefix=stage)
+        return tuple(f"{name}.weight" for name, module in modules if isinstance(module, nn.Conv2d))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] to logits [N, classes]."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(x.mean((2, 3)))
+
+
+def build_model(
+    name: str, width: int, classes: int, in_shape: tuple[int, int, int], generator: torch.Generator
+) -> nn.Module:
+    """Builds a model on the CPU with weights drawn from `generator` alone.
+
+    `width`: channels of the first convolution; `in_shape`: (channels, height, width) of one image. Weights start
+    uniform in ±1/sqrt(fan-in), which is torch's own default, and BN as the identity. Raises ValueError for an
+    unknown name or a size below 1.
+    """
+    for what, value in {"width": width, "classes": classes, "input size": min(in_shape)}.items():
+        if value < 1:
+            raise ValueError(f"{what} of a model is {value}; give a whole number of at least 1")
+    with torch.device("meta"):  # draws nothing from the global generator
+        model = _layout(name, width, classes, in_shape[0])
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        _initialise(module, generator)
+    return model
+
+
+def _layout(name: str, width: int, classes: int, in_channels: int) -> nn.Module:
+    w = width
+    if name == "cnn":
+        return PlainNet((w, 2 * w, 4 * w, 4 * w), (2, 4), ((2,), (3,), (4, 5)), 2, classes, in_channels)
+    if name == "resnet18":
+        return ResNet18(w, classes, in_channels)
+    if name == "vgg11":  # consecutive pairs of its nine layers, without the first
+        channels = (w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w, 8 * w, 8 * w)
+        return PlainNet(channels, (1, 2, 4, 6, 8), ((2,), (3, 4), (5, 6), (7, 8), (9,)), 1, classes, in_channels)
+    raise ValueError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+
+
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        bound = 1 / math.sqrt(module.weight[0].numel())
+        nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+        if module.bias is not None:
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    elif isinstance(module, nn.BatchNorm2d):
+        module.reset_parameters()
+
+
+def linear_name(model: nn.Module) -> str:
+    """Parameter name of the weight of the last linear layer."""
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def prunable_blocks(model: nn.Module, prune_linear: bool) -> Blocks:
+    """Names of the prunable weights by block, input to output.
+
+    A block that holds nothing but the linear layer is dropped unless `prune_linear`.
+    """
+    kept_dense = set() if prune_linear else {linear_name(model)}
+    blocks = (tuple(name for name in block if name not in kept_dense) for block in model.blocks)
+    return tuple(block for block in blocks if block)
+
+
+def prunable_names(model: nn.Module, prune_linear: bool) -> tuple[str, ...]:
+    """Names of all prunable weights, input to output."""
+    return tuple(name for block in prunable_blocks(model, prune_linear) for name in block)
+
+
+def bn_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the running means and variances, in the model's order."""
+    return tuple(name for name, _ in model.named_buffers() if name.endswith(BN_STATS))
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what is exchanged and averaged: parameters and running BN statistics, no batch counters."""
+    return {name: tensor.detach().clone() for name, tensor in _live_state(model).items()}
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copies `state` (as `state_of` gives it) into the model in place.
+
+    Raises ValueError, before anything is copied, when a name is missing or unknown or a shape differs.
+    """
+    live = _live_state(model)
+    _check_names(live, state)
+    for name, tensor in live.items():
+        if state[name].shape != tensor.shape:
+            given, needed = tuple(state[name].shape), tuple(tensor.shape)
+            raise ValueError(f"state holds {name} of shape {given}, but the model needs {needed}")
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(state[name])
+
+
+def _live_state(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | {name: model.get_buffer(name) for name in bn_names(model)}
+
+
+def _check_names(needed: Iterable[str], given: Iterable[str]) -> None:
+    missing, unknown = sorted(set(needed) - set(given)), sorted(set(given) - set(needed))
+    if missing or unknown:
+        raise ValueError(
+            f"state does not fit the model: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}; "
+            "pass a state of the same model, width and number of classes"
+        )

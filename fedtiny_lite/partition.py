@@ -1,0 +1,149 @@
+"""Labels -> index lists per client, and a summary of how different the clients are. No torch.
+
+Every sample goes to exactly one client. A kind that draws the sizes is redrawn until each client holds
+`min_samples`; the number of redraws is part of the result, because redrawing bends the distribution.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_REDRAWS = 1000
+SHARDS_PER_CLIENT = 2
+
+Parts = list[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """`parts[k]`: sorted indices of client k's samples, disjoint; `redraws`: draws rejected before this."""
+
+    parts: tuple[np.ndarray, ...]
+    redraws: int
+
+
+def partition(
+    kind: str, labels: np.ndarray, clients: int, alpha: float, min_samples: int, rng: np.random.Generator
+) -> Partition:
+    """Spread the samples with these labels [N] over clients.
+
+    `kind`: iid (equal sizes); dirichlet (each class over clients, as in the authors' 2022 code);
+    dirichlet_client (each client over classes, Hsu et al. 2019); shards (two label-sorted shards each,
+    McMahan et al. 2017); quantity (labels alike, sizes Dirichlet). `alpha`: Dirichlet concentration, small =
+    skewed; iid and shards do not use it. Raises ValueError for values out of range, or when none of 1,000
+    draws leaves every client `min_samples`.
+    """
+    _check(kind, len(labels), clients, alpha, min_samples)
+    for redraws in range(MAX_REDRAWS):
+        parts = KINDS[kind](np.asarray(labels), clients, alpha, rng)
+        if min(map(len, parts)) >= min_samples:
+            return Partition(tuple(np.sort(part) for part in parts), redraws)
+    raise ValueError(
+        f"no {kind} partition of {len(labels)} samples over {clients} clients with alpha={alpha:g} left each "
+        f"client {min_samples} samples in {MAX_REDRAWS} draws: raise alpha, or lower clients or min_samples"
+    )
+
+
+def _check(kind: str, samples: int, clients: int, alpha: float, min_samples: int) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"unknown partition {kind!r}; allowed: {', '.join(KINDS)}")
+    if not (alpha > 0 and np.isfinite(alpha)):
+        raise ValueError(f"alpha={alpha} is not allowed: it must be positive and finite")
+    if clients < 1 or min_samples < 1:
+        raise ValueError(f"clients={clients} and min_samples={min_samples}: both must be at least 1")
+    if clients * min_samples > samples:
+        raise ValueError(
+            f"{clients} clients with at least {min_samples} samples each need {clients * min_samples} "
+            f"samples, there are {samples}: lower clients or min_samples, or use more samples"
+        )
+
+
+def _iid(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
+    return np.array_split(rng.permutation(len(labels)), clients)
+
+
+def _dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
+    """Class by class; a client that already holds N / K samples gets no more (the 2022 code, from FedML)."""
+    parts = [[] for _ in range(clients)]
+    sizes = np.zeros(clients, int)
+    for label in np.unique(labels):
+        of_class = rng.permutation(np.flatnonzero(labels == label))
+        open_clients = sizes < len(labels) / clients
+        share = rng.dirichlet(np.full(clients, alpha)) * open_clients
+        # With a tiny alpha the open clients' shares can all round to zero; they then share alike.
+        share = share if share.sum() > 0 else open_clients.astype(float)
+        cuts = (np.cumsum(share / share.sum())[:-1] * len(of_class)).astype(int)
+        for part, piece in zip(parts, np.split(of_class, cuts), strict=True):
+            part.append(piece)
+        sizes = np.array([sum(map(len, part)) for part in parts])
+    return [np.concatenate(part) for part in parts]
+
+
+def _dirichlet_client(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
+    """Equal sizes, client by client from what is left, so the last ones have less choice."""
+    pools = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    left = np.array([len(pool) for pool in pools])
+    parts = []
+    for client in range(clients):
+        size = len(labels) // clients + (client < len(labels) % clients)
+        wanted = _draw_classes(size, rng.dirichlet(np.full(len(pools), alpha)), left, rng)
+        parts.append(np.concatenate([pool[end - n : end] for pool, end, n in zip(pools, left, wanted, strict=True)]))
+        left = left - wanted
+    return parts
+
+
+def _draw_classes(size: int, share: np.ndarray, left: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Samples per class, `size` in all: drawn by `share`, renormalised whenever a class has run out."""
+    wanted = np.zeros_like(left)
+    while (missing := size - wanted.sum()) > 0:
+        rest = left - wanted
+        weight = share * (rest > 0)
+        weight = weight if weight.sum() > 0 else rest.astype(float)
+        wanted += np.minimum(rng.multinomial(missing, weight / weight.sum()), rest)
+    return wanted
+
+
+def _shards(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
+    by_label = rng.permutation(len(labels))
+    by_label = by_label[np.argsort(labels[by_label], kind="stable")]
+    shards = np.array_split(by_label, SHARDS_PER_CLIENT * clients)
+    hands = rng.permutation(len(shards)).reshape(clients, SHARDS_PER_CLIENT)
+    return [np.concatenate([shards[shard] for shard in hand]) for hand in hands]
+
+
+def _quantity(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
+    share = rng.dirichlet(np.full(clients, alpha))
+    cuts = (np.cumsum(share)[:-1] * len(labels)).astype(int)
+    return np.split(rng.permutation(len(labels)), cuts)
+
+
+KINDS: dict[str, Callable[[np.ndarray, int, float, np.random.Generator], Parts]] = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "dirichlet_client": _dirichlet_client,
+    "shards": _shards,
+    "quantity": _quantity,
+}
+
+
+def summarise(labels: np.ndarray, parts: tuple[np.ndarray, ...], classes: int) -> dict:
+    """How the clients differ, as plain JSON. Every part must hold at least one sample.
+
+    sizes [K]; histogram [K][classes]; label_distance: mean over clients of the total variation distance
+    between the client's label distribution and that of all clients together, in [0, 1];
+    effective_classes [K]: exp of the entropy of the client's labels, 1 to `classes`; size_spread: largest
+    size / smallest size.
+    """
+    histogram = np.array([np.bincount(labels[part], minlength=classes) for part in parts])
+    sizes = histogram.sum(axis=1)
+    local = histogram / sizes[:, None]
+    overall = histogram.sum(axis=0) / sizes.sum()
+    logs = np.log(local, where=local > 0, out=np.zeros_like(local))
+    return {
+        "sizes": sizes.tolist(),
+        "histogram": histogram.tolist(),
+        "label_distance": float(np.abs(local - overall).sum(axis=1).mean() / 2),
+        "effective_classes": np.exp(-(local * logs).sum(axis=1)).tolist(),
+        "size_spread": float(sizes.max() / sizes.min()),
+    }

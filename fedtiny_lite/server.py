@@ -1,0 +1,106 @@
+"""Everything that may not touch a client's samples: pretraining, what is sent, aggregation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedtiny_lite.config import Config
+from fedtiny_lite.data import Split
+from fedtiny_lite.masks import Mask, apply_mask
+from fedtiny_lite.messages import Message, decode_state, encode_mask, encode_state
+from fedtiny_lite.models import load_state, state_of
+from fedtiny_lite.protocol import State
+from fedtiny_lite.seeding import torch_generator
+from fedtiny_lite.training import Normalisation, train
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the server has: settings, its public set, the untrained model, and the budget.
+
+    `blocks`: prunable weights per block. `mask_shapes`: their shapes, `state_shapes`: those of the whole
+    state. `budget`: weights that the prunable layers may keep together.
+    """
+
+    config: Config
+    public: Split
+    pixels: Normalisation
+    model: nn.Module
+    initial: dict[str, Tensor]
+    blocks: tuple[tuple[str, ...], ...]
+    state_shapes: Mapping[str, torch.Size]
+    mask_shapes: Mapping[str, torch.Size]
+    budget: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Weights of each prunable layer."""
+        return {name: shape.numel() for name, shape in self.mask_shapes.items()}
+
+
+def full_mask(shapes: Mapping[str, torch.Size]) -> Mask:
+    """A mask that keeps every weight."""
+    return Mask({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
+
+
+def pretrained(server: Server) -> dict[str, Tensor]:
+    """The state that every method starts from: trained densely on the public set alone."""
+    config = server.config
+    load_state(server.model, server.initial)
+    mask = full_mask(server.mask_shapes).to(server.public.images.device)
+    generator = torch_generator(config.seed, "pretrain")
+    train(server.model, server.public, server.pixels, mask, config, config.pretrain_epochs, generator)
+    return {name: tensor.cpu() for name, tensor in state_of(server.model).items()}
+
+
+def masked_start(weights: dict[str, Tensor], mask: Mask) -> State:
+    """The first state of training: pretrained weights under a mask that no client holds yet."""
+    weights = {name: tensor.clone() for name, tensor in weights.items()}
+    apply_mask(weights, mask)
+    return State(weights, mask, unsent=tuple(mask))
+
+
+def send_model(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
+    """The kept weights, and the masks that changed since the last message."""
+    tensors = {"weights": encode_state(state.weights, state.mask)}
+    if state.unsent:
+        tensors["mask"] = encode_mask({name: state.mask[name] for name in state.unsent}, list(server.mask_shapes))
+    return tensors, {}
+
+
+def accept(replies: Mapping[int, Message]) -> tuple[list[Message], list[int]]:
+    """Replies in order of client number, and the numbers of the clients that returned a NaN or infinity.
+
+    Raises FloatingPointError if no client returned finite numbers.
+    """
+    rejected = [k for k in sorted(replies) if not _finite(replies[k])]
+    accepted = [replies[k] for k in sorted(replies) if k not in rejected]
+    if not accepted:
+        raise FloatingPointError(
+            f"all {len(rejected)} clients returned NaN or infinite numbers; a lower learning rate usually helps"
+        )
+    return accepted, rejected
+
+
+def _finite(message: Message) -> bool:
+    return all(bool(t.isfinite().all()) for t in message.tensors.values() if t.is_floating_point())
+
+
+def shares(replies: Sequence[Message]) -> list[float]:
+    """Each client's share |D_k| / |D| of the images behind these replies."""
+    total = math.fsum(reply.meta["samples"] for reply in replies)
+    return [reply.meta["samples"] / total for reply in replies]
+
+
+def average(server: Server, state: State, replies: Sequence[Message]) -> dict[str, Tensor]:
+    """The clients' states averaged by their number of images, in float64, zero outside the mask.
+
+    Batch norm's scale, shift and running statistics are averaged like the weights.
+    """
+    mean = torch.zeros(len(replies[0].tensors["weights"]), dtype=torch.float64)
+    for reply, share in zip(replies, shares(replies), strict=True):
+        mean.add_(reply.tensors["weights"].double(), alpha=share)
+    return decode_state(mean.float(), state.mask, server.state_shapes)

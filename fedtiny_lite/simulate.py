@@ -1,0 +1,303 @@
+"""`run(config) -> record`: the only round loop. It resumes, and its record does not depend on where clients run.
+
+The loop packs what a method asks, hands the bytes to every client, and gives the method the answers in order
+of client number. Clients run in this process or in worker processes; either way each answer depends on the
+message, the client's samples, its memory and its own generator alone.
+"""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedtiny_lite import checkpoint, costs, records
+from fedtiny_lite.client import Client
+from fedtiny_lite.config import Config
+from fedtiny_lite.data import Split, distort, limit, load_dataset, public_split
+from fedtiny_lite.masks import check_masked, model_density, weight_budget
+from fedtiny_lite.messages import pack, unpack
+from fedtiny_lite.models import build_model, load_state, prunable_blocks, state_of
+from fedtiny_lite.partition import partition, summarise
+from fedtiny_lite.progressive import adjustment_units
+from fedtiny_lite.protocol import Exchange, Method, State
+from fedtiny_lite.seeding import numpy_generator, torch_generator
+from fedtiny_lite.server import Server, accept
+from fedtiny_lite.training import Normalisation, evaluate
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Both sides of a simulated run: the server, each client's samples, and the test images."""
+
+    server: Server
+    splits: tuple[Split, ...]
+    test: Split
+    layers: tuple[costs.LayerShape, ...]
+    summary: dict
+
+
+def run(config: Config, out: Path | str | None = None, on_round: Callable | None = None) -> dict:
+    """Run `config` and return its record; with `out`, keep it as `out`/<run_id>/record.json.
+
+    A finished record there is returned as it is; an interrupted run continues after its last finished round,
+    to the same record. `on_round(entry, state)` is called with the starting state (its round is -1) and after
+    every round. Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit,
+    and FloatingPointError when every client diverged: the record so far is then kept, not complete.
+    """
+    config = replace(config, torch_device=resolve_device(config.torch_device))
+    folder = None if out is None else Path(out) / config.run_id
+    if folder and (folder / "record.json").exists():
+        record = records.read_record(folder / "record.json")
+        checkpoint.check_identity(folder / "record.json", record["config"], config)
+        if record["complete"]:
+            return record
+    if folder:  # an output that cannot be written shall not cost the work of a round
+        records.write_bytes(folder / ".writable", b"").unlink()
+    with _one_thread(), _pool(config) as pool:
+        return _run(config, folder, on_round or (lambda entry, state: None), pool)
+
+
+def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor | None) -> dict:
+    federation, method = build_federation(config), load_method(config)
+    saved = checkpoint.load(folder, config, federation.server) if folder else None
+    record = saved[0] if saved else _new_record(config, federation)
+    try:
+        state, memories = saved[1:] if saved else _prepare(federation, method, record, on_round, pool)
+        for r in range(len(record["rounds"]), config.rounds):
+            began = time.perf_counter()
+            state, memories, entry = _exchange(federation, method.training, -1, state, r, memories, pool)
+            entry = {"round": r} | _score(federation, state) | entry | {"seconds": time.perf_counter() - began}
+            record["rounds"].append(entry)
+            if folder:
+                checkpoint.save(folder, config, record, state, memories)
+            on_round(entry, state)
+    except FloatingPointError as error:
+        _store(record | {"stopped": f"in round {len(record['rounds'])}: {error}"}, folder)
+        raise
+    record |= {"final": _final(record, state), "complete": True}
+    _store(record, folder)
+    return record
+
+
+def _prepare(
+    federation: Federation, method: Method, record: dict, on_round: Callable, pool: Executor | None
+) -> tuple[State, list[bytes]]:
+    """The state that training starts from and the clients' memories; the record is told what it cost."""
+    config = federation.server.config
+    state, memories = method.start(federation.server), [pack({})] * config.clients
+    for index, exchange in enumerate(method.prelude(config)):
+        state, memories, entry = _exchange(federation, exchange, index, state, -1, memories, pool)
+        record["prelude"].append({"exchange": exchange.name} | entry)
+    record["start"] = {"round": -1} | _score(federation, state)
+    on_round(record["start"], state)
+    return state, memories
+
+
+def _exchange(
+    federation: Federation,
+    exchange: Exchange,
+    index: int,
+    state: State,
+    r: int,
+    memories: list[bytes],
+    pool: Executor | None,
+) -> tuple[State, list[bytes], dict]:
+    """One round trip: the next state, the clients' memories, and its cost and notes."""
+    began, server = time.perf_counter(), federation.server
+    tensors, meta = exchange.ask(server, state, r)
+    message = pack(tensors, **meta)
+    # The clients with most samples first, so that workers finish together; folding is in order of number.
+    order = sorted(range(len(memories)), key=lambda k: -len(federation.splits[k]))
+    spread = pool.map if pool else map
+    answers = spread(answer, *zip(*[(server.config, index, k, r, message, memories[k]) for k in order], strict=True))
+    packed = dict(zip(order, answers, strict=True))
+    replies, rejected = accept({k: unpack(reply) for k, (reply, _, _) in packed.items()})
+    state, note = exchange.fold(server, state, r, replies)
+    check_masked(state.weights, state.mask)
+    cost = {
+        "bytes_up": sum(len(reply) for reply, _, _ in packed.values()),
+        "bytes_down": len(message) * len(memories),
+        "training_flops": sum(flops for _, _, flops in packed.values()),
+        "rejected_clients": rejected,
+        "seconds": time.perf_counter() - began,
+    }
+    return state, [packed[k][1] for k in sorted(packed)], cost | note
+
+
+def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: bytes) -> tuple[bytes, bytes, int]:
+    """Client k's reply to exchange `index` (-1: training), its memory afterwards, and the FLOPs it spent.
+
+    Everything crosses as bytes; this is what a worker process executes.
+    """
+    federation, method = build_federation(config), load_method(config)
+    exchange = (*method.prelude(config), method.training)[index]
+    client = client_of(federation, k, r, unpack(memory).tensors)
+    reply = exchange.answer(client, unpack(message))
+    return pack(reply.tensors, **reply.meta), pack(client.memory), reply.flops
+
+
+def client_of(federation: Federation, k: int, r: int, memory: dict[str, Tensor]) -> Client:
+    """Client k in round r, with what it remembers."""
+    server = federation.server
+    return Client(
+        id=k,
+        round=r,
+        config=server.config,
+        split=federation.splits[k],
+        pixels=server.pixels,
+        model=server.model,
+        layers=federation.layers,
+        state_shapes=server.state_shapes,
+        mask_shapes=server.mask_shapes,
+        memory=memory,
+    )
+
+
+def load_method(config: Config) -> Method:
+    """The METHOD of the file that `config.method` names."""
+    return importlib.import_module(f"fedtiny_lite.methods.{config.method}").METHOD
+
+
+@lru_cache(maxsize=2)
+def build_federation(config: Config) -> Federation:
+    """Data, partition and untrained model of a run, the same in every process. Raises ValueError if they clash."""
+    dataset, device = load_dataset(config.dataset), config.torch_device
+    train = limit(dataset.train, config.samples, numpy_generator(config.seed, "train_samples"))
+    test = limit(dataset.test, config.test_samples, numpy_generator(config.seed, "test_samples"))
+    public, rest = public_split(train, config.server_shots, numpy_generator(config.seed, "public_set"))
+    if config.server_set == "distorted":
+        public = distort(public, torch_generator(config.seed, "distortion"))
+    private = train.take(rest)
+    labels = private.labels.numpy()
+    rng = numpy_generator(config.seed, "partition")
+    parts = partition(config.partition, labels, config.clients, config.alpha, config.min_samples, rng)
+    splits = tuple(private.take(part).to(device) for part in parts.parts)
+    in_shape = tuple(train.images.shape[1:])
+    server, layers = _build_server(config, public.to(device), dataset, in_shape)
+    summary = {"fingerprint": dataset.fingerprint, "public_images": len(public), "test_images": len(test)}
+    summary |= {"redraws": parts.redraws} | summarise(labels, parts.parts, len(dataset.classes))
+    return Federation(server, splits, test.to(device), layers, summary)
+
+
+def _build_server(config: Config, public: Split, dataset, in_shape) -> tuple[Server, tuple[costs.LayerShape, ...]]:
+    generator = torch_generator(config.seed, "initial_weights")
+    model = build_model(config.model, config.width, len(dataset.classes), in_shape, generator)
+    initial, blocks = state_of(model), prunable_blocks(model, config.prunes_linear)
+    adjustment_units(blocks, config.granularity, config.order, config.adjust_blocks)  # refuses unknown blocks
+    mask_shapes = {name: initial[name].shape for block in blocks for name in block}
+    sizes = {name: shape.numel() for name, shape in mask_shapes.items()}
+    dense = sum(p.numel() for p in model.parameters()) - sum(sizes.values())
+    budget = weight_budget(sizes, config.density, dense if config.density_of == "model" else 0)
+    layers = costs.layer_shapes(model, in_shape)
+    state_shapes = {name: tensor.shape for name, tensor in initial.items()}
+    pixels = Normalisation(dataset.mean, dataset.std)
+    model.to(config.torch_device)
+    return Server(config, public, pixels, model, initial, blocks, state_shapes, mask_shapes, budget), layers
+
+
+def _new_record(config: Config, federation: Federation) -> dict:
+    server = federation.server
+    sizes = {layer.name: layer.weights for layer in federation.layers}
+    parameters = {name: shape.numel() for name, shape in server.state_shapes.items() if "running_" not in name}
+    return {
+        "run_id": config.run_id,
+        "config": config.identity(),
+        "data": federation.summary,
+        "model": {
+            "parameters": sum(parameters.values()),
+            "layers": sizes,
+            "prunable": server.sizes,
+            "budget": server.budget,
+        },
+        "prelude": [],
+        "start": {},
+        "rounds": [],
+        "final": {},
+        "environment": records.environment() | {"workers": config.workers},
+        "complete": False,
+    }
+
+
+def _score(federation: Federation, state: State) -> dict:
+    """Accuracy and loss of the server's model on all test images, and its achieved densities."""
+    load_state(federation.server.model, state.weights)
+    score = evaluate(federation.server.model, federation.test, federation.server.pixels)
+    return {
+        "test_accuracy": score.correct / score.count,
+        "test_loss": score.loss_sum / score.count,
+        "model_density": model_density(state.weights, state.mask),
+        "prunable_density": state.mask.prunable_density,
+    }
+
+
+def _final(record: dict, state: State) -> dict:
+    last = record["rounds"][-1] if record["rounds"] else record["start"]
+    entries = record["prelude"] + record["rounds"]
+    scores = ("test_accuracy", "test_loss", "model_density", "prunable_density")
+    totals = ("bytes_up", "bytes_down", "training_flops", "seconds")
+    return (
+        {name: last[name] for name in scores}
+        | {name: sum(entry[name] for entry in entries) for name in totals}
+        | {"kept": state.mask.kept}
+    )
+
+
+def _store(record: dict, folder: Path | None) -> None:
+    """Write the record; a finished run then needs its checkpoint no more."""
+    if folder:
+        records.write_json(folder / "record.json", record)
+        if record["complete"]:
+            checkpoint.remove(folder)
+
+
+def resolve_device(name: str) -> str:
+    """ "auto" is a GPU when there is one. Raises RuntimeError for a GPU that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("torch_device = 'cuda', but torch sees no GPU here; use torch_device=auto or cpu")
+    return name
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread: sums in another order give other last bits, and workers would crowd each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _pool(config: Config) -> Iterator[Executor | None]:
+    """Worker processes if the config asks for more than one."""
+    workers = min(config.workers, config.clients)
+    if workers == 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        yield pool
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose run was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

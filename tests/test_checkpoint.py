@@ -1,0 +1,148 @@
+import builtins
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedtiny_lite import checkpoint, records
+from fedtiny_lite.config import make_config
+from fedtiny_lite.messages import pack, unpack
+from fedtiny_lite.simulate import build_federation, run
+
+TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
+CONFIG = make_config("smoke", **TINY)
+
+
+class Stop(Exception):
+    """Stands for an interruption."""
+
+
+def interrupted(out: Path, config=CONFIG, after: int = 0):
+    """The state after round `after`, at which the run in `out` was interrupted."""
+    states = []
+
+    def stop(entry, state):
+        states.append(state)
+        if entry["round"] == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, out, stop)
+    return states[-1]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """An interrupted run: its folder and the state it had."""
+    state = interrupted(tmp_path)
+    return tmp_path / CONFIG.run_id, state
+
+
+@pytest.fixture(scope="module")
+def server():
+    return build_federation(CONFIG).server
+
+
+def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):
+    assert checkpoint.load(tmp_path / "none", CONFIG, server) is None
+
+
+def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, server):
+    folder, state = saved
+    record, found, memories = checkpoint.load(folder, CONFIG, server)
+    assert [entry["round"] for entry in record["rounds"]] == [0] and record["complete"] is False
+    assert found.mask == state.mask and found.unsent == state.unsent
+    assert list(found.weights) == list(state.weights)
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in state.weights.items())
+    assert [list(unpack(memory).tensors) for memory in memories] == [["mask"]] * CONFIG.clients
+
+
+def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, server):
+    _, state = saved
+    extra = {"scores": torch.arange(6.0).view(2, 3), "votes": torch.tensor([1, 2])}
+    memories = [pack({"own": torch.tensor([k])}, k=k) for k in range(CONFIG.clients)]
+    state = replace(state, extra=extra, unsent=tuple(state.mask)[1:])
+    checkpoint.save(tmp_path / "a", CONFIG, {"rounds": [1.5]}, state, memories)
+    record, found, found_memories = checkpoint.load(tmp_path / "a", CONFIG, server)
+    assert record == {"rounds": [1.5]} and found_memories == memories and found.unsent == state.unsent
+    assert list(found.extra) == list(extra)
+    assert all(torch.equal(found.extra[name], tensor) for name, tensor in extra.items())
+
+
+def test_only_whole_checkpoints_are_read(saved, server):
+    folder, _ = saved
+    path = checkpoint.path_in(folder)
+    whole = path.read_bytes()
+    altered = bytearray(whole)
+    altered[len(whole) // 2] ^= 1
+    for torn in (b"", whole[:11], whole[: len(whole) // 2], whole[:-1], bytes(altered), b"\0" * len(whole)):
+        path.write_bytes(torn)
+        with pytest.raises(ValueError, match=r"checkpoint\.ftl: .*cut short, altered.*delete it to start"):
+            checkpoint.load(folder, CONFIG, server)
+        assert path.read_bytes() == torn
+
+
+def test_a_run_on_a_torn_checkpoint_stops_and_starts_over_once_it_is_deleted(saved, tmp_path):
+    folder, _ = saved
+    path = checkpoint.path_in(folder)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{path}.*delete it"):
+        run(CONFIG, tmp_path)
+    path.unlink()
+    assert records.canonical(run(CONFIG, tmp_path)) == records.canonical(run(CONFIG))
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(saved, tmp_path):
+    folder, _ = saved
+    other = replace(CONFIG, lr=0.01, rounds=5)
+    target = checkpoint.path_in(tmp_path / other.run_id)
+    target.parent.mkdir()
+    data = checkpoint.path_in(folder).read_bytes()
+    target.write_bytes(data)
+    with pytest.raises(ValueError, match=r"of another run \(it differs in lr, rounds\).*another output folder"):
+        run(other, tmp_path)
+    assert target.read_bytes() == data
+
+
+def test_a_checkpoint_serves_any_number_of_workers(saved, server):
+    folder, state = saved
+    _, found, _ = checkpoint.load(folder, replace(CONFIG, workers=3), server)
+    assert found.mask == state.mask
+
+
+def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, server, monkeypatch):
+    folder, state = saved
+    before = checkpoint.path_in(folder).read_bytes()
+    write = Path.write_bytes
+
+    def full_disk(path, data):
+        write(path, data[: len(data) // 2])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(folder, CONFIG, {}, state, [])
+    assert checkpoint.path_in(folder).read_bytes() == before
+
+
+def test_nothing_but_the_checkpoint_lies_in_the_folder(saved):
+    folder, _ = saved
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.ftl"]
+
+
+def test_a_finished_run_leaves_its_record_only(saved, tmp_path):
+    folder, _ = saved
+    run(CONFIG, tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["record.json"]
+
+
+def test_resuming_executes_nothing_that_it_reads(saved, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a reader ran code")
+
+    for owner, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(builtins, "eval", refuse)
+    assert run(CONFIG, tmp_path)["complete"] is True

@@ -1,0 +1,242 @@
+"""Order and place change nothing: the same record, bit for bit, whoever answers first, whatever stops it."""
+
+import contextlib
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from fedtiny_lite import records, simulate
+from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.records import ROOT
+from fedtiny_lite.simulate import run
+
+TINY = dict(
+    width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=4,
+    adjust_until=4,
+)  # fmt: skip
+
+
+def tiny(**settings):
+    return make_config("smoke", **(TINY | settings))
+
+
+@pytest.fixture(scope="module")
+def reference() -> bytes:
+    """FedTiny, uninterrupted, one process, in the usual order."""
+    return records.canonical(run(tiny()))
+
+
+class Shuffled:
+    """A pool whose clients answer in another order; the answers come in the order asked for."""
+
+    def __init__(self, seed: int):
+        self.seed, self.executed = seed, []
+
+    def map(self, function, *columns):
+        calls = list(zip(*columns, strict=True))
+        order = list(range(len(calls)))
+        if self.seed < 0:
+            order.reverse()
+        else:
+            random.Random(self.seed).shuffle(order)
+        answers = {}
+        for i in order:
+            self.executed.append(calls[i][2])
+            answers[i] = function(*calls[i])
+        return [answers[i] for i in range(len(calls))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_order_of_clients_gives_the_same_record(method, monkeypatch):
+    config = tiny(method=method, clients=5)
+    expected, orders = records.canonical(run(config)), set()
+    for seed in (-1, 0, 1):
+        pool = Shuffled(seed)
+        monkeypatch.setattr(simulate, "_pool", lambda _, pool=pool: contextlib.nullcontext(pool))
+        assert records.canonical(run(config)) == expected
+        orders.add(tuple(pool.executed))
+    assert len(orders) == 3
+
+
+def test_two_workers_one_of_which_dies_and_then_one_process_give_the_same_record(reference, tmp_path):
+    """Workers do the selection and three rounds, adjustments among them; then one process does the last."""
+    seen = []
+
+    def kill_a_worker(entry, state):
+        seen.append(entry["round"])
+        if entry["round"] == 2:
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(BrokenProcessPool):
+        run(tiny(workers=2), tmp_path, kill_a_worker)
+    record = run(tiny(), tmp_path, kill_a_worker)
+    assert seen == [-1, 0, 1, 2, 3]
+    assert records.canonical(record) == reference
+    assert record["environment"]["workers"] == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"granularity": "layer", "order": "forward"}, {"selection": "vanilla"}, {"selection": "server"},
+     {"bn_variance": "pooled", "augment": "crop_flip_cutout"}, {"method": "random", "partition": "quantity"}],
+    ids=str,
+)  # fmt: skip
+def test_other_runs_in_the_same_process_change_nothing(settings):
+    first = records.canonical(run(tiny(rounds=2, **settings)))
+    for other in (tiny(seed=1, rounds=1), tiny(method="fedavg", width=3, rounds=1)):
+        run(other)
+    assert records.canonical(run(tiny(rounds=2, **settings))) == first
+
+
+class Stop(Exception):
+    """Stands for an interruption."""
+
+
+@pytest.mark.parametrize("method", ["fedtiny", "magnitude"])
+def test_a_run_stopped_after_every_round_gives_the_same_record(method, tmp_path):
+    config, started = tiny(method=method), []
+
+    def stop(entry, state):
+        started.append(entry["round"])
+        if entry["round"] >= 0:
+            raise Stop
+
+    for _ in range(config.rounds):
+        with pytest.raises(Stop):
+            run(config, tmp_path, stop)
+    record = run(config, tmp_path, stop)
+    assert started == [-1, 0, 1, 2, 3]
+    assert records.canonical(record) == records.canonical(run(config))
+
+
+@pytest.mark.parametrize("client", [0, 3])
+def test_a_run_stopped_between_two_clients_gives_the_same_record(client, reference, tmp_path, monkeypatch):
+    inner = simulate.answer
+
+    def stop(config, index, k, r, message, memory):
+        if (index, k, r) == (-1, client, 2):
+            raise Stop
+        return inner(config, index, k, r, message, memory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulate, "answer", stop)
+        with pytest.raises(Stop):
+            run(tiny(), tmp_path)
+    resumed = []
+    record = run(tiny(), tmp_path, lambda entry, state: resumed.append(entry["round"]))
+    assert resumed == [2, 3]
+    assert records.canonical(record) == reference
+
+
+# Runs in a process of its own, so that it can fork: each attempt is a fork that a real SIGKILL ends.
+KILLER = """
+import json, os, pathlib, signal, sys
+import torch
+from fedtiny_lite.config import Config
+from fedtiny_lite.simulate import build_federation, run
+
+out, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+config, calls = Config(**json.loads(sys.argv[3])), json.loads(sys.argv[4])
+write = pathlib.Path.write_bytes
+torch.set_num_threads(1)
+build_federation(config)  # the forks inherit it
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def attempt(arm, folder):
+    pid = os.fork()
+    if not pid:
+        arm()
+        with log.open("a") as lines:
+            run(config, folder, lambda entry, state: print(entry["round"], file=lines, flush=True))
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+def after_calls(number):
+    left = [number]
+    def count(frame, event, argument):
+        left[0] -= event == "call"
+        if left[0] < 0:
+            die()
+    return lambda: sys.setprofile(count)
+
+def during_checkpoint(number, share):
+    left = [number]
+    def torn(path, data):
+        left[0] -= 1
+        if left[0]:
+            return write(path, data)
+        write(path, data[:int(share * len(data))])
+        die()
+    def arm():
+        pathlib.Path.write_bytes = torn
+    return arm
+
+def around_rename(number, after):
+    left, rename = [number], pathlib.Path.replace
+    def replace(path, target):
+        left[0] -= 1
+        if not left[0] and not after:
+            die()
+        done = rename(path, target)
+        if not left[0]:
+            die()
+        return done
+    def arm():
+        pathlib.Path.replace = replace
+    return arm
+
+def during_record():
+    rename = os.replace
+    def torn(source, target):
+        if target.name != "record.json":
+            return rename(source, target)
+        with open(source, "r+b") as file:
+            file.truncate(os.path.getsize(source) // 2)
+        die()
+    def arm():
+        os.replace = torn
+    return arm
+
+arms = [
+    after_calls(calls[0]), during_checkpoint(1, 0.5), around_rename(1, True), *map(after_calls, calls[1:]),
+    around_rename(1, False), during_checkpoint(2, 0), during_record(),
+]
+for arm in arms:
+    assert os.WIFSIGNALED(attempt(arm, out)), "an attempt ended before it was killed"
+assert attempt(lambda: None, out) == 0
+"""
+
+
+def test_a_run_killed_at_any_moment_gives_the_same_record(tmp_path):
+    """SIGKILL in the midst of writing, around the rename, and after random numbers of Python calls."""
+    config, rng = tiny(rounds=12), random.Random(0)
+    expected = run(config, tmp_path / "whole")
+    # Some 30,000 calls lead to the start, and some 10,000 make a round: before training once, then in rounds.
+    moments = [rng.randrange(1_000, 30_000), *(rng.randrange(300, 15_000) for _ in range(6))]
+    log = tmp_path / "log"
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLER,
+            tmp_path / "out",
+            log,
+            json.dumps(config.identity()),
+            json.dumps(moments),
+        ],
+        cwd=ROOT,
+        check=True,
+    )
+    folder = tmp_path / "out" / config.run_id
+    record = records.read_record(folder / "record.json")
+    assert records.canonical(record) == records.canonical(expected)
+    finished = [int(line) for line in log.read_text().split() if line != "-1"]
+    assert finished == sorted(set(finished)), "a finished round was run again"
+    assert records.load_records(tmp_path / "out") == [record]

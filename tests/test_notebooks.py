@@ -1,0 +1,90 @@
+"""Every notebook: thin and clean as committed, and run whole at profile smoke."""
+
+import ast
+import io
+import json
+import tokenize
+
+import nbformat
+import papermill
+import pytest
+
+from fedtiny_lite.notebook_runner import find_notebooks, run_notebooks
+from fedtiny_lite.records import claims_path, expected_bands
+
+NAMES = (
+    "00_start_here",
+    "01_data_heterogeneity",
+    "02_bn_candidate_selection",
+    "03_progressive_pruning",
+    "04_federated_runs",
+)
+each_notebook = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def parameters_cell(path):
+    [cell] = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+def test_the_notebooks_are_there():
+    assert set(NAMES) <= {path.stem for path in find_notebooks()}
+
+
+@each_notebook
+def test_committed_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+    for cell in code_cells(path):
+        assert cell.outputs == [] and cell.execution_count is None, "run `make strip`"
+
+
+@each_notebook
+def test_cells_are_thin(path):
+    """The package computes: no function or class, and no number is set outside the parameters cell."""
+    for cell in code_cells(path):
+        tree = ast.parse(cell.source)
+        kinds = {type(node) for node in ast.walk(tree)}
+        assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}, cell.source
+        if "parameters" not in cell.metadata.get("tags", []):
+            values = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+            numbers = [node for node in values if isinstance(node, ast.Constant) and node.value is not None]
+            assert not numbers, f"move this setting to the parameters cell:\n{cell.source}"
+
+
+@each_notebook
+def test_parameters_are_typed_commented_literals(path):
+    source = parameters_cell(path).source
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    body = ast.parse(source).body
+    for node in body:
+        assert isinstance(node, ast.AnnAssign) and node.end_lineno in commented, ast.unparse(node)
+        ast.literal_eval(node.value)
+    names = [node.target.id for node in body]
+    assert {"profile", "out", "interactive"} <= set(names)
+    assert list(papermill.inspect_notebook(path)) == names, "papermill reads one assignment a line, one = a line"
+
+
+@each_notebook
+def test_runs_at_smoke_and_its_claims_hold(path, tmp_path):
+    [run] = run_notebooks([path], "smoke", tmp_path)
+    assert run.error is None
+    rows = json.loads(claims_path(tmp_path, path.stem).read_text())
+    assert [row for row in rows if row["ok"] is False] == []
+    expected = {key for key, entry in expected_bands().items() if entry["notebook"] == path.stem}
+    assert {row["id"] for row in rows} == expected != set()
+
+
+def test_expected_bands_are_well_formed():
+    notebooks = {path.stem for path in find_notebooks()}
+    for entry in expected_bands().values():
+        assert entry.keys() == {"id", "notebook", "claim", "profiles", "source"}
+        assert entry["notebook"] in notebooks
+        for low, high in entry["profiles"].values():
+            assert low is None or high is None or low <= high, entry["id"]

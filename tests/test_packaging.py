@@ -1,0 +1,103 @@
+"""The project's lists of packages agree with each other and with what the code imports."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from fedtiny_lite.records import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {"pytorch": "torch"}
+
+
+def requirements(lines) -> dict[str, Requirement]:
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {canonicalize_name(found.name): found for found in found}
+
+
+RUNTIME = requirements(PROJECT["dependencies"])
+DIRECT = RUNTIME | requirements(PROJECT["optional-dependencies"]["test"])
+PINS = requirements((ROOT / "constraints.txt").read_text().splitlines())
+
+
+def test_conda_environment_is_the_project_under_conda_names():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *lines, python_packages = conda["dependencies"]
+    assert conda["channels"] == ["conda-forge", "nodefaults"]
+    assert python_packages == {"pip": ["-e ."]}
+    found = {CONDA_NAMES.get(name, name): entry for name, entry in requirements(lines).items()}
+    assert str(found.pop("python").specifier) == PROJECT["requires-python"]
+    found.pop("pip")
+    assert {name: entry.specifier for name, entry in found.items()} == {
+        name: entry.specifier for name, entry in DIRECT.items()
+    }
+
+
+def test_every_direct_dependency_is_pinned_within_its_bounds():
+    assert PINS.keys() == DIRECT.keys()
+    for name, pin in PINS.items():
+        [exact] = pin.specifier
+        assert exact.operator == "==" and DIRECT[name].specifier.contains(exact.version), name
+
+
+def sources(folder) -> list[str]:
+    """The Python code of a folder: its modules, and its notebooks' cells."""
+    cells = [
+        cell.source
+        for path in (ROOT / folder).glob("*.ipynb")
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code"
+    ]
+    return cells + [path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")]
+
+
+def imported(folders) -> set[str]:
+    """Top-level modules outside the standard library that the Python code of these folders imports."""
+    found = set()
+    for node in (node for folder in folders for code in sources(folder) for node in ast.walk(ast.parse(code))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"fedtiny_lite", "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "declared"),
+    [(["fedtiny_lite", "notebooks", "benchmarks"], RUNTIME), (["tests"], DIRECT)],
+    ids=["package", "tests"],
+)
+def test_what_is_imported_is_declared(folders, declared):
+    providers = metadata.packages_distributions()
+    for module in imported(folders):
+        assert {canonicalize_name(name) for name in providers[module]} & declared.keys(), f"{module} is not declared"
+
+
+def test_an_old_python_is_refused_before_anything_is_made(tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run(
+        ["make", "-C", ROOT, "PYTHON=false", f"VENV={tmp_path / 'venv'}", "test"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer, and 'false' is not" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_every_verb_of_the_makefile_is_there_and_explained():
+    text = (ROOT / "Makefile").read_text()
+    verbs = {"reproduce", "test", "lab", "figures", "bench", "strip"}
+    assert set(re.findall(r"^(\w+): \$\(INSTALLED\)$", text, re.MULTILINE)) == verbs
+    assert set(re.findall(r'^\t@echo "make (\w+) ', text, re.MULTILINE)) == verbs

@@ -1,0 +1,46 @@
+"""Rank correlation: values worked by hand, and scipy's as an independent implementation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from fedtiny_lite.statistics import rank_correlation, ranks
+
+
+def test_ranks_of_ties_are_averaged():
+    assert ranks([30, 10, 20, 20]).tolist() == [4, 1, 2.5, 2.5]
+    assert ranks([7, 7, 7]).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 1000], 1.0),
+        ([1, 2, 3, 4], [8, 6, 4, -2], -1.0),
+        ([1, 2, 3, 4], [2, 1, 4, 3], 1 - 6 * 4 / (4 * 15)),  # 1 - 6 sum d^2 / (n (n^2 - 1))
+        ([1, 2, 3], [5, 5, 9], math.sqrt(3) / 2),  # ranks 1.5, 1.5, 3: 1.5 / sqrt(2 * 1.5)
+    ],
+)
+def test_hand_values(x, y, expected):
+    assert rank_correlation(x, y) == pytest.approx(expected)
+
+
+def test_no_correlation_without_spread():
+    assert math.isnan(rank_correlation([1, 2, 3], [4, 4, 4]))
+
+
+@pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2, 3]), ([1], [1]), ([], [])])
+def test_refuses_what_has_no_rank_correlation(x, y):
+    with pytest.raises(ValueError, match="at least two"):
+        rank_correlation(x, y)
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30))
+def test_agrees_with_scipy(pairs):
+    x, y = np.array(pairs).T
+    if len(set(x)) > 1 and len(set(y)) > 1:
+        assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
