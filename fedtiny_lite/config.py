@@ -154,7 +154,7 @@ def _range(rule: dataclasses.Field) -> str:
 
 _LAPTOP = dict(
     dataset="cifar10", samples=10_000, test_samples=2_000, server_shots=20, server_set="as_clients",
-    augment="crop_flip", model="resnet18", width=16, pretrain_epochs=15, rounds=20, batch_size=32, lr=0.05,
+    augment="crop_flip", model="resnet18", width=8, pretrain_epochs=15, rounds=20, batch_size=32, lr=0.05,
     weight_decay=5e-4, density=0.05, dev_fraction=0.1, adjust_every=1, adjust_until=14, torch_device="auto", workers=2,
 )  # fmt: skip
 _PAPER = dict(

@@ -188,8 +188,8 @@ def limit(split: Split, samples: int, rng: np.random.Generator) -> Split:
 
 
 def distort(split: Split, generator: torch.Generator) -> Split:
-    """A copy unlike the clients' images: x*0.5 + 0.4 + 0.3*noise, normal noise, clipped to [0, 1]."""
-    noise = torch.randn(split.images.shape, generator=generator)
+    """A copy unlike the clients' images: x*0.5 + 0.4 + 0.3*noise, uniform noise, clipped to [0, 1]."""
+    noise = torch.rand(split.images.shape, generator=generator)
     pixels = (split.images / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1)
     return Split((pixels * 255).round().to(torch.uint8), split.labels)
 

@@ -13,37 +13,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from fedtiny_lite import checkpoint, costs, records
-from fedtiny_lite.client import Client
+from fedtiny_lite import checkpoint, records
 from fedtiny_lite.config import Config
-from fedtiny_lite.data import Split, distort, limit, load_dataset, public_split
-from fedtiny_lite.masks import check_masked, model_density, weight_budget
+from fedtiny_lite.federation import Federation, build_federation, client_of, resolve_device
+from fedtiny_lite.masks import check_masked, model_density
 from fedtiny_lite.messages import pack, unpack
-from fedtiny_lite.models import build_model, load_state, prunable_blocks, state_of
-from fedtiny_lite.partition import partition, summarise
-from fedtiny_lite.progressive import adjustment_units
+from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import Exchange, Method, State
-from fedtiny_lite.seeding import numpy_generator, torch_generator
-from fedtiny_lite.server import Server, accept
-from fedtiny_lite.training import Normalisation, evaluate
-
-
-@dataclass(frozen=True)
-class Federation:
-    """Both sides of a simulated run: the server, each client's samples, and the test images."""
-
-    server: Server
-    splits: tuple[Split, ...]
-    test: Split
-    layers: tuple[costs.LayerShape, ...]
-    summary: dict
+from fedtiny_lite.server import accept
+from fedtiny_lite.training import evaluate
 
 
 def run(config: Config, out: Path | str | None = None, on_round: Callable | None = None) -> dict:
@@ -146,63 +129,9 @@ def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: b
     return pack(reply.tensors, **reply.meta), pack(client.memory), reply.flops
 
 
-def client_of(federation: Federation, k: int, r: int, memory: dict[str, Tensor]) -> Client:
-    """Client k in round r, with what it remembers."""
-    server = federation.server
-    return Client(
-        id=k,
-        round=r,
-        config=server.config,
-        split=federation.splits[k],
-        pixels=server.pixels,
-        model=server.model,
-        layers=federation.layers,
-        state_shapes=server.state_shapes,
-        mask_shapes=server.mask_shapes,
-        memory=memory,
-    )
-
-
 def load_method(config: Config) -> Method:
     """The METHOD of the file that `config.method` names."""
     return importlib.import_module(f"fedtiny_lite.methods.{config.method}").METHOD
-
-
-@lru_cache(maxsize=2)
-def build_federation(config: Config) -> Federation:
-    """Data, partition and untrained model of a run, the same in every process. Raises ValueError if they clash."""
-    dataset, device = load_dataset(config.dataset), config.torch_device
-    train = limit(dataset.train, config.samples, numpy_generator(config.seed, "train_samples"))
-    test = limit(dataset.test, config.test_samples, numpy_generator(config.seed, "test_samples"))
-    public, rest = public_split(train, config.server_shots, numpy_generator(config.seed, "public_set"))
-    if config.server_set == "distorted":
-        public = distort(public, torch_generator(config.seed, "distortion"))
-    private = train.take(rest)
-    labels = private.labels.numpy()
-    rng = numpy_generator(config.seed, "partition")
-    parts = partition(config.partition, labels, config.clients, config.alpha, config.min_samples, rng)
-    splits = tuple(private.take(part).to(device) for part in parts.parts)
-    in_shape = tuple(train.images.shape[1:])
-    server, layers = _build_server(config, public.to(device), dataset, in_shape)
-    summary = {"fingerprint": dataset.fingerprint, "public_images": len(public), "test_images": len(test)}
-    summary |= {"redraws": parts.redraws} | summarise(labels, parts.parts, len(dataset.classes))
-    return Federation(server, splits, test.to(device), layers, summary)
-
-
-def _build_server(config: Config, public: Split, dataset, in_shape) -> tuple[Server, tuple[costs.LayerShape, ...]]:
-    generator = torch_generator(config.seed, "initial_weights")
-    model = build_model(config.model, config.width, len(dataset.classes), in_shape, generator)
-    initial, blocks = state_of(model), prunable_blocks(model, config.prunes_linear)
-    adjustment_units(blocks, config.granularity, config.order, config.adjust_blocks)  # refuses unknown blocks
-    mask_shapes = {name: initial[name].shape for block in blocks for name in block}
-    sizes = {name: shape.numel() for name, shape in mask_shapes.items()}
-    dense = sum(p.numel() for p in model.parameters()) - sum(sizes.values())
-    budget = weight_budget(sizes, config.density, dense if config.density_of == "model" else 0)
-    layers = costs.layer_shapes(model, in_shape)
-    state_shapes = {name: tensor.shape for name, tensor in initial.items()}
-    pixels = Normalisation(dataset.mean, dataset.std)
-    model.to(config.torch_device)
-    return Server(config, public, pixels, model, initial, blocks, state_shapes, mask_shapes, budget), layers
 
 
 def _new_record(config: Config, federation: Federation) -> dict:
@@ -260,15 +189,6 @@ def _store(record: dict, folder: Path | None) -> None:
             checkpoint.remove(folder)
 
 
-def resolve_device(name: str) -> str:
-    """ "auto" is a GPU when there is one. Raises RuntimeError for a GPU that is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("torch_device = 'cuda', but torch sees no GPU here; use torch_device=auto or cpu")
-    return name
-
-
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """One torch thread: sums in another order give other last bits, and workers would crowd each other."""
@@ -288,11 +208,12 @@ def _pool(config: Config) -> Iterator[Executor | None]:
         yield None
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         yield pool
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """What a process does before it works for another: one torch thread, and it ends when the other ends."""
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

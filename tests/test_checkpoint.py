@@ -8,8 +8,9 @@ import torch
 
 from fedtiny_lite import checkpoint, records
 from fedtiny_lite.config import make_config
+from fedtiny_lite.federation import build_federation
 from fedtiny_lite.messages import pack, unpack
-from fedtiny_lite.simulate import build_federation, run
+from fedtiny_lite.simulate import run
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
 CONFIG = make_config("smoke", **TINY)

@@ -436,13 +436,16 @@ def test_limit_zero_keeps_all_and_more_than_all_is_refused():
 
 
 def test_distortion_by_hand():
-    """Mean of x*0.5 + 0.4 over many pixels of x = 0.2 is 0.5; noise of 0.3 is clipped beyond 1.7 sigma."""
-    split = Split(torch.full((1, 1, 200, 200), 51, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    """Of x = 0.6, x*0.5 + 0.4 = 0.7 at least, 1.0 at most, and 0.85 on the mean; of x = 1, two thirds are above 1."""
+    split = Split(torch.full((1, 1, 200, 200), 153, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     pixels = distort(split, generator()).images.double() / 255
-    assert float(pixels.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float((pixels == 0).double().mean()) == pytest.approx(0.0481, abs=0.01)  # P(z < -0.4988/0.3)
-    noise = torch.randn(split.images.shape, generator=generator())
-    expected = ((51 / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1) * 255).round().to(torch.uint8)
+    assert float(pixels.mean()) == pytest.approx(0.85, abs=0.01)
+    assert 0.7 <= float(pixels.min()) < 0.71 and 0.99 < float(pixels.max()) <= 1
+    white = Split(torch.full_like(split.images, 255), split.labels)
+    clipped = distort(white, generator()).images == 255
+    assert float(clipped.double().mean()) == pytest.approx(2 / 3, abs=0.02)
+    noise = torch.rand(split.images.shape, generator=generator())
+    expected = ((split.images / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1) * 255).round().to(torch.uint8)
     assert torch.equal(distort(split, generator()).images, expected)
 
 

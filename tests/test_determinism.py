@@ -138,7 +138,8 @@ KILLER = """
 import json, os, pathlib, signal, sys
 import torch
 from fedtiny_lite.config import Config
-from fedtiny_lite.simulate import build_federation, run
+from fedtiny_lite.federation import build_federation
+from fedtiny_lite.simulate import run
 
 out, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 config, calls = Config(**json.loads(sys.argv[3])), json.loads(sys.argv[4])

@@ -14,7 +14,7 @@ from fedtiny_lite.config import make_config
 from fedtiny_lite.data import distort, limit, load_dataset, public_split, to_float
 from fedtiny_lite.masks import apply_mask
 from fedtiny_lite.messages import Message, encode_state
-from fedtiny_lite.methods import fedtiny
+from fedtiny_lite.methods import _selection
 from fedtiny_lite.models import bn_names, load_state, state_of
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.selection import candidate_pool
@@ -141,8 +141,10 @@ def test_the_pool_is_as_large_as_asked_whatever_fixed_selection_would_take():
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
 def test_the_pool_that_clients_unpack_is_the_servers(density, monkeypatch):
-    received, unpack_pool = [], fedtiny.received_pool
-    monkeypatch.setattr(fedtiny, "received_pool", lambda client: received.append(unpack_pool(client)) or received[-1])
+    received, unpack_pool = [], _selection.received_pool
+    monkeypatch.setattr(
+        _selection, "received_pool", lambda client: received.append(unpack_pool(client)) or received[-1]
+    )
     config = tiny(density=density, rounds=0)
     simulate.run(config)
     assert received == [parts(config)[2]] * 6  # three clients, two exchanges
@@ -155,15 +157,15 @@ def test_the_pool_is_sent_once_and_statistics_then_cost_four_bytes_a_number():
     assert numbers * 4 < losses["bytes_down"] / 3 < numbers * 4 + 100
     assert numbers * 4 < statistics["bytes_up"] / 3 < numbers * 4 + 100
     server = simulate.build_federation(config).server
-    state = fedtiny.start(server)
+    state = _selection.start_with_pool(server)
     assert statistics["bytes_down"] / 3 > 4 * len(encode_state(state.weights, state.mask))
 
 
 def test_both_exchanges_use_the_same_development_split(monkeypatch):
-    seen, recalibrate, evaluate = [], fedtiny.recalibrate_bn, fedtiny.evaluate
+    seen, recalibrate, evaluate = [], _selection.recalibrate_bn, _selection.evaluate
     for name, original in (("recalibrate_bn", recalibrate), ("evaluate", evaluate)):
         monkeypatch.setattr(
-            fedtiny,
+            _selection,
             name,
             lambda model, split, pixels, f=original: seen.append(split) or f(model, split, pixels),
         )
@@ -180,12 +182,12 @@ def test_both_exchanges_use_the_same_development_split(monkeypatch):
 def test_the_rule_for_variances_is_the_configs(rule):
     config = tiny(bn_variance=rule)
     server = simulate.build_federation(config).server
-    state = dataclasses.replace(fedtiny.start(server), extra={"pool": parts(config)[2][:1]})
+    state = dataclasses.replace(_selection.start_with_pool(server), extra={"pool": parts(config)[2][:1]})
     numbers = sum(server.state_shapes[name].numel() for name in bn_names(server.model))
     replies = [
         Message({"samples": n}, {"stats": torch.full((1, numbers), value)}) for n, value in ((10, 1.0), (30, 5.0))
     ]
-    folded, _ = fedtiny.fold_statistics(server, state, -1, replies)
+    folded, _ = _selection.fold_statistics(server, state, -1, replies)
     (stats,) = folded.extra["stats"]
     for name, tensor in stats.items():
         # mean of 1 and 5 at 1 : 3 is 4; the spread of the means adds 9 / 4 + 3 / 4
@@ -217,7 +219,7 @@ def plain_round(config, state, r, names, rate):
         for name, tensor in state_of(model).items():
             mean[name] = mean.get(name, 0) + share * tensor.double().numpy()
         order = torch.randperm(len(split), generator=torch_generator(config.seed, "growth", r, k))
-        batch = split.take(order[: config.batch_size])
+        batch = split.take(order[: config.growth_batch])
         model.train()
         loss = F.cross_entropy(model(to_float(batch.images, pixels.mean, pixels.std)), batch.labels)
         gradients = torch.autograd.grad(loss, [model.get_parameter(name) for name in names])
@@ -368,7 +370,7 @@ def test_distorted_images_are_brighter_and_flatter_than_the_clients():
 def test_averaging_is_weighted_by_samples_as_numpy_does_it():
     config = tiny()
     server = simulate.build_federation(config).server
-    state = fedtiny.start(server)
+    state = _selection.start_with_pool(server)
     generator, states, sizes = torch.Generator().manual_seed(0), [], [7, 20, 33]
     for _ in sizes:
         one = {n: torch.randn(shape, generator=generator) for n, shape in server.state_shapes.items()}

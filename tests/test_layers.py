@@ -15,7 +15,7 @@ LAYERS = {
     1: ("sources", "data", "partition", "models", "masks", "records", "statistics"),
     2: ("training", "saliency", "selection", "progressive", "costs"),
     3: ("messages", "protocol", "client", "server"),
-    4: ("methods", "checkpoint"),
+    4: ("methods", "checkpoint", "federation"),
     5: ("simulate", "sweep"),
     6: ("plots",),
     7: ("widgets", "notebook_runner", "__main__", "__init__"),

@@ -11,12 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from fedtiny_lite import client as client_module
+from fedtiny_lite import federation as federation_module
 from fedtiny_lite import simulate
 from fedtiny_lite.config import METHODS, PROFILES, make_config
 from fedtiny_lite.data import Dataset, Split, to_float
 from fedtiny_lite.masks import Mask
 from fedtiny_lite.messages import Message, index_bits
-from fedtiny_lite.methods import fedtiny
+from fedtiny_lite.methods import _selection, fedtiny
 from fedtiny_lite.models import bn_names, build_model, load_state, state_of
 from fedtiny_lite.progressive import grow_and_prune, growth_lists
 from fedtiny_lite.seeding import derive_seed
@@ -54,17 +55,17 @@ def numbered(monkeypatch):
         return Split(images.to(torch.uint8), number % 5)
 
     dataset = Dataset("numbered", split(0, 300), split(300, 90), tuple("abcde"), (0.5,), (0.3,), "")
-    monkeypatch.setattr(simulate, "load_dataset", lambda name: dataset)
+    monkeypatch.setattr(federation_module, "load_dataset", lambda name: dataset)
     return lambda split: (split.images[:, 0, 0, 0].int() * 256 + split.images[:, 0, 0, 1]).tolist()
 
 
 def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_ones_alone():
     server = simulate.build_federation(tiny()).server
-    state = fedtiny.start(server)
+    state = _selection.start_with_pool(server)
     numbers = sum(server.state_shapes[name].numel() for name in bn_names(server.model))
     pool = len(state.extra["pool"])
     received = [Message({"samples": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)]
-    folded, _ = fedtiny.fold_statistics(server, state, -1, received)
+    folded, _ = _selection.fold_statistics(server, state, -1, received)
     for stats in folded.extra["stats"]:
         assert all(torch.allclose(tensor, torch.tensor(5.5)) for tensor in stats.values())  # mean of 1..10
 
@@ -72,7 +73,7 @@ def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_o
 def test_mistake_02_every_block_has_its_turn_when_adjusting_every_tenth_round():
     config = tiny(model="resnet18", width=2, adjust_every=10, adjust_until=100)
     server = simulate.build_federation(config).server
-    mask = fedtiny.start(server).mask
+    mask = _selection.start_with_pool(server).mask
     adjusted = [tuple(fedtiny.planned_exchange(server, mask, r)) for r in range(100)]
     turns = [server.blocks.index(names) + 1 for names in adjusted if names]
     assert turns == [4, 3, 2, 1, 4, 3, 2, 1, 4]
@@ -81,7 +82,7 @@ def test_mistake_02_every_block_has_its_turn_when_adjusting_every_tenth_round():
 def test_mistake_03_the_exchange_rate_decays_with_the_round_not_with_the_number_of_adjustments():
     config = tiny(adjust_every=10, adjust_until=100, granularity="entire")
     server = simulate.build_federation(config).server
-    mask = fedtiny.start(server).mask
+    mask = _selection.start_with_pool(server).mask
     for r in range(10, 100, 10):
         rate = 0.15 * (1 + math.cos(math.pi * r / 100))
         expected = {name: max(1, math.floor(rate * kept)) for name, kept in mask.kept.items()}

@@ -44,7 +44,7 @@ def test_change_map_splits_kept_grown_and_pruned():
     [ax] = pruning.change_figure(OLD, NEW, "counted").axes
     kept, grown, pruned = (points(group) for group in ax.collections)
     assert (kept, grown, pruned) == ([(0, 0), (2, 1)], [(2, 0)], [(1, 0)])
-    assert ax.get_title(loc="left") == "a: 1 of 3 kept weights exchanged"
+    assert ax.get_title(loc="left") == "a: 1 of 3 exchanged"
 
 
 def test_density_figure_starts_before_training():

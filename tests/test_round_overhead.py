@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import round_overhead as bench
+from fedtiny_lite.federation import build_federation
 from fedtiny_lite.models import state_of
-from fedtiny_lite.simulate import build_federation
 
 SHORT = replace(bench.DIGITS, rounds=2, clients=4, samples=300)
 
@@ -30,7 +30,8 @@ def test_a_failed_run_does_not_hold_up_the_other():
 def test_each_round_after_the_first_is_timed():
     timings = bench.time_rounds([replace(SHORT, rounds=3)])
     assert [row["adjusted"] for row in timings] == [False, True]  # adjusted in rounds 2, 4, ...
-    assert all(row.keys() == {"round0", "bare", "checkpoint", "evaluation", "adjusted"} for row in timings)
+    assert timings[1]["bare"] == pytest.approx((timings[0]["after"] + timings[1]["after"]) / 2)
+    assert all(row.keys() == {"round0", "after", "bare", "checkpoint", "adjusted"} for row in timings)
 
 
 def test_bare_loop_takes_the_steps_of_a_round():
@@ -45,7 +46,7 @@ def test_bare_loop_takes_the_steps_of_a_round():
 
 
 def row(round0, bare, adjusted, round1=1.0):
-    return {"round0": round0, "round1": round1, "bare": bare, "adjusted": adjusted, "checkpoint": 0, "evaluation": 0}
+    return {"round0": round0, "round1": round1, "bare": bare, "adjusted": adjusted, "checkpoint": 0}
 
 
 def test_verdict_is_the_median_of_pairs(capsys):
@@ -54,7 +55,7 @@ def test_verdict_is_the_median_of_pairs(capsys):
     assert bench.overhead("x", timings, 1.2) == []
     [miss] = bench.overhead("x", timings, 1.19)
     assert "1.200" in miss and "1.19" in miss
-    assert "ratio 9.000 of 1 pairs, no target" in capsys.readouterr().out
+    assert "ratio 9.000 (1 pairs), no target" in capsys.readouterr().out
 
 
 def test_speed_up_of_two_workers():

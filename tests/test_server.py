@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data import Split
+from fedtiny_lite.federation import build_federation
 from fedtiny_lite.masks import Mask, check_masked
 from fedtiny_lite.messages import Message, decode_mask, encode_state
 from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import State
 from fedtiny_lite.server import accept, average, full_mask, masked_start, pretrained, send_model, shares
-from fedtiny_lite.simulate import build_federation
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
 

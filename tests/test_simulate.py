@@ -7,9 +7,10 @@ import torch
 from fedtiny_lite import records, simulate
 from fedtiny_lite.config import METHODS, make_config
 from fedtiny_lite.costs import forward_flops, training_flops
+from fedtiny_lite.federation import build_federation
 from fedtiny_lite.messages import decode_mask, encode_mask, read_mask, unpack
 from fedtiny_lite.models import load_state
-from fedtiny_lite.simulate import build_federation, run
+from fedtiny_lite.simulate import run
 from fedtiny_lite.training import evaluate
 
 TINY = dict(

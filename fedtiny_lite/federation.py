@@ -1,0 +1,93 @@
+"""Both sides of a simulated run, built from its settings alone and so the same in every process."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fedtiny_lite.client import Client
+from fedtiny_lite.config import Config
+from fedtiny_lite.costs import LayerShape, layer_shapes
+from fedtiny_lite.data import Dataset, Split, distort, limit, load_dataset, public_split
+from fedtiny_lite.masks import weight_budget
+from fedtiny_lite.models import build_model, prunable_blocks, state_of
+from fedtiny_lite.partition import partition, summarise
+from fedtiny_lite.progressive import adjustment_units
+from fedtiny_lite.seeding import numpy_generator, torch_generator
+from fedtiny_lite.server import Server
+from fedtiny_lite.training import Normalisation
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Both sides of a simulated run: the server, each client's samples, and the test images."""
+
+    server: Server
+    splits: tuple[Split, ...]
+    test: Split
+    layers: tuple[LayerShape, ...]
+    summary: dict
+
+
+@lru_cache(maxsize=2)
+def build_federation(config: Config) -> Federation:
+    """Data, partition and untrained model of a run, the same in every process. Raises ValueError if they clash."""
+    dataset, device = load_dataset(config.dataset), resolve_device(config.torch_device)
+    train = limit(dataset.train, config.samples, numpy_generator(config.seed, "train_samples"))
+    test = limit(dataset.test, config.test_samples, numpy_generator(config.seed, "test_samples"))
+    public, rest = public_split(train, config.server_shots, numpy_generator(config.seed, "public_set"))
+    if config.server_set == "distorted":
+        public = distort(public, torch_generator(config.seed, "distortion"))
+    private = train.take(rest)
+    labels = private.labels.numpy()
+    rng = numpy_generator(config.seed, "partition")
+    parts = partition(config.partition, labels, config.clients, config.alpha, config.min_samples, rng)
+    splits = tuple(private.take(part).to(device) for part in parts.parts)
+    in_shape = tuple(train.images.shape[1:])
+    server, layers = _build_server(config, public.to(device), dataset, in_shape)
+    summary = {"fingerprint": dataset.fingerprint, "public_images": len(public), "test_images": len(test)}
+    summary |= {"redraws": parts.redraws} | summarise(labels, parts.parts, len(dataset.classes))
+    return Federation(server, splits, test.to(device), layers, summary)
+
+
+def _build_server(config: Config, public: Split, dataset: Dataset, in_shape) -> tuple[Server, tuple[LayerShape, ...]]:
+    generator = torch_generator(config.seed, "initial_weights")
+    model = build_model(config.model, config.width, len(dataset.classes), in_shape, generator)
+    initial, blocks = state_of(model), prunable_blocks(model, config.prunes_linear)
+    adjustment_units(blocks, config.granularity, config.order, config.adjust_blocks)  # refuses unknown blocks
+    mask_shapes = {name: initial[name].shape for block in blocks for name in block}
+    sizes = {name: shape.numel() for name, shape in mask_shapes.items()}
+    dense = sum(p.numel() for p in model.parameters()) - sum(sizes.values())
+    budget = weight_budget(sizes, config.density, dense if config.density_of == "model" else 0)
+    layers = layer_shapes(model, in_shape)
+    state_shapes = {name: tensor.shape for name, tensor in initial.items()}
+    pixels = Normalisation(dataset.mean, dataset.std)
+    model.to(public.images.device)
+    return Server(config, public, pixels, model, initial, blocks, state_shapes, mask_shapes, budget), layers
+
+
+def client_of(federation: Federation, k: int, r: int, memory: dict[str, Tensor]) -> Client:
+    """Client k in round r, with what it remembers."""
+    server = federation.server
+    return Client(
+        id=k,
+        round=r,
+        config=server.config,
+        split=federation.splits[k],
+        pixels=server.pixels,
+        model=server.model,
+        layers=federation.layers,
+        state_shapes=server.state_shapes,
+        mask_shapes=server.mask_shapes,
+        memory=memory,
+    )
+
+
+def resolve_device(name: str) -> str:
+    """ "auto" is a GPU when there is one. Raises RuntimeError for a GPU that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("torch_device = 'cuda', but torch sees no GPU here; use torch_device=auto or cpu")
+    return name
