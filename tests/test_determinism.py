@@ -170,7 +170,7 @@ def after_calls(number):
 def during_checkpoint(number, share):
     left = [number]
     def torn(path, data):
-        left[0] -= 1
+        left[0] -= "checkpoint" in path.name
         if left[0]:
             return write(path, data)
         write(path, data[:int(share * len(data))])
@@ -180,17 +180,16 @@ def during_checkpoint(number, share):
     return arm
 
 def around_rename(number, after):
-    left, rename = [number], pathlib.Path.replace
+    left, rename = [number], os.replace
     def replace(path, target):
-        left[0] -= 1
+        left[0] -= "checkpoint" in target.name
         if not left[0] and not after:
             die()
-        done = rename(path, target)
+        rename(path, target)
         if not left[0]:
             die()
-        return done
     def arm():
-        pathlib.Path.replace = replace
+        os.replace = replace
     return arm
 
 def during_record():
