@@ -40,7 +40,7 @@ DIGITS_OVERHEAD, RESNET_OVERHEAD, TWO_WORKERS = 1.15, 1.05, 1.6
 SHORT = dict(selection="fixed", pretrain_epochs=0, test_samples=10, torch_device="cpu", workers=1)
 DIGITS = make_config("digits", **SHORT | dict(rounds=31, adjust_every=2, adjust_until=31))
 # As many images a client as in profile laptop, but four clients.
-FEWER = dict(clients=4, samples=4120, partition="iid")
+FEWER = dict(width=16, clients=4, samples=4120, partition="iid")
 RESNET = make_config("laptop", **SHORT | FEWER | dict(rounds=9, adjust_every=3, adjust_until=9))
 EVALUATED = 2000  # test images, at most
 NOISE_IMAGES = 420  # per class and split

@@ -78,10 +78,10 @@ def apply_mask(tensors: Mapping[str, Tensor], mask: Mask) -> None:
 
 def check_masked(tensors: Mapping[str, Tensor], mask: Mask) -> None:
     """Raise ValueError if a tensor has another shape than its mask, or a non-zero or NaN where the mask prunes."""
-    for name, pruned in mask.pruned.items():
-        if tensors[name].shape != pruned.shape:
-            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, its mask {tuple(pruned.shape)}")
-        stray = int(torch.count_nonzero(tensors[name][pruned]))
+    for name, keep in mask.items():
+        if tensors[name].shape != keep.shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, its mask {tuple(keep.shape)}")
+        stray = int(torch.count_nonzero(tensors[name]) - torch.count_nonzero(tensors[name].masked_select(keep)))
         if stray:
             raise ValueError(f"{name} has {stray} non-zero weights outside its mask; apply the mask first")
 

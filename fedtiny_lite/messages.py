@@ -74,7 +74,7 @@ def encode_state(state: Mapping[str, Tensor], mask: Mask) -> Tensor:
     Raises ValueError if a weight outside the mask is not zero.
     """
     check_masked(state, mask)
-    return torch.cat([t[mask[name]] if name in mask else t.flatten() for name, t in state.items()])
+    return torch.cat([t.masked_select(mask[name]) if name in mask else t.flatten() for name, t in state.items()])
 
 
 def decode_state(vector: Tensor, mask: Mask, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -83,8 +83,7 @@ def decode_state(vector: Tensor, mask: Mask, shapes: Mapping[str, torch.Size]) -
     state = {}
     for (name, shape), values in zip(shapes.items(), vector.split(lengths), strict=True):
         if name in mask:
-            state[name] = torch.zeros(shape)
-            state[name][mask[name]] = values
+            state[name] = torch.zeros(shape).masked_scatter_(mask[name], values)
         else:
             state[name] = values.view(shape)
     return state

@@ -1,5 +1,6 @@
 """Everything that may not touch a client's samples: pretraining, what is sent, aggregation."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,32 @@ def full_mask(shapes: Mapping[str, torch.Size]) -> Mask:
 
 
 def pretrained(server: Server) -> dict[str, Tensor]:
-    """The state that every method starts from: trained densely on the public set alone."""
+    """The state that every method starts from: trained densely on the public set alone.
+
+    The last few are remembered in the process, as the runs of a sweep mostly share them.
+    """
+    key = _pretraining_key(server)
+    if key not in _PRETRAINED:
+        while len(_PRETRAINED) >= REMEMBERED:
+            del _PRETRAINED[next(iter(_PRETRAINED))]
+        _PRETRAINED[key] = _pretrain(server)
+    return {name: tensor.clone() for name, tensor in _PRETRAINED[key].items()}
+
+
+REMEMBERED = 10
+_PRETRAINED: dict[tuple, dict[str, Tensor]] = {}
+
+
+def _pretraining_key(server: Server) -> tuple:
+    """All that pretraining depends on: settings, and a digest of the initial weights and the public set."""
+    config, digest = server.config, hashlib.sha256()
+    for tensor in (*server.initial.values(), server.public.images, server.public.labels):
+        digest.update(tensor.cpu().contiguous().numpy())
+    names = ("seed", "pretrain_epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "torch_device")
+    return config.model, digest.digest(), *(getattr(config, name) for name in names)
+
+
+def _pretrain(server: Server) -> dict[str, Tensor]:
     config = server.config
     load_state(server.model, server.initial)
     mask = full_mask(server.mask_shapes).to(server.public.images.device)

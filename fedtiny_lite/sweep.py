@@ -19,7 +19,7 @@ def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = 
     record. About five lines of progress go to standard output. Raises RuntimeError at the end if a run failed,
     naming it; what has finished is kept and is not run again.
     """
-    processes = min(processes or os.cpu_count() or 1, len(configs))
+    processes = max(1, min(processes or os.cpu_count() or 1, len(configs)))
     records, failures, began = [None] * len(configs), [], time.perf_counter()
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
         futures = {pool.submit(run, replace(config, workers=1), out): i for i, config in enumerate(configs)}

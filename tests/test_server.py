@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedtiny_lite import server as server_module
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data import Split
 from fedtiny_lite.federation import build_federation
@@ -169,3 +170,18 @@ def test_the_server_holds_the_public_set_and_nothing_else(server):
     held = [value for value in vars(server).values() if isinstance(value, Split)]
     assert held == [server.public]
     assert torch.bincount(server.public.labels).tolist() == [5] * 10
+
+
+def test_pretraining_is_remembered_only_for_the_very_same_start(monkeypatch):
+    """Another seed, learning rate or public set is pretrained anew; another method or density is not."""
+    calls, inner = [], server_module._pretrain
+    monkeypatch.setattr(server_module, "_PRETRAINED", {})
+    monkeypatch.setattr(server_module, "_pretrain", lambda server: calls.append(1) or inner(server))
+    small = dict(clients=2, pretrain_epochs=1, width=2, server_shots=2)
+    base = server_module.pretrained(build_federation(make_config(**small)).server)
+    base["linear.bias"].add_(1)  # what a caller does to its copy is not remembered
+    again = server_module.pretrained(build_federation(make_config(**small, method="random", density=0.5)).server)
+    assert len(calls) == 1 and torch.equal(again["linear.bias"] + 1, base["linear.bias"])
+    for changed in (dict(seed=1), dict(lr=0.01), dict(server_set="as_clients"), dict(pretrain_epochs=2)):
+        server_module.pretrained(build_federation(make_config(**small | changed)).server)
+    assert len(calls) == 5

@@ -1,0 +1,62 @@
+"""The command line as a person meets it: last lines, help, and errors that say what is allowed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fedtiny_lite.__main__ import main
+from fedtiny_lite.config import METHODS, Config
+
+TINY = ["rounds=1", "pretrain_epochs=0", "width=2", "density=0.1", "clients=2"]
+
+
+def test_run_prints_the_path_of_its_record_last_and_figures_draws_it(tmp_path, capsys):
+    arguments = ["run", "--method", "magnitude", "--seed", "3", "--set", *TINY, "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    path = capsys.readouterr().out.splitlines()[-1]
+    with open(path) as file:
+        record = json.load(file)
+    assert record["complete"] and record["config"]["seed"] == 3 and record["config"]["method"] == "magnitude"
+    assert set(record) >= {"run_id", "config", "rounds", "final", "environment", "complete"}
+    assert main(["figures", "--out", str(tmp_path)]) == 0
+    drawn = capsys.readouterr().out.split("\n")[:-1]
+    assert drawn and all(name.endswith(".png") for name in drawn)
+
+
+def test_help_names_every_setting_and_method(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["run", "--help"])
+    text = capsys.readouterr().out
+    assert exit.value.code == 0
+    assert all(f"  {field.name}=" in text for field in dataclasses.fields(Config))
+    assert all(method in text for method in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--profile", "huge"], "profile = 'huge': choose one of smoke, digits, laptop, paper"),
+        (["--method", "fedprox"], "method = 'fedprox': choose one of"),
+        (["--set", "dataset=mnist"], "unknown dataset 'mnist'; allowed: digits"),
+        (["--set", "densty=0.1"], "densty is not a setting"),
+        (["--set", "density"], "write a setting as key=value"),
+        (["--set", "density=2"], "density = 2.0: it must be above 0 and at most 1"),
+        (["--set", "density=nan"], "density = nan: it must be above 0 and at most 1"),
+        (["--set", "clients=100000"], "100000"),
+        (["--set", "alpha=0"], "alpha = 0.0: it must be above 0"),
+        (["--set", "adjust_blocks=9"], "adjust_blocks = '9': this model has blocks 1 to 3"),
+        (["--set", "density_of=model", "density=0.01"], "always dense"),
+        (["--set", "engine=fast"], "engine = 'fast': choose one of dense"),
+        (["--set", "torch_device=cuda"], "torch sees no GPU here"),
+    ],
+)
+def test_bad_input_is_explained_and_exits_with_1(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["run", *arguments, "--out", str(tmp_path)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_figures_without_records_says_how_to_make_one(tmp_path, capsys):
+    assert main(["figures", "--out", str(tmp_path)]) == 1
+    assert "python -m fedtiny_lite run" in capsys.readouterr().err
