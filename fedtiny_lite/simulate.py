@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +47,12 @@ def run(config: Config, out: Path | str | None = None, on_round: Callable | None
             return record
     if folder:  # an output that cannot be written shall not cost the work of a round
         records.write_bytes(folder / ".writable", b"").unlink()
-    with _one_thread(), _pool(config) as pool:
-        return _run(config, folder, on_round or (lambda entry, state: None), pool)
+    try:
+        with _one_thread(), _pool(config) as pool:
+            return _run(config, folder, on_round or (lambda entry, state: None), pool)
+    except BrokenProcessPool as error:
+        kept = "finished rounds are kept, so run the same again" if folder else "give `out` to keep finished rounds"
+        raise RuntimeError(f"a worker process died, often for lack of memory; {kept}, with fewer workers") from error
 
 
 def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor | None) -> dict:
