@@ -65,7 +65,9 @@ class Mask(Mapping):
         return Mask(self._tensors | dict(changed))
 
     def to(self, device: torch.device | str) -> "Mask":
-        """The same mask on another device."""
+        """The same mask on another device; this very one if it is there already."""
+        if all(keep.device == torch.device(device) for keep in self.values()):
+            return self
         return Mask({name: keep.to(device) for name, keep in self.items()})
 
 

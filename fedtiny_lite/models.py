@@ -196,7 +196,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def _live_state(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters()) | {name: model.get_buffer(name) for name in bn_names(model)}
+    statistics = {name: buffer for name, buffer in model.named_buffers() if name.endswith(BN_STATS)}
+    return dict(model.named_parameters()) | statistics
 
 
 def _check_names(needed: Iterable[str], given: Iterable[str]) -> None:
