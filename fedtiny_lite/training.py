@@ -37,7 +37,11 @@ def train(
     model.train()
     parameters = dict(model.named_parameters())
     optimiser = torch.optim.SGD(
-        parameters.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        parameters.values(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        foreach=True,  # the same arithmetic with less overhead a step
     )
     apply_mask(parameters, mask)
     for _ in range(epochs):
