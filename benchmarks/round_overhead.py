@@ -5,9 +5,10 @@
 A round is timed inside `simulate.run`, as its record times it: asking, packing, clients' masked training,
 unpacking, averaging, and here a test set of ten images. The bare loop takes the same number of batches of the
 same sizes from the same clients' images, augmented and normalised by the same functions (so that is in both),
-through the same model and SGD (torch's default loop; the kit asks for foreach), with no mask, message or client. Everything runs on one torch thread. Rounds and
-bare loops alternate, and so do the rounds with one and with two workers; ratios are medians over pairs, a round
-against the mean of the loops before and after it, so that a machine that slows down favours neither.
+through the same model and SGD (torch's default loop over parameters, where the kit asks for `foreach`), with no
+mask, message or client. Everything runs on one torch thread. Rounds and bare loops alternate, and so do the rounds
+with one and with two workers; ratios are medians over pairs, a round against the mean of the loops before and after
+it, so that a machine that slows down favours neither.
 Evaluation and the checkpoint are timed apart. Exits with 1 if a target is missed.
 """
 

@@ -5,7 +5,6 @@ file or none. This module imports neither torch nor anything else of the package
 """
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -130,7 +129,6 @@ def environment() -> dict:
     }
 
 
-@functools.cache
 def cpu_model() -> str:
     """The processor's model name as the operating system gives it."""
     if platform.system() == "Darwin":
@@ -150,7 +148,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-@functools.cache
 def _commit() -> str | None:
     """The checkout's commit, with `-dirty` appended if tracked files were changed."""
     if not (ROOT / ".git").exists():
