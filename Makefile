@@ -13,7 +13,7 @@ help:
 	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
 	@echo "make test        lint, unit tests, and every notebook at profile smoke"
 	@echo "make lab         open the notebooks in JupyterLab"
-	@echo "make figures     draw the figures again from the records in $(OUT)/"
+	@echo "make figures     draw accuracy over rounds and density of every run in $(OUT)/"
 	@echo "make bench       time the benchmarks"
 	@echo "make strip       remove the outputs of the notebooks"
 

@@ -96,10 +96,10 @@ def figures_command(options: argparse.Namespace) -> int:
     from fedtiny_lite.records import load_records
 
     records = load_records(options.out)
-    if not records:
+    paths = save_run_figures(records, options.out / "figures")
+    if not paths:
         raise ValueError(f"{options.out} holds no finished run; make one with: python -m fedtiny_lite run")
-    for path in save_run_figures(records, options.out / "figures"):
-        print(path)
+    print(*paths, sep="\n")
     return 0
 
 

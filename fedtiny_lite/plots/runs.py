@@ -160,11 +160,13 @@ def _accuracy_row(fig: Figure) -> None:
 def save_run_figures(records: Sequence[dict], folder: str | Path) -> list[Path]:
     """Draw all `records` over rounds and over density below `folder`, and return the files.
 
-    Runs that differ in more than seed, density and method are not mixed: each such group has its own pair of
-    figures, named by the settings in which it differs from the largest group.
+    Runs without a round, or of a candidate taken unjudged, are left out. Runs that differ in more than seed, density
+    and method are not mixed: each such group has its own pair of figures, named by the settings in which it differs
+    from the largest group.
     """
-    groups = grouped(records, lambda r: tuple((k, v) for k, v in sorted(r["config"].items()) if k not in _NO_GROUP))
-    usual = set(max(groups, key=lambda key: len(groups[key])))
+    trained = [r for r in records if r["rounds"] and r["config"]["selection"] != "fixed"]
+    groups = grouped(trained, lambda r: tuple((k, v) for k, v in sorted(r["config"].items()) if k not in _NO_GROUP))
+    usual = set(max(groups, key=lambda key: len(groups[key]), default=()))
     paths = []
     for key, runs in groups.items():
         odd = [f"{name}={value}" for name, value in key if (name, value) not in usual]
