@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedtiny_lite.augmentation import augment
 from fedtiny_lite.config import Config
-from fedtiny_lite.data import Split, augment, batches, to_float
+from fedtiny_lite.data import Split, batches, to_float
 from fedtiny_lite.masks import Mask, apply_mask
 
 EVALUATION_BATCH = 256

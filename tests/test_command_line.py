@@ -60,3 +60,11 @@ def test_bad_input_is_explained_and_exits_with_1(arguments, said, tmp_path, caps
 def test_figures_without_records_says_how_to_make_one(tmp_path, capsys):
     assert main(["figures", "--out", str(tmp_path)]) == 1
     assert "python -m fedtiny_lite run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [["rounds=0"], ["selection=fixed", "progressive=no"]])
+def test_figures_leave_out_runs_that_compare_with_no_other(settings, tmp_path, capsys):
+    """A judged pool and a candidate taken unjudged are no results of a method."""
+    assert main(["run", "--set", *TINY, *settings, "--out", str(tmp_path)]) == 0
+    assert main(["figures", "--out", str(tmp_path)]) == 1
+    assert "no finished run" in capsys.readouterr().err

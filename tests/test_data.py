@@ -19,7 +19,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from fedtiny_lite import data, sources
-from fedtiny_lite.data import Split, augment, batches, distort, limit, load_dataset, public_split, to_float
+from fedtiny_lite.augmentation import augment
+from fedtiny_lite.data import Split, batches, distort, limit, load_dataset, public_split, to_float
 from fedtiny_lite.partition import partition
 from fedtiny_lite.vision import torchvision
 

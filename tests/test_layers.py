@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fedtiny_lite"
 # `records` and `plots` stand beside the tower; here they have the layer from which they may be used.
 LAYERS = {
     0: ("config", "seeding", "vision"),
-    1: ("sources", "data", "partition", "models", "masks", "records", "statistics"),
+    1: ("sources", "data", "augmentation", "partition", "models", "masks", "records", "statistics"),
     2: ("training", "saliency", "selection", "progressive", "costs"),
     3: ("messages", "protocol", "client", "server"),
     4: ("methods", "checkpoint", "federation"),

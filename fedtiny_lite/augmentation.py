@@ -1,0 +1,54 @@
+"""Random crop, flip and Cutout of a whole batch of tensors, each image by its own draw."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment(images: Tensor, kind: str, generator: torch.Generator, fill: Sequence[float] | None = None) -> Tensor:
+    """Random crop, horizontal flip and Cutout of a batch uint8 [B, C, H, W], each image by its own draw.
+
+    `kind`: "none", "crop_flip", or "crop_flip_cutout". Sizes follow the usual ones for 32x32 images: padding
+    of an eighth of the side (4), a removed square of half the side (16) around a pixel drawn anywhere, cut at
+    the border (DeVries and Taylor 2017). `fill` is the square's colour per channel in [0, 1]: give the data
+    set's mean, which zero after normalisation means; default black. Raises ValueError for other kinds.
+    """
+    if kind == "none":
+        return images
+    if kind not in ("crop_flip", "crop_flip_cutout"):
+        raise ValueError(f"unknown augmentation {kind!r}; allowed: none, crop_flip, crop_flip_cutout")
+    images = _crop_and_flip(images, generator)
+    return images if kind == "crop_flip" else _cutout(images, generator, fill or (0.0,))
+
+
+def _draw(high: int, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One integer in [0, high) per image, as a column [B, 1] on the images' device."""
+    draws = torch.randint(high, (len(images), 1), generator=generator, device=generator.device)
+    return draws.to(images.device)
+
+
+def _crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    batch, channels, height, width = images.shape
+    pad_y, pad_x = max(1, height // 8), max(1, width // 8)
+    padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
+    columns = torch.arange(width, device=images.device).expand(batch, -1)
+    rows = _draw(2 * pad_y + 1, images, generator) + torch.arange(height, device=images.device)
+    shift = _draw(2 * pad_x + 1, images, generator)
+    flipped = _draw(2, images, generator) == 1
+    columns = shift + torch.where(flipped, columns.flip(1), columns)
+    image = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _cutout(images: Tensor, generator: torch.Generator, fill: Sequence[float]) -> Tensor:
+    inside = []
+    for side in images.shape[2:]:
+        distance = torch.arange(side, device=images.device) - _draw(side, images, generator)
+        half = side // 4
+        inside.append((distance >= -half) & (distance < half))
+    square = (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)
+    colour = (torch.tensor(fill, device=images.device) * 255).round().to(torch.uint8).view(-1, 1, 1)
+    return torch.where(square, colour, images)
