@@ -1,4 +1,4 @@
-"""The command line: `python -m fedtiny_lite run | notebooks | figures`."""
+"""The command line: `python -m fedtiny_lite run | sweep | notebooks | figures`."""
 
 import argparse
 import dataclasses
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
+from fedtiny_lite.plans import PLANS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     parser = argparse.ArgumentParser(prog="python -m fedtiny_lite", description="Federated pruning to tiny models.")
-    commands = parser.add_subparsers(required=True, metavar="run | notebooks | figures")
+    commands = parser.add_subparsers(required=True, metavar="run | sweep | notebooks | figures")
 
     one = commands.add_parser(
         "run",
@@ -37,6 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, help="root of all randomness (default: 0)")
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings, see below")
     one.set_defaults(command=run_command)
+
+    sweep = commands.add_parser(
+        "sweep", help="all runs of a named plan; prints the path of their bundle as the last line"
+    )
+    sweep.add_argument("plan", help=f"one of {', '.join(PLANS)}")
+    sweep.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
+    sweep.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
+    sweep.set_defaults(command=sweep_command)
 
     many = commands.add_parser(
         "notebooks", parents=[shared], help="run the notebooks, write figures and an HTML report"
@@ -66,14 +75,26 @@ def run_command(options: argparse.Namespace) -> int:
     config = make_config(options.profile, **(parse_settings(options.set) | named))
     record = run(config, options.out / "runs", on_round=_print_round)
     final = record["final"]
-    print(f"test accuracy {final['test_accuracy']:.4f}, model density {final['model_density']:.4f}")
+    on = config.score_on
+    print(f"{on} accuracy {final[f'{on}_accuracy']:.4f}, model density {final['model_density']:.4f}")
+    if final["empty_layers"]:
+        print(f"layers that keep nothing: {', '.join(final['empty_layers'])}")
     print(options.out / "runs" / record["run_id"] / "record.json")
     return 0
 
 
 def _print_round(entry: dict, state) -> None:
     name = "start   " if entry["round"] < 0 else f"round {entry['round']:>2}"
-    print(f"{name}  test accuracy {entry['test_accuracy']:.4f}  test loss {entry['test_loss']:.4f}", flush=True)
+    scores = [f"{key.replace('_', ' ')} {entry[key]:.4f}" for key in entry if key.endswith(("_accuracy", "_loss"))]
+    print("  ".join([name, *scores]), flush=True)
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    """What is left of a plan, then the path of its bundle; finished runs are not repeated."""
+    from fedtiny_lite.sweep import run_plan
+
+    print(run_plan(options.plan, options.out, options.processes))
+    return 0
 
 
 def notebooks_command(options: argparse.Namespace) -> int:

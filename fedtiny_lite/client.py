@@ -1,19 +1,20 @@
 """Everything that may touch a client's samples: what a client holds, receives, trains and returns."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.costs import LayerShape, training_flops
+from fedtiny_lite.costs import LayerShape, model_state_memory, other_sizes, training_flops
 from fedtiny_lite.data import Split
 from fedtiny_lite.masks import Mask
 from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask, read_mask
 from fedtiny_lite.models import load_state, state_of
+from fedtiny_lite.protocol import Reply
 from fedtiny_lite.seeding import numpy_generator, torch_generator
-from fedtiny_lite.training import Normalisation, train
+from fedtiny_lite.training import Normalisation, OnGradient, epoch_batches, train, training_batch
 
 
 @dataclass
@@ -22,7 +23,8 @@ class Client:
 
     `split`: its own samples. `model`: scratch space, filled anew from each message. `state_shapes` and
     `mask_shapes`: names and shapes of the model's state and of its prunable weights, in order. `memory`: what
-    the client keeps from one exchange to the next, such as its mask.
+    the client keeps from one exchange to the next, such as its mask. `augmentation`: the exchange's randomness of
+    crops and flips.
     """
 
     id: int
@@ -35,6 +37,10 @@ class Client:
     state_shapes: Mapping[str, torch.Size]
     mask_shapes: Mapping[str, torch.Size]
     memory: dict[str, Tensor]
+    augmentation: torch.Generator = field(init=False)
+
+    def __post_init__(self):
+        self.augmentation = self.generator("augment")
 
     def generator(self, purpose: str) -> torch.Generator:
         """This client's own randomness in this round."""
@@ -68,19 +74,46 @@ def remembered_mask(client: Client) -> Mask:
     return read_mask(client.memory["mask"].numpy().tobytes(), tuple(client.mask_shapes.items()))
 
 
-def train_locally(client: Client, state: dict[str, Tensor], mask: Mask) -> tuple[dict[str, Tensor], int]:
-    """The state after the round's local epochs of masked SGD, on the CPU, and the FLOPs they cost."""
+def train_locally(
+    client: Client,
+    state: dict[str, Tensor],
+    mask: Mask,
+    schedule: Sequence[Tensor] | None = None,
+    on_gradient: OnGradient | None = None,
+) -> tuple[dict[str, Tensor], int]:
+    """The state after masked SGD over `schedule`, by default the round's, on the CPU, and the FLOPs that it cost."""
+    schedule = local_schedule(client) if schedule is None else schedule
     load_state(client.model, state)
-    config, device = client.config, client.split.images.device
-    train(
-        client.model,
-        client.split,
-        client.pixels,
-        mask.to(device),
-        config,
-        config.local_epochs,
-        client.generator("train"),
-    )
-    samples = config.local_epochs * len(client.split)
+    kept = mask.to(client.split.images.device)
+    train(client.model, client.split, client.pixels, kept, client.config, schedule, client.augmentation, on_gradient)
     trained = {name: tensor.cpu() for name, tensor in state_of(client.model).items()}
-    return trained, training_flops(client.layers, mask.kept) * samples
+    return trained, training_flops(client.layers, mask.kept) * sum(map(len, schedule))
+
+
+def local_schedule(client: Client) -> list[Tensor]:
+    """The batches of the round's local epochs, as indices into the client's split."""
+    return epoch_batches(client.split, client.config.local_epochs, client.config, client.generator("train"))
+
+
+def growth_batch(client: Client) -> tuple[Tensor, Tensor]:
+    """The images and labels that growth gradients are taken on."""
+    generator = client.generator("growth")
+    index = torch.randperm(len(client.split), generator=generator)[: client.config.growth_batch]
+    return training_batch(client.split, index, client.pixels, client.config.augment, generator)
+
+
+def reply(
+    client: Client,
+    tensors: Mapping[str, Tensor],
+    mask: Mask,
+    flops: int,
+    list_entries: int = 0,
+    dense_gradient: Collection[str] = (),
+) -> Reply:
+    """What goes back after training under `mask`.
+
+    `list_entries`: the longest growth list held beside the model; `dense_gradient`: the layers whose gradient the
+    client held whole. Both count as memory.
+    """
+    state_bytes = model_state_memory(client.layers, mask.kept, *other_sizes(client.model), list_entries, dense_gradient)
+    return Reply(tensors, {"samples": len(client.split)}, flops, mask.total, state_bytes)

@@ -50,6 +50,12 @@ class Config:
     model: str = _setting("cnn", "architecture", choices=("cnn", "resnet18", "vgg11"))
     width: int = _setting(8, "channels of the first layer (resnet18 and vgg11 in the paper: 64)", low=1)
 
+    score_on: str = _setting(
+        "test",
+        "what accuracy is measured on: test images, or a fifth of the training images, held out",
+        choices=("test", "validation"),
+    )
+    pretrain_lr: float = _setting(0.05, "SGD learning rate of the server's pretraining", above=0)
     pretrain_epochs: int = _setting(15, "epochs of the server on its public set before pruning", low=0)
     rounds: int = _setting(12, "federated rounds", low=0)
     local_epochs: int = _setting(1, "epochs of each client in a round", low=1)
@@ -89,6 +95,36 @@ class Config:
     granularity: str = _setting("block", "what is adjusted at a time", choices=("layer", "block", "entire"))
     order: str = _setting("backward", "backward = from output to input", choices=("backward", "forward"))
     adjust_blocks: str = _setting("all", "blocks that may be adjusted: all, or numbers such as 1,3 (1 = first)")
+    extrusion: float = _setting(0.01, "fedmef: L2 penalty on the weights about to be pruned (lambda)", low=0)
+    activation_density: float = _setting(
+        0.5, "fedmef: share of a convolution's input kept for the backward pass", above=0, high=1
+    )
+    thompson_weight: float = _setting(10.0, "fedrts: how much one round's vote counts in a posterior (lambda)", above=0)
+    thompson_fusion: float = _setting(
+        0.5, "fedrts: the clients' share of a vote, the average's being the rest (gamma)", low=0, high=1
+    )
+    prunefl_layers: str = _setting(
+        "free", "whether prunefl moves weights between layers, as its paper does", choices=("free", "fixed")
+    )
+
+    saliency_scope: str = _setting(
+        "global",
+        "among which weights snip, grasp, synflow and ssfl keep the best: of the whole model, or of each layer",
+        choices=("global", "layer"),
+    )
+    saliency_steps: int = _setting(
+        0, "pruning steps of snip, grasp and synflow; 0 = as in the papers, 1, 1 and 100", low=0
+    )
+
+    lottery_accuracy: float = _setting(0.5, "lotteryfl: a client prunes above this accuracy of its own", low=0, high=1)
+    lottery_rate: float = _setting(
+        0.0, "lotteryfl: share pruned at a time; 0 = what reaches the density by adjust_until", low=0, high=1
+    )
+    selective_upload: str = _setting(
+        "yes",
+        "fl_pqsu: whether clients upload only when their loss fell since their last upload",
+        choices=("yes", "no"),
+    )
 
     engine: str = _setting("dense", "how masked layers are computed", choices=("dense",))
     torch_device: str = _setting("cpu", "auto = a GPU when there is one", choices=("auto", "cpu", "cuda"))
@@ -160,7 +196,7 @@ _LAPTOP = dict(
 _PAPER = dict(
     dataset="cifar10", server_shots=5, server_set="as_clients", augment="crop_flip_cutout", model="resnet18", width=64,
     pretrain_epochs=3, rounds=300, local_epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4, density=0.01,
-    dev_fraction=0.1, adjust_every=10, adjust_until=100, torch_device="auto",
+    dev_fraction=0.1, adjust_every=10, adjust_until=100, lottery_rate=0.2, torch_device="auto",
 )  # fmt: skip
 PROFILES = {
     "smoke": dict(rounds=2, pretrain_epochs=2, adjust_until=2, clients=4, pool_size=3),

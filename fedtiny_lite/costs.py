@@ -6,7 +6,7 @@ backward pass costs twice the forward pass, and biases, batch normalisation and 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,18 +129,39 @@ def model_state_memory(
     other_parameters: int,
     bn_stats: int,
     list_entries: int = 0,
+    dense_gradient: Collection[str] = (),
 ) -> int:
     """Bytes of the paper's memory footprint of a training client: model state only, activations not counted.
 
     A kept weight of a pruned layer takes a value, an index and a gradient; a weight of a dense layer, or
     another parameter, a value and a gradient; a running statistic a value; an entry of the growth list an
-    index and a value. All are 32 bits wide, which agrees with the ratio (1 + 2d) / 2 that the paper's figures
-    imply for PruneFL. Optimiser state (momentum) is not part of the count.
+    index and a value. The layers named in `dense_gradient` hold a gradient of every weight. All are 32 bits wide,
+    which agrees with the ratio (1 + 2d) / 2 that the paper's figures imply for PruneFL. Optimiser state (momentum)
+    is not part of the count.
     """
     words = 2 * other_parameters + bn_stats + 2 * list_entries
     for shape, count in _counted(shapes, kept):
-        words += count * (2 if count == shape.weights else 3)
+        gradients = shape.weights if shape.name in dense_gradient else count
+        words += count * (1 if count == shape.weights else 2) + gradients
     return _whole_bytes(words * VALUE_BITS)
+
+
+def activation_bytes(model: nn.Module, in_shape: tuple[int, int, int], batch: int) -> int:
+    """Bytes that a training step on `batch` images keeps between forward and backward pass, parameters left out.
+
+    What autograd saves, each tensor once, traced without data; the logits' loss is not part of it.
+    """
+    twin = copy.deepcopy(model).to("meta").train()
+    own = {tensor.untyped_storage()._cdata for tensor in (*twin.parameters(), *twin.buffers())}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        twin(torch.zeros(batch, *in_shape, device="meta"))
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in own)
 
 
 def _counted(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> Iterator[tuple[LayerShape, int]]:

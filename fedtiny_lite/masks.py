@@ -15,7 +15,8 @@ from torch import Tensor
 class Mask(Mapping):
     """A checked set of keep/prune decisions: parameter name -> bool tensor, True = kept; never changed in place.
 
-    Raises TypeError for a tensor that is not bool and ValueError for a layer without a kept weight.
+    A layer may be empty: a global threshold such as SNIP's can keep nothing of it. Raises TypeError for a tensor
+    that is not bool.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
@@ -25,9 +26,6 @@ class Mask(Mapping):
         self._tensors = dict(tensors)
         self._pruned = {name: ~keep for name, keep in tensors.items()}
         self._kept = {name: int(keep.sum()) for name, keep in tensors.items()}
-        empty = [name for name, kept in self._kept.items() if kept == 0]
-        if empty:
-            raise ValueError(f"the mask keeps no weight of {', '.join(empty)}; each layer keeps at least one")
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -56,9 +54,19 @@ class Mask(Mapping):
         return self._pruned
 
     @property
+    def total(self) -> int:
+        """Kept weights of all layers together."""
+        return sum(self._kept.values())
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Layers that keep nothing: no signal of the input passes them."""
+        return tuple(name for name, kept in self._kept.items() if kept == 0)
+
+    @property
     def prunable_density(self) -> float:
         """Kept / all weights of the layers in the mask."""
-        return sum(self._kept.values()) / sum(keep.numel() for keep in self.values())
+        return self.total / sum(keep.numel() for keep in self.values())
 
     def replace(self, changed: Mapping[str, Tensor]) -> "Mask":
         """The same mask with some layers exchanged."""
@@ -88,13 +96,12 @@ def check_masked(tensors: Mapping[str, Tensor], mask: Mask) -> None:
             raise ValueError(f"{name} has {stray} non-zero weights outside its mask; apply the mask first")
 
 
-def model_density(parameters: Mapping[str, Tensor], mask: Mask) -> float:
-    """Kept / all parameters of the model, dense layers and batch norm's scale and shift included.
+def kept_parameters(parameters: Mapping[str, Tensor], mask: Mask) -> int:
+    """Kept parameters of the model, dense layers and batch norm's scale and shift included.
 
     `parameters` may be a model's state: running statistics are not parameters and are left out.
     """
-    sizes = {name: t.numel() for name, t in parameters.items() if "running_" not in name}
-    return sum(mask.kept.get(name, size) for name, size in sizes.items()) / sum(sizes.values())
+    return sum(mask.kept.get(name, t.numel()) for name, t in parameters.items() if "running_" not in name)
 
 
 # --- how many weights each layer may keep -----------------------------------------------------------------
@@ -146,6 +153,25 @@ def noise_counts(
     return _within_budget(best, sizes, budget)
 
 
+def erk_counts(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
+    """Erdős-Rényi-kernel densities: layer l keeps a share proportional to (sum of its dimensions) / (their product).
+
+    Evci et al., "Rigging the Lottery" (ICML 2020). Layers whose share would exceed 1 are dense, and the rest share
+    what is left; at least one weight each, never more than `budget` in all.
+    """
+    sizes, dense = {name: shape.numel() for name, shape in shapes.items()}, set()
+    while True:
+        raw = {name: sum(shape) for name, shape in shapes.items() if name not in dense}  # = density x weights / scale
+        left = budget - sum(sizes[name] for name in dense)
+        scale = left / sum(raw.values()) if raw else 0
+        full = {name for name, share in raw.items() if share * scale > sizes[name]}
+        if not full:
+            break
+        dense |= full
+    counts = {name: sizes[name] if name in dense else max(int(raw[name] * scale + 1e-9), 1) for name in sizes}
+    return _within_budget(counts, sizes, budget)
+
+
 def _within_budget(counts: dict[str, int], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     """Take the excess from the largest layer, then the next, leaving each layer one weight."""
     excess = sum(counts.values()) - budget
@@ -164,13 +190,25 @@ def largest(scores: Tensor, count: int) -> Tensor:
 
 
 def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
-    """Keep the `counts[name]` best-scored weights of each layer."""
-    tensors = {}
-    for name, count in counts.items():
-        keep = torch.zeros(scores[name].numel(), dtype=torch.bool)
-        keep[largest(scores[name], count)] = True
-        tensors[name] = keep.view(scores[name].shape)
-    return Mask(tensors)
+    """Keep the `counts[name]` best-scored weights of each layer; of equal scores the first."""
+    return Mask({name: _best(scores[name].flatten(), n).view(scores[name].shape) for name, n in counts.items()})
+
+
+def global_top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
+    """Keep the `budget` best-scored weights of all layers together; of equal scores the first. Layers may go empty."""
+    keep = _best(torch.cat([score.flatten() for score in scores.values()]), budget)
+    parts = keep.split([score.numel() for score in scores.values()])
+    return Mask({name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)})
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """True at the `count` largest of `scores` [n], of equal ones at the first; without sorting, as layers are large."""
+    if count == 0:
+        return torch.zeros(len(scores), dtype=torch.bool)
+    threshold = scores.kthvalue(len(scores) - count + 1).values
+    keep = scores > threshold
+    keep[(scores == threshold).nonzero().flatten()[: count - int(keep.sum())]] = True
+    return keep
 
 
 def magnitude_mask(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:

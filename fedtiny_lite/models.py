@@ -1,4 +1,4 @@
-"""The networks: CIFAR ResNet18, VGG11-BN and a small CNN, at any width and input size.
+"""The networks: CIFAR ResNet18, VGG11-BN and a small CNN, at any width and input size; and the paper's small model.
 
 Each model declares its `blocks`: the prunable weights, grouped and ordered from input to output. Biases,
 batch normalisation and the first layer are never prunable, as in the first author's code of 2022.
@@ -107,6 +107,42 @@ class ResNet18(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+class SmallNet(nn.Module):
+    """The paper's dense small model: three 3x3 convolutions with bias, a 2x2 max-pool after the first two, a hidden
+    linear layer and the linear one; no batch norm.
+
+    `in_shape`: (channels, height, width) of one image. Images with a side below 22 pixels, of whose map less than
+    2x2 pixels would be left, are padded by 1 before each convolution.
+    """
+
+    blocks: Blocks = (("conv2.weight",), ("conv3.weight",), ("hidden.weight", "linear.weight"))
+
+    def __init__(self, channels: tuple[int, int, int], hidden: int, classes: int, in_shape: tuple[int, int, int]):
+        super().__init__()
+        padding = 1 if min(in_shape[1:]) < 22 else 0
+        for number, (before, after) in enumerate(pairwise((in_shape[0], *channels)), start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(before, after, 3, padding=padding))
+        sides = [self._last_side(side, 2 - 2 * padding) for side in in_shape[1:]]
+        self.hidden = nn.Linear(channels[-1] * math.prod(sides), hidden)
+        self.linear = nn.Linear(hidden, classes)
+
+    @staticmethod
+    def _last_side(side: int, lost: int) -> int:
+        """Pixels of the last map along a side of the image; each convolution loses `lost`."""
+        for _ in range(2):
+            side = max((side - lost) // 2, 1)
+        return side - lost
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] to logits [N, classes]."""
+        x = images
+        for conv in (self.conv1, self.conv2):
+            x = F.relu(conv(x))
+            x = F.max_pool2d(x, [min(side, 2) for side in x.shape[-2:]])
+        x = F.relu(self.conv3(x)).flatten(1)
+        return self.linear(F.relu(self.hidden(x)))
+
+
 def build_model(
     name: str, width: int, classes: int, in_shape: tuple[int, int, int], generator: torch.Generator
 ) -> nn.Module:
@@ -121,6 +157,11 @@ def build_model(
             raise ValueError(f"{what} of a model is {value}; give a whole number of at least 1")
     with torch.device("meta"):  # draws nothing from the global generator
         model = _layout(name, width, classes, in_shape[0])
+    return materialise(model, generator)
+
+
+def materialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A model of torch's "meta" device, which draws nothing at random, on the CPU with weights from `generator`."""
     model.to_empty(device="cpu")
     for module in model.modules():
         _initialise(module, generator)

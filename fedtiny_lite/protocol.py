@@ -31,33 +31,49 @@ class State:
 
 @dataclass(frozen=True)
 class Reply:
-    """A client's answer: tensors and plain values to send, and the FLOPs that it cost (counted, not sent)."""
+    """A client's answer: tensors and plain values to send, and what it cost (counted, not sent).
+
+    `flops`: of this answer. `kept`: prunable weights that the client held at most. `state_bytes`: its model state
+    as the paper counts memory (`costs.model_state_memory`).
+    """
 
     tensors: Mapping[str, Tensor]
     meta: Mapping[str, Any]
     flops: int
+    kept: int
+    state_bytes: int
 
 
 @dataclass(frozen=True)
 class Exchange:
     """One round trip between the server and all clients.
 
-    ask(server, state, r) -> tensors and plain values for the clients;
+    ask(server, state, r) -> tensors and plain values for the clients; with `per_client`, ask(server, state, r, k) is
+    called for each client k instead, and None leaves that client out;
     answer(client, message) -> Reply;
     fold(server, state, r, replies) -> the next state and a note for the record (plain JSON).
-    `replies` are messages of the accepted clients in order of client number, whatever order they came in.
+    `replies` are messages of the accepted clients in order of client number, whatever order they came in; the number
+    is their `meta["client"]`.
     """
 
     name: str
     ask: Callable
     answer: Callable
     fold: Callable
+    per_client: bool = False
 
 
 @dataclass(frozen=True)
 class Method:
-    """start(server) -> State; prelude(config) -> exchanges before training; `training`: the exchange of a round."""
+    """start(server) -> State; prelude(config) -> exchanges before training; `training`: the exchange of a round.
+
+    `model(config, allowed, classes, in_shape, generator) -> nn.Module` where a method trains another network than
+    `config.model`; `allowed` is the number of parameters that a pruned `config.model` may keep in all.
+    `personal(server, state, k) -> (weights, Mask)` where client k ends with a model of its own.
+    """
 
     start: Callable
     training: Exchange
     prelude: Callable = lambda config: ()
+    model: Callable | None = None
+    personal: Callable | None = None

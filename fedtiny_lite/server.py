@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from fedtiny_lite.messages import Message, decode_state, encode_mask, encode_sta
 from fedtiny_lite.models import load_state, state_of
 from fedtiny_lite.protocol import State
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.training import Normalisation, train
+from fedtiny_lite.training import Normalisation, epoch_batches, train
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Server:
     """What the server has: settings, its public set, the untrained model, and the budget.
 
     `blocks`: prunable weights per block. `mask_shapes`: their shapes, `state_shapes`: those of the whole
-    state. `budget`: weights that the prunable layers may keep together.
+    state. `budget`: weights that the prunable layers may keep together; `allowed`: parameters of all kinds that a
+    pruned model may keep; `parameters`: those of the dense `config.model`.
     """
 
     config: Config
@@ -35,6 +36,8 @@ class Server:
     state_shapes: Mapping[str, torch.Size]
     mask_shapes: Mapping[str, torch.Size]
     budget: int
+    allowed: int
+    parameters: int
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -69,8 +72,8 @@ def _pretraining_key(server: Server) -> tuple:
     config, digest = server.config, hashlib.sha256()
     for tensor in (*server.initial.values(), server.public.images, server.public.labels):
         digest.update(tensor.cpu().contiguous().numpy())
-    names = ("seed", "pretrain_epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "torch_device")
-    return config.model, digest.digest(), *(getattr(config, name) for name in names)
+    names = ("seed", "pretrain_epochs", "pretrain_lr", "batch_size", "momentum", "weight_decay", "augment")
+    return config.model, digest.digest(), config.torch_device, *(getattr(config, name) for name in names)
 
 
 def _pretrain(server: Server) -> dict[str, Tensor]:
@@ -78,7 +81,8 @@ def _pretrain(server: Server) -> dict[str, Tensor]:
     load_state(server.model, server.initial)
     mask = full_mask(server.mask_shapes).to(server.public.images.device)
     generator = torch_generator(config.seed, "pretrain")
-    train(server.model, server.public, server.pixels, mask, config, config.pretrain_epochs, generator)
+    schedule = epoch_batches(server.public, config.pretrain_epochs, config, generator)
+    train(server.model, server.public, server.pixels, mask, replace(config, lr=config.pretrain_lr), schedule, generator)
     return {name: tensor.cpu() for name, tensor in state_of(server.model).items()}
 
 
@@ -98,12 +102,14 @@ def send_model(server: Server, state: State, r: int) -> tuple[dict[str, Tensor],
 
 
 def accept(replies: Mapping[int, Message]) -> tuple[list[Message], list[int]]:
-    """Replies in order of client number, and the numbers of the clients that returned a NaN or infinity.
+    """Replies in order of client number, which their `meta["client"]` is, and the numbers of the clients that
+    returned a NaN or infinity.
 
     Raises FloatingPointError if no client returned finite numbers.
     """
     rejected = [k for k in sorted(replies) if not _finite(replies[k])]
-    accepted = [replies[k] for k in sorted(replies) if k not in rejected]
+    numbered = {k: replace(replies[k], meta=replies[k].meta | {"client": k}) for k in sorted(replies)}
+    accepted = [reply for k, reply in numbered.items() if k not in rejected]
     if not accepted:
         raise FloatingPointError(
             f"all {len(rejected)} clients returned NaN or infinite numbers; a lower learning rate usually helps"
@@ -130,3 +136,23 @@ def average(server: Server, state: State, replies: Sequence[Message]) -> dict[st
     for reply, share in zip(replies, shares(replies), strict=True):
         mean.add_(reply.tensors["weights"].double(), alpha=share)
     return decode_state(mean.float(), state.mask, server.state_shapes)
+
+
+def average_over_holders(
+    server: Server, replies: Sequence[Message], masks: Sequence[Mask]
+) -> tuple[dict[str, Tensor], Mask]:
+    """Per coordinate, the mean over the clients whose mask keeps it, by their images; and the union of their masks.
+
+    `masks`: one per reply, under which its `weights` are packed. What is never pruned is averaged over all.
+    """
+    union = Mask({name: torch.stack([mask[name] for mask in masks]).any(0) for name in masks[0]})
+    total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in server.state_shapes.items()}
+    held = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in server.mask_shapes.items()}
+    for reply, mask, share in zip(replies, masks, shares(replies), strict=True):
+        for name, tensor in decode_state(reply.tensors["weights"], mask, server.state_shapes).items():
+            total[name].add_(tensor.double(), alpha=share)
+        for name, keep in mask.items():
+            held[name].add_(keep, alpha=share)
+    for name, keep in union.items():
+        total[name] /= held[name].where(keep, 1)
+    return {name: tensor.float() for name, tensor in total.items()}, union

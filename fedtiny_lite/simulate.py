@@ -6,7 +6,6 @@ message, the client's samples, its memory and its own generator alone.
 """
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import threading
@@ -16,18 +15,19 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from fedtiny_lite import checkpoint, records
 from fedtiny_lite.config import Config
-from fedtiny_lite.federation import Federation, build_federation, client_of, resolve_device
-from fedtiny_lite.masks import check_masked, model_density
+from fedtiny_lite.federation import Federation, build_federation, client_of, load_method, resolve_device
+from fedtiny_lite.masks import check_masked, kept_parameters
 from fedtiny_lite.messages import pack, unpack
 from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import Exchange, Method, State
-from fedtiny_lite.server import accept
-from fedtiny_lite.training import evaluate
+from fedtiny_lite.server import Server, accept
+from fedtiny_lite.training import correct_by_class, evaluate
 
 
 def run(config: Config, out: Path | str | None = None, on_round: Callable | None = None) -> dict:
@@ -56,7 +56,7 @@ def run(config: Config, out: Path | str | None = None, on_round: Callable | None
 
 
 def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor | None) -> dict:
-    federation, method = build_federation(config), load_method(config)
+    federation, method = build_federation(config), load_method(config.method)
     saved = checkpoint.load(folder, config, federation.server) if folder else None
     record = saved[0] if saved else _new_record(config, federation)
     try:
@@ -72,7 +72,7 @@ def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor
     except FloatingPointError as error:
         _store(record | {"stopped": f"in round {len(record['rounds'])}: {error}"}, folder)
         raise
-    record |= {"final": _final(record, state), "complete": True}
+    record |= {"final": _final(federation, method, record, state), "complete": True}
     _store(record, folder)
     return record
 
@@ -102,56 +102,74 @@ def _exchange(
 ) -> tuple[State, list[bytes], dict]:
     """One round trip: the next state, the clients' memories, and its cost and notes."""
     began, server = time.perf_counter(), federation.server
-    tensors, meta = exchange.ask(server, state, r)
-    message = pack(tensors, **meta)
+    messages = _ask(exchange, server, state, r)
     # The clients with most samples first, so that workers finish together; folding is in order of number.
-    order = sorted(range(len(memories)), key=lambda k: -len(federation.splits[k]))
-    spread = pool.map if pool else map
-    answers = spread(answer, *zip(*[(server.config, index, k, r, message, memories[k]) for k in order], strict=True))
-    packed = dict(zip(order, answers, strict=True))
-    replies, rejected = accept({k: unpack(reply) for k, (reply, _, _) in packed.items()})
+    order = sorted(messages, key=lambda k: -len(federation.splits[k]))
+    tasks = [(server.config, index, k, r, messages[k], memories[k]) for k in order]
+    answers = dict(zip(order, (pool.map if pool else map)(answer, *zip(*tasks, strict=True)), strict=True))
+    replies, rejected = accept({k: unpack(found.reply) for k, found in answers.items()})
     state, note = exchange.fold(server, state, r, replies)
     check_masked(state.weights, state.mask)
+    flops = [found.flops for found in answers.values()]
     cost = {
-        "bytes_up": sum(len(reply) for reply, _, _ in packed.values()),
-        "bytes_down": len(message) * len(memories),
-        "training_flops": sum(flops for _, _, flops in packed.values()),
+        "bytes_up": sum(len(found.reply) for found in answers.values()),
+        "bytes_down": sum(map(len, messages.values())),
+        "training_flops": sum(flops),
+        "client_flops": max(flops),
+        "client_kept": max(found.kept for found in answers.values()),
+        "client_state_bytes": max(found.state_bytes for found in answers.values()),
         "rejected_clients": rejected,
         "seconds": time.perf_counter() - began,
     }
-    return state, [packed[k][1] for k in sorted(packed)], cost | note
+    return state, [answers[k].memory if k in answers else memories[k] for k in range(len(memories))], cost | note
 
 
-def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: bytes) -> tuple[bytes, bytes, int]:
-    """Client k's reply to exchange `index` (-1: training), its memory afterwards, and the FLOPs it spent.
+def _ask(exchange: Exchange, server: Server, state: State, r: int) -> dict[int, bytes]:
+    """The packed message to each client that is asked."""
+    clients = range(server.config.clients)
+    if not exchange.per_client:
+        tensors, meta = exchange.ask(server, state, r)
+        return dict.fromkeys(clients, pack(tensors, **meta))
+    asked = {k: exchange.ask(server, state, r, k) for k in clients}
+    return {k: pack(question[0], **question[1]) for k, question in asked.items() if question is not None}
+
+
+class Answer(NamedTuple):
+    """What comes back from a client: its packed reply and memory, and what it cost (see `protocol.Reply`)."""
+
+    reply: bytes
+    memory: bytes
+    flops: int
+    kept: int
+    state_bytes: int
+
+
+def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: bytes) -> Answer:
+    """Client k's answer to exchange `index` (-1: training).
 
     Everything crosses as bytes; this is what a worker process executes.
     """
-    federation, method = build_federation(config), load_method(config)
+    federation, method = build_federation(config), load_method(config.method)
     exchange = (*method.prelude(config), method.training)[index]
     client = client_of(federation, k, r, unpack(memory).tensors)
     reply = exchange.answer(client, unpack(message))
-    return pack(reply.tensors, **reply.meta), pack(client.memory), reply.flops
-
-
-def load_method(config: Config) -> Method:
-    """The METHOD of the file that `config.method` names."""
-    return importlib.import_module(f"fedtiny_lite.methods.{config.method}").METHOD
+    packed = pack(reply.tensors, **reply.meta)
+    return Answer(packed, pack(client.memory), reply.flops, reply.kept, reply.state_bytes)
 
 
 def _new_record(config: Config, federation: Federation) -> dict:
     server = federation.server
     sizes = {layer.name: layer.weights for layer in federation.layers}
-    parameters = {name: shape.numel() for name, shape in server.state_shapes.items() if "running_" not in name}
     return {
         "run_id": config.run_id,
         "config": config.identity(),
         "data": federation.summary,
         "model": {
-            "parameters": sum(parameters.values()),
+            "parameters": server.parameters,
             "layers": sizes,
             "prunable": server.sizes,
             "budget": server.budget,
+            "allowed": server.allowed,
         },
         "prelude": [],
         "start": {},
@@ -163,27 +181,51 @@ def _new_record(config: Config, federation: Federation) -> dict:
 
 
 def _score(federation: Federation, state: State) -> dict:
-    """Accuracy and loss of the server's model on all test images, and its achieved densities."""
-    load_state(federation.server.model, state.weights)
-    score = evaluate(federation.server.model, federation.test, federation.server.pixels)
+    """Accuracy and loss of the server's model on the images that the run is scored on, and its achieved densities.
+
+    `model_density`: kept / all parameters of `config.model`, where a small model stands in for it too;
+    `prunable_density`: kept / all prunable weights of the model that is trained.
+    """
+    server, on = federation.server, federation.server.config.score_on
+    load_state(server.model, state.weights)
+    score = evaluate(server.model, federation.test, server.pixels)
     return {
-        "test_accuracy": score.correct / score.count,
-        "test_loss": score.loss_sum / score.count,
-        "model_density": model_density(state.weights, state.mask),
+        f"{on}_accuracy": score.correct / score.count,
+        f"{on}_loss": score.loss_sum / score.count,
+        "model_density": kept_parameters(state.weights, state.mask) / server.parameters,
         "prunable_density": state.mask.prunable_density,
+        "empty_layers": list(state.mask.empty),
     }
 
 
-def _final(record: dict, state: State) -> dict:
+def _final(federation: Federation, method: Method, record: dict, state: State) -> dict:
     last = record["rounds"][-1] if record["rounds"] else record["start"]
     entries = record["prelude"] + record["rounds"]
-    scores = ("test_accuracy", "test_loss", "model_density", "prunable_density")
     totals = ("bytes_up", "bytes_down", "training_flops", "seconds")
+    largest = ("client_flops", "client_state_bytes")
+    personal = {"personal_accuracy": _personal_accuracy(federation, method, state)} if method.personal else {}
     return (
-        {name: last[name] for name in scores}
+        {name: last[name] for name in record["start"] if name != "round"}
         | {name: sum(entry[name] for entry in entries) for name in totals}
-        | {"kept": state.mask.kept}
+        | {f"most_{name}": max((entry[name] for entry in entries), default=0) for name in largest}
+        | {"kept": state.mask.kept, "client_kept": last.get("client_kept", state.mask.total)}
+        | personal
     )
+
+
+def _personal_accuracy(federation: Federation, method: Method, state: State) -> float:
+    """Each client's own model on the scored images, whose classes count as often as they do among its samples; the
+    mean over clients.
+    """
+    server, accuracies = federation.server, []
+    for k, split in enumerate(federation.splits):
+        weights, mask = method.personal(server, state, k)
+        check_masked(weights, mask)
+        load_state(server.model, weights)
+        correct, counts = correct_by_class(server.model, federation.test, server.pixels, federation.classes)
+        share = torch.bincount(split.labels, minlength=federation.classes) / len(split)
+        accuracies.append(float((share * correct / counts.clamp(min=1)).sum()))
+    return sum(accuracies) / len(accuracies)
 
 
 def _store(record: dict, folder: Path | None) -> None:

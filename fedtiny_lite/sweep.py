@@ -8,17 +8,43 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
+from fedtiny_lite.bundles import write_bundle
 from fedtiny_lite.config import Config
+from fedtiny_lite.plans import plan_configs
+from fedtiny_lite.records import read_record
 from fedtiny_lite.simulate import run, start_worker
+
+PROGRESS_LINES = 10
 
 
 def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = None) -> list[dict]:
     """The records of `configs`, in that order, kept below `out` as `run` keeps them.
 
     `processes`: runs at a time, default one per core; the clients of a run stay in its process, which changes no
-    record. About five lines of progress go to standard output. Raises RuntimeError at the end if a run failed,
-    naming it; what has finished is kept and is not run again.
+    record. Some lines of progress go to standard output. Raises RuntimeError at the end if a run failed, naming it;
+    what has finished is kept and is not run again.
     """
+    records, failures = _run_each(configs, Path(out), processes)
+    failures += [f"{record['run_id']}: {record['stopped']}" for record in records if record and "stopped" in record]
+    _raise_for(failures, len(configs))
+    return records
+
+
+def run_plan(plan: str, out: Path | str, processes: int | None = None) -> Path:
+    """Run what is left of a named plan, below `out`/runs, and bundle its records as `out`/plans/<plan>.json.
+
+    A run that diverged is a result, and is bundled as far as it came. Raises RuntimeError at the end, naming them, if
+    runs failed otherwise; the others are done and bundled, and only those that failed are run again.
+    """
+    configs, out = plan_configs(plan, out), Path(out)
+    records, failures = _run_each(configs, out / "runs", processes)
+    path = write_bundle(out / "plans" / f"{plan}.json", plan, [record for record in records if record])
+    _raise_for(failures, len(configs))
+    return path
+
+
+def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tuple[list[dict | None], list[str]]:
+    """A record per config, None where there is none, and a line for each failure."""
     processes = max(1, min(processes or os.cpu_count() or 1, len(configs)))
     records, failures, began = [None] * len(configs), [], time.perf_counter()
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
@@ -27,11 +53,17 @@ def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = 
             i = futures[future]
             try:
                 records[i] = future.result()
+            except FloatingPointError as error:
+                records[i] = read_record(out / configs[i].run_id / "record.json")
+                print(f"{configs[i].run_id} diverged: {error}", flush=True)
             except Exception as error:
                 failures.append(f"{configs[i].run_id}: {error}")
-            if done % -(-len(configs) // 5) == 0 or done == len(configs):
+            if done % -(-len(configs) // PROGRESS_LINES) == 0 or done == len(configs):
                 left = (time.perf_counter() - began) / done * (len(configs) - done)
                 print(f"{done} of {len(configs)} runs, about {left:.0f} s left", flush=True)
+    return records, failures
+
+
+def _raise_for(failures: Sequence[str], runs: int) -> None:
     if failures:
-        raise RuntimeError(f"{len(failures)} of {len(configs)} runs failed:\n" + "\n".join(failures))
-    return records
+        raise RuntimeError(f"{len(failures)} of {runs} runs failed:\n" + "\n".join(failures))

@@ -1,5 +1,6 @@
 """Masked SGD and evaluation of one model on one split: the trainer of the server and of every client."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,10 @@ from fedtiny_lite.data import Split, batches, to_float
 from fedtiny_lite.masks import Mask, apply_mask
 
 EVALUATION_BATCH = 256
+
+OnGradient = Callable[[Mapping[str, nn.Parameter], float], None]
+"""Called in every step between backward and update, with the parameters, whose gradients are dense, and the share of
+the steps that are done, in [0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,22 @@ class Score:
     count: int
 
 
+def epoch_batches(split: Split, epochs: int, config: Config, generator: torch.Generator) -> list[Tensor]:
+    """The shuffled batches of `epochs` epochs, as indices into `split`."""
+    return [index for _ in range(epochs) for index in batches(len(split), config.batch_size, generator)]
+
+
 def train(
-    model: nn.Module, split: Split, pixels: Normalisation, mask: Mask, config: Config, epochs: int, generator
+    model: nn.Module,
+    split: Split,
+    pixels: Normalisation,
+    mask: Mask,
+    config: Config,
+    schedule: Sequence[Tensor],
+    generator: torch.Generator,
+    on_gradient: OnGradient | None = None,
 ) -> None:
-    """`epochs` of SGD in place, batches shuffled and augmented from `generator`, masked after every step."""
+    """One SGD step in place for each batch of `schedule`, augmented from `generator`, masked after every step."""
     model.train()
     parameters = dict(model.named_parameters())
     optimiser = torch.optim.SGD(
@@ -45,14 +62,15 @@ def train(
         foreach=True,  # the same arithmetic with less overhead a step
     )
     apply_mask(parameters, mask)
-    for _ in range(epochs):
-        for index in batches(len(split), config.batch_size, generator):
-            images, labels = training_batch(split, index, pixels, config.augment, generator)
-            loss = F.cross_entropy(model(images), labels)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            apply_mask(parameters, mask)
+    for step, index in enumerate(schedule):
+        images, labels = training_batch(split, index, pixels, config.augment, generator)
+        loss = F.cross_entropy(model(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        if on_gradient:
+            on_gradient(parameters, step / len(schedule))
+        optimiser.step()
+        apply_mask(parameters, mask)
 
 
 def training_batch(
@@ -67,11 +85,23 @@ def training_batch(
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Score:
     """Loss and accuracy in evaluation mode over every image of `split`; sums are exact in float64."""
-    model.eval()
     loss_sum, correct = 0.0, 0
+    for logits, labels in _predictions(model, split, pixels):
+        loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+        correct += int((logits.argmax(1) == labels).sum())
+    return Score(loss_sum, correct, len(split))
+
+
+@torch.no_grad()
+def correct_by_class(model: nn.Module, split: Split, pixels: Normalisation, classes: int) -> tuple[Tensor, Tensor]:
+    """Correct answers and images per class, int64 [classes] each, in evaluation mode over `split`."""
+    right = torch.cat([labels[logits.argmax(1) == labels] for logits, labels in _predictions(model, split, pixels)])
+    return right.bincount(minlength=classes), split.labels.bincount(minlength=classes)
+
+
+def _predictions(model: nn.Module, split: Split, pixels: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of batches of `split`, in evaluation mode."""
+    model.eval()
     for index in batches(len(split), EVALUATION_BATCH, None):
         batch = split.take(index)
-        logits = model(to_float(batch.images, pixels.mean, pixels.std))
-        loss_sum += float(F.cross_entropy(logits.double(), batch.labels, reduction="sum"))
-        correct += int((logits.argmax(1) == batch.labels).sum())
-    return Score(loss_sum, correct, len(split))
+        yield model(to_float(batch.images, pixels.mean, pixels.std)), batch.labels

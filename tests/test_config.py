@@ -23,6 +23,7 @@ OUT_OF_RANGE = {
     "alpha": ([0, 0.0, -0.5, NAN, INF], "above 0"),
     "min_samples": ([1], "at least 2"),
     "width": ([0], "at least 1"),
+    "pretrain_lr": ([0, -0.1, NAN, INF], "above 0"),
     "pretrain_epochs": ([-1], "at least 0"),
     "rounds": ([-1], "at least 0"),
     "local_epochs": ([0], "at least 1"),
@@ -39,6 +40,13 @@ OUT_OF_RANGE = {
     "adjust_until": ([-1], "at least 0"),
     "adjust_rate": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
     "growth_batch": ([0], "at least 1"),
+    "extrusion": ([-0.1, NAN, INF], "at least 0"),
+    "activation_density": ([0, 1.1, NAN], "above 0 and at most 1"),
+    "thompson_weight": ([0, -1, NAN, INF], "above 0"),
+    "thompson_fusion": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
+    "saliency_steps": ([-1], "at least 0"),
+    "lottery_accuracy": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
+    "lottery_rate": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
     "workers": ([0], "at least 1"),
 }
 CHOICES = {
@@ -47,6 +55,7 @@ CHOICES = {
     "augment": ("none", "crop_flip", "crop_flip_cutout"),
     "partition": ("iid", "dirichlet", "dirichlet_client", "shards", "quantity"),
     "model": ("cnn", "resnet18", "vgg11"),
+    "score_on": ("test", "validation"),
     "density_of": ("prunable", "model"),
     "prune_linear": ("auto", "yes", "no"),
     "selection": ("adaptive", "vanilla", "server", "fixed"),
@@ -54,6 +63,9 @@ CHOICES = {
     "progressive": ("yes", "no"),
     "granularity": ("layer", "block", "entire"),
     "order": ("backward", "forward"),
+    "prunefl_layers": ("free", "fixed"),
+    "saliency_scope": ("global", "layer"),
+    "selective_upload": ("yes", "no"),
     "torch_device": ("auto", "cpu", "cuda"),
 }
 # Free words are judged where they are used: by the data and by the model.
@@ -160,7 +172,7 @@ def test_settings_are_read_with_their_types():
     ("pair", "message"),
     [
         ("density", "'density': write a setting as key=value, for example density=0.01"),
-        ("sparsity=0.9", "sparsity is not a setting; the settings are adjust_blocks, "),
+        ("sparsity=0.9", "sparsity is not a setting; the settings are activation_density, "),
         ("=1", " is not a setting"),
         ("clients=5.5", "clients = '5.5': this setting takes a whole number"),
         ("clients=", "clients = '': this setting takes a whole number"),

@@ -48,12 +48,12 @@ def poison(monkeypatch):
         inner, replies = simulate.answer, {}
 
         def poisoned(config, index, k, r, message, memory):
-            data, after, flops = inner(config, index, k, r, message, memory)
-            reply = unpack(data)
+            found = inner(config, index, k, r, message, memory)
+            reply = unpack(found.reply)
             if where(index, k, r):
                 [t for t in reply.tensors.values() if t.is_floating_point()][-1].view(-1)[-1] = math.nan
             replies[index, k, r] = reply
-            return pack(reply.tensors, **reply.meta), after, flops
+            return found._replace(reply=pack(reply.tensors, **reply.meta))
 
         monkeypatch.setattr(simulate, "answer", poisoned)
         return replies

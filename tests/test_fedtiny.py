@@ -19,7 +19,7 @@ from fedtiny_lite.models import bn_names, load_state, state_of
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.selection import candidate_pool
 from fedtiny_lite.server import accept, average, masked_start, pretrained
-from fedtiny_lite.training import train
+from fedtiny_lite.training import epoch_batches, train
 
 SELECTIONS = ("adaptive", "vanilla", "server", "fixed")
 
@@ -207,15 +207,8 @@ def plain_round(config, state, r, names, rate):
     for k, split in enumerate(federation.splits):
         share = len(split) / total
         load_state(model, state.weights)
-        train(
-            model,
-            split,
-            pixels,
-            mask,
-            config,
-            config.local_epochs,
-            torch_generator(config.seed, "train", r, k),
-        )
+        schedule = epoch_batches(split, config.local_epochs, config, torch_generator(config.seed, "train", r, k))
+        train(model, split, pixels, mask, config, schedule, torch_generator(config.seed, "augment", r, k))
         for name, tensor in state_of(model).items():
             mean[name] = mean.get(name, 0) + share * tensor.double().numpy()
         order = torch.randperm(len(split), generator=torch_generator(config.seed, "growth", r, k))

@@ -12,11 +12,11 @@ PACKAGE = ROOT / "fedtiny_lite"
 # `records` and `plots` stand beside the tower; here they have the layer from which they may be used.
 LAYERS = {
     0: ("config", "seeding", "vision"),
-    1: ("sources", "data", "augmentation", "partition", "models", "masks", "records", "statistics"),
-    2: ("training", "saliency", "selection", "progressive", "costs"),
+    1: ("sources", "data", "augmentation", "partition", "models", "masks", "records", "bundles", "statistics"),
+    2: ("training", "saliency", "selection", "progressive", "costs", "quantisation", "activations", "thompson"),
     3: ("messages", "protocol", "client", "server"),
     4: ("methods", "checkpoint", "federation"),
-    5: ("simulate", "sweep"),
+    5: ("plans", "simulate", "sweep"),
     6: ("plots",),
     7: ("widgets", "notebook_runner", "__main__", "__init__"),
 }
@@ -25,14 +25,17 @@ LAYER = {module: layer for layer, modules in LAYERS.items() for module in module
 SIDEWAYS = {
     ("data", "sources"),
     ("selection", "training"),
+    ("activations", "costs"),
     ("client", "messages"),
     ("client", "protocol"),
     ("server", "messages"),
     ("server", "protocol"),
+    ("bundles", "records"),
+    ("sweep", "plans"),
     ("sweep", "simulate"),
     ("__main__", "notebook_runner"),
 }
-NO_TORCH = ("records", "plots")
+NO_TORCH = ("records", "bundles", "plots")
 
 
 def modules() -> dict[str, list[Path]]:

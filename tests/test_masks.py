@@ -12,9 +12,11 @@ from fedtiny_lite.masks import (
     Mask,
     apply_mask,
     check_masked,
+    erk_counts,
+    global_top_mask,
+    kept_parameters,
     largest,
     magnitude_mask,
-    model_density,
     noise_counts,
     random_mask,
     uniform_counts,
@@ -49,15 +51,16 @@ def test_a_mask_of_another_type_is_refused_by_name(dtype):
         Mask({"conv2.weight": torch.ones(3, dtype=dtype)})
 
 
-def test_a_layer_without_a_kept_weight_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"no weight of b;"):
-        Mask({"a": torch.tensor([True]), "b": torch.tensor([False, False])})
+def test_a_layer_without_a_kept_weight_is_named():
+    mask = Mask({"a": torch.tensor([True]), "b": torch.tensor([False, False])})
+    assert mask.empty == ("b",) and mask.total == 1
+    assert TOY.empty == () and TOY.total == 5
 
 
-def test_model_density_counts_dense_parameters_and_no_running_statistics():
+def test_kept_parameters_count_dense_parameters_and_no_running_statistics():
     sizes = {"a": 4, "b": 4, "bias": 2, "bn.running_mean": 5, "bn.running_var": 5}
     state = {name: torch.zeros(size) for name, size in sizes.items()}
-    assert model_density(state, TOY) == (2 + 3 + 2) / (4 + 4 + 2)
+    assert kept_parameters(state, TOY) == 2 + 3 + 2
 
 
 # --- applying and checking --------------------------------------------------------------------------------
@@ -268,3 +271,38 @@ def test_a_random_mask_ignores_the_weights_and_favours_no_position():
     weights, generator = {"a": torch.arange(10.0)}, seeded()
     kept = sum(random_mask(weights, {"a": 3}, generator)["a"].double() for _ in range(2000)) / 2000
     assert torch.allclose(kept, torch.full((10,), 0.3, dtype=torch.float64), atol=0.05)
+
+
+# --- Erdős-Rényi-kernel densities and global thresholds ----------------------------------------------------
+
+
+def test_erk_counts_worked_by_hand():
+    # densities proportional to (4 + 4) / 16 and (8 + 4) / 32: kept in the ratio 8 : 12
+    shapes = {"a": torch.Size([4, 4]), "b": torch.Size([8, 4])}
+    assert erk_counts(shapes, 20) == {"a": 8, "b": 12}
+    # a 3x3 kernel counts with its sides: (2 + 2 + 3 + 3) : (8 + 12)
+    assert erk_counts({"a": torch.Size([2, 2, 3, 3]), "b": torch.Size([8, 12])}, 15) == {"a": 5, "b": 10}
+
+
+def test_erk_keeps_a_small_layer_dense_and_the_rest_share_what_is_left():
+    shapes = {"a": torch.Size([2, 2]), "b": torch.Size([50, 50])}
+    assert erk_counts(shapes, 1000) == {"a": 4, "b": 996}
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6), st.data())
+def test_erk_counts_fit_the_budget_and_the_layers(sides, data):
+    shapes = {str(i): torch.Size(side) for i, side in enumerate(sides)}
+    total = sum(shape.numel() for shape in shapes.values())
+    budget = data.draw(st.integers(len(shapes), total))
+    counts = erk_counts(shapes, budget)
+    assert all(1 <= counts[name] <= shape.numel() for name, shape in shapes.items())
+    assert budget - 2 * len(shapes) < sum(counts.values()) <= budget
+
+
+@given(st.lists(st.lists(st.integers(-5, 5), min_size=1, max_size=6), min_size=1, max_size=4), st.data())
+def test_a_global_threshold_keeps_the_best_of_all_layers(layers, data):
+    scores = {str(i): torch.tensor(layer, dtype=torch.float32) for i, layer in enumerate(layers)}
+    budget = data.draw(st.integers(1, sum(map(len, layers))))
+    mask = global_top_mask(scores, budget)
+    kept = [float(v) for name, keep in mask.items() for v in scores[name][keep]]
+    assert sorted(kept) == sorted(v for layer in layers for v in layer)[-budget:]

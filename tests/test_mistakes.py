@@ -131,7 +131,7 @@ def test_mistake_06_what_leaves_a_client_is_masked_after_its_last_step(method, m
 
     monkeypatch.setattr(client_module, "train", spy)
     simulate.run(tiny(method=method, weight_decay=0.01))
-    assert strays == [0] * 6  # two rounds of three clients
+    assert len(strays) >= 6 and not any(strays)  # two rounds of three clients, and what comes before them
 
 
 def test_mistake_07_a_weight_just_pruned_does_not_grow_in_the_same_step():
@@ -217,13 +217,13 @@ def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts
 
 
 def test_mistake_13_no_seed_is_reset_so_rounds_clients_and_runs_draw_their_own(monkeypatch):
-    seeds, train = [], client_module.train
+    seeds, epoch_batches = [], client_module.epoch_batches
 
-    def spy(model, split, pixels, mask, config, epochs, generator):
+    def spy(split, epochs, config, generator):
         seeds.append(generator.initial_seed())
-        train(model, split, pixels, mask, config, epochs, generator)
+        return epoch_batches(split, epochs, config, generator)
 
-    monkeypatch.setattr(client_module, "train", spy)
+    monkeypatch.setattr(client_module, "epoch_batches", spy)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     for seed in (0, 1):
         simulate.run(tiny(seed=seed, rounds=3, selection="fixed", progressive="no"))
@@ -238,21 +238,23 @@ def test_mistake_13_no_seed_is_reset_so_rounds_clients_and_runs_draw_their_own(m
 
 def test_mistake_14_every_method_has_the_same_model_start_and_budget():
     starts = {}
-    for method in METHODS:
+    for method in sorted(set(METHODS) - {"small_model"}):
         config = tiny(method=method)
         server = simulate.build_federation(config).server
         weights, (_, states) = pretrained(server), trace(config)
-        starts[method] = (server.sizes, server.budget, weights)
+        starts[method] = (server.sizes, server.budget, server.allowed, weights)
         assert state_of(server.model).keys() == weights.keys()
-        if method == "fedavg":
+        if method in ("fedavg", "lotteryfl"):
             assert states[0].mask.prunable_density == 1
         else:
-            assert 0.97 * server.budget <= sum(states[0].mask.kept.values()) <= server.budget
-        for name, tensor in states[0].weights.items():
+            assert 0.97 * server.budget <= states[0].mask.total <= server.budget, method
+        for name, tensor in states[0].weights.items() if method != "prunefl" else ():  # whose first client trains them
             kept = states[0].mask[name] if name in states[0].mask else torch.ones_like(tensor, dtype=bool)
             if "running" not in name:
                 assert torch.equal(tensor[kept], weights[name][kept]), (method, name)
-    sizes, budget, weights = starts["fedtiny"]
+    *same, weights = starts["fedtiny"]
     for method, other in starts.items():
-        assert other[:2] == (sizes, budget), method
-        assert all(torch.equal(other[2][name], weights[name]) for name in weights), method
+        assert list(other[:3]) == same, method
+        assert all(torch.equal(other[3][name], weights[name]) for name in weights), method
+    small = simulate.build_federation(tiny(method="small_model")).server
+    assert sum(tensor.numel() for tensor in small.initial.values()) <= small.allowed == same[2]

@@ -10,11 +10,20 @@ from fedtiny_lite import server as server_module
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data import Split
 from fedtiny_lite.federation import build_federation
-from fedtiny_lite.masks import Mask, check_masked
+from fedtiny_lite.masks import Mask, apply_mask, check_masked
 from fedtiny_lite.messages import Message, decode_mask, encode_state
 from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import State
-from fedtiny_lite.server import accept, average, full_mask, masked_start, pretrained, send_model, shares
+from fedtiny_lite.server import (
+    accept,
+    average,
+    average_over_holders,
+    full_mask,
+    masked_start,
+    pretrained,
+    send_model,
+    shares,
+)
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
 
@@ -66,7 +75,7 @@ def test_any_tensor_of_a_reply_can_condemn_it():
     lists = {"weights": torch.zeros(2), "conv2.weight:index": torch.zeros(1, dtype=torch.uint8)}
     good = Message({"samples": 1}, lists | {"conv2.weight:value": torch.zeros(1)})
     bad = Message({"samples": 1}, lists | {"conv2.weight:value": torch.tensor([math.nan])})
-    assert accept({0: bad, 1: good}) == ([good], [0])
+    assert accept({0: bad, 1: good}) == ([Message(good.meta | {"client": 1}, good.tensors)], [0])
 
 
 # --- averages ---------------------------------------------------------------------------------------------
@@ -182,6 +191,25 @@ def test_pretraining_is_remembered_only_for_the_very_same_start(monkeypatch):
     base["linear.bias"].add_(1)  # what a caller does to its copy is not remembered
     again = server_module.pretrained(build_federation(make_config(**small, method="random", density=0.5)).server)
     assert len(calls) == 1 and torch.equal(again["linear.bias"] + 1, base["linear.bias"])
-    for changed in (dict(seed=1), dict(lr=0.01), dict(server_set="as_clients"), dict(pretrain_epochs=2)):
+    for changed in (dict(seed=1), dict(pretrain_lr=0.01), dict(server_set="as_clients"), dict(pretrain_epochs=2)):
         server_module.pretrained(build_federation(make_config(**small | changed)).server)
     assert len(calls) == 5
+
+
+def test_the_average_over_holders_by_hand():
+    server = build_federation(make_config("smoke", width=1, density=0.5)).server
+    one = {name: torch.ones(shape) for name, shape in server.state_shapes.items()}
+    names = list(server.mask_shapes)
+    keeps = [{name: torch.zeros(shape, dtype=torch.bool) for name, shape in server.mask_shapes.items()} for _ in "ab"]
+    for name in names:
+        keeps[0][name].view(-1)[[0, 1]], keeps[1][name].view(-1)[[1, 2]] = True, True
+    masks, replies = [Mask(keep) for keep in keeps], []
+    for mask, value, samples in zip(masks, (2.0, 6.0), (10, 30), strict=True):
+        state = {name: tensor * value for name, tensor in one.items()}
+        apply_mask(state, mask)
+        replies.append(Message({"samples": samples}, {"weights": encode_state(state, mask)}))
+    mean, union = average_over_holders(server, replies, masks)
+    assert union.kept == dict.fromkeys(names, 3)
+    for name in names:  # only the first, both (2 + 3 x 6) / 4, only the second, nobody
+        assert mean[name].flatten()[:4].tolist() == [2, 5, 6, 0]
+    assert set(mean["bn1.weight"].tolist()) == {5}

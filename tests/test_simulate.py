@@ -48,11 +48,13 @@ def test_a_record_says_everything_and_is_plain_json(method, tmp_path):
     assert record["complete"] is True and "stopped" not in record
     assert [entry["round"] for entry in record["rounds"]] == [0, 1, 2]
     measured = {
-        "test_accuracy", "test_loss", "model_density", "prunable_density",
+        "test_accuracy", "test_loss", "model_density", "prunable_density", "empty_layers", "client_kept",
         "bytes_up", "bytes_down", "training_flops", "seconds",
     }  # fmt: skip
-    assert all(entry.keys() >= measured | {"rejected_clients"} for entry in record["rounds"])
-    assert record["final"].keys() == measured | {"kept"}
+    largest = {"client_flops", "client_state_bytes"}
+    assert all(entry.keys() >= measured | largest | {"rejected_clients"} for entry in record["rounds"])
+    personal = {"personal_accuracy"} if method == "lotteryfl" else set()
+    assert record["final"].keys() == measured | {"kept"} | {f"most_{name}" for name in largest} | personal
     assert record["environment"].keys() >= {"python", "cpu", "packages", "workers"}
 
 
@@ -93,9 +95,13 @@ def test_no_round_exceeds_the_budget(method, density_of):
     density = 0.3
     record, seen = watched(tiny(method=method, density=density, density_of=density_of))
     assert record["model"]["budget"] >= 4
-    for entry, state in seen:
-        assert entry[f"{density_of}_density"] <= density
-        assert sum(state.mask.kept.values()) <= record["model"]["budget"]
+    assert record["rounds"][-1]["client_kept"] <= record["model"]["budget"]
+    allowed = record["model"]["allowed"] / record["model"]["parameters"]
+    assert density_of == "prunable" or allowed <= density
+    for entry, state in seen[1:] if method != "lotteryfl" else ():  # whose server holds the union of the clients' masks
+        assert entry["client_kept"] <= record["model"]["budget"]
+        assert entry["model_density"] <= allowed
+        assert state.mask.total <= record["model"]["budget"]
 
 
 def test_fedavg_is_dense():
@@ -207,9 +213,9 @@ def test_clients_hold_the_servers_mask_in_every_round(monkeypatch):
     memories, inner = {}, simulate.answer
 
     def spy(config, index, k, r, message, memory):
-        reply, after, flops = inner(config, index, k, r, message, memory)
-        memories[index, r, k] = after
-        return reply, after, flops
+        found = inner(config, index, k, r, message, memory)
+        memories[index, r, k] = found.memory
+        return found
 
     monkeypatch.setattr(simulate, "answer", spy)
     _, seen = watched(tiny(rounds=4, adjust_until=4))

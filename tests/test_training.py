@@ -11,7 +11,7 @@ from fedtiny_lite.config import make_config
 from fedtiny_lite.data import Split, batches, to_float
 from fedtiny_lite.masks import Mask, apply_mask, random_mask
 from fedtiny_lite.models import build_model, prunable_names, state_of
-from fedtiny_lite.training import Normalisation, Score, evaluate, train, training_batch
+from fedtiny_lite.training import Normalisation, Score, epoch_batches, evaluate, train, training_batch
 
 PIXELS = Normalisation((0.4,), (0.25,))
 
@@ -53,12 +53,16 @@ def by_hand(model, split, mask, config, epochs, generator):
                     weight.data[~mask[name]] = 0
 
 
+def run_epochs(model, split, pixels, mask, config, epochs, generator):
+    train(model, split, pixels, mask, config, epoch_batches(split, epochs, config, generator), generator)
+
+
 @pytest.mark.parametrize("momentum, weight_decay", [(0.9, 0.0), (0.0, 0.01), (0.5, 0.1)])
 def test_training_equals_sgd_written_by_hand(momentum, weight_decay):
     config = make_config("smoke", momentum=momentum, weight_decay=weight_decay, batch_size=8)
     model, reference, split = network(), network(), images(30)
     mask = sparse(model)
-    train(model, split, PIXELS, mask, config, 2, seeded(3))
+    run_epochs(model, split, PIXELS, mask, config, 2, seeded(3))
     by_hand(reference, split, mask, config, 2, seeded(3))
     expected = state_of(reference)
     for name, tensor in state_of(model).items():
@@ -76,7 +80,7 @@ def test_pruned_weights_are_exactly_zero_before_every_step_and_after_the_last(na
 
     hook = model.register_forward_pre_hook(strays)
     config = make_config("smoke", batch_size=8, weight_decay=0.1, momentum=0.9)
-    train(model, split, PIXELS, mask, config, 2, seeded())
+    run_epochs(model, split, PIXELS, mask, config, 2, seeded())
     hook.remove()
     strays()
     assert steps == [0] * 7  # two epochs of three batches, and the end
@@ -85,7 +89,7 @@ def test_pruned_weights_are_exactly_zero_before_every_step_and_after_the_last(na
 def test_kept_weights_and_dense_layers_do_move():
     model, split = network(), images(20)
     mask, before = sparse(model), state_of(model)
-    train(model, split, PIXELS, mask, make_config("smoke"), 1, seeded())
+    run_epochs(model, split, PIXELS, mask, make_config("smoke"), 1, seeded())
     for name, tensor in state_of(model).items():
         moved = tensor != before[name]
         assert moved[mask[name]].float().mean() > 0.5 if name in mask else moved.any(), name
@@ -94,7 +98,7 @@ def test_kept_weights_and_dense_layers_do_move():
 def test_no_epochs_only_apply_the_mask():
     model, split = network(), images(20)
     mask, expected = sparse(model), state_of(model)
-    train(model, split, PIXELS, mask, make_config("smoke"), 0, seeded())
+    run_epochs(model, split, PIXELS, mask, make_config("smoke"), 0, seeded())
     apply_mask(expected, mask)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state_of(model).items())
 
@@ -106,7 +110,7 @@ def test_training_depends_on_its_generator_alone():
             before = torch.get_rng_state()
             model = network()
             config = make_config("smoke", augment="crop_flip_cutout")
-            train(model, images(40), PIXELS, sparse(model), config, 1, seeded(seed))
+            run_epochs(model, images(40), PIXELS, sparse(model), config, 1, seeded(seed))
             assert torch.equal(before, torch.get_rng_state())
         return torch.cat([tensor.flatten() for tensor in state_of(model).values()])
 

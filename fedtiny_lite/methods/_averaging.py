@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedtiny_lite.client import Client, receive, train_locally
+from fedtiny_lite.client import Client, receive, reply, train_locally
 from fedtiny_lite.messages import Message, encode_state
 from fedtiny_lite.protocol import Exchange, Reply, State
 from fedtiny_lite.server import Server, average, send_model
@@ -12,7 +12,7 @@ def train_and_return(client: Client, message: Message) -> Reply:
     """Local epochs on the weights received; only the kept weights go back."""
     state, mask = receive(client, message)
     trained, flops = train_locally(client, state, mask)
-    return Reply({"weights": encode_state(trained, mask)}, {"samples": len(client.split)}, flops)
+    return reply(client, {"weights": encode_state(trained, mask)}, mask, flops)
 
 
 def fold_average(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.client import Client
-from fedtiny_lite.costs import forward_flops
+from fedtiny_lite.costs import forward_flops, model_bytes, other_sizes
 from fedtiny_lite.masks import Mask, apply_mask
 from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask
 from fedtiny_lite.models import bn_names, load_state
@@ -60,7 +60,7 @@ def answer_statistics(client: Client, message: Message) -> Reply:
         load_candidate(client, candidate)
         stats.append(_flatten(recalibrate_bn(client.model, split, client.pixels), client))
         flops += forward_flops(client.layers, candidate.kept) * len(split)
-    return Reply({"stats": torch.stack(stats)}, {"samples": len(split)}, flops)
+    return _judged(client, {"stats": torch.stack(stats)}, flops, len(split))
 
 
 def fold_statistics(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
@@ -92,10 +92,18 @@ def answer_losses(client: Client, message: Message) -> Reply:
         load_candidate(client, candidate, None if stats is None else stats[c])
         scores.append(evaluate(client.model, split, client.pixels))
         flops += forward_flops(client.layers, candidate.kept) * len(split)
-    client.memory.clear()
     losses = torch.tensor([score.loss_sum for score in scores], dtype=torch.float64)
     correct = torch.tensor([score.correct for score in scores])
-    return Reply({"loss": losses, "correct": correct}, {"samples": len(split)}, flops)
+    answer = _judged(client, {"loss": losses, "correct": correct}, flops, len(split))
+    client.memory.clear()
+    return answer
+
+
+def _judged(client: Client, tensors: dict[str, Tensor], flops: int, samples: int) -> Reply:
+    """A reply from judging the pool: the weights that any candidate keeps were held, and no gradient."""
+    kept = {name: int(keep.sum()) for name, keep in decode_mask(client.memory["mask"], client.mask_shapes).items()}
+    held = model_bytes(client.layers, kept, sum(other_sizes(client.model)))
+    return Reply(tensors, {"samples": samples}, flops, sum(kept.values()), held)
 
 
 def fold_losses(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:

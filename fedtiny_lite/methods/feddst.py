@@ -1,0 +1,61 @@
+"""FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824; code github.com/bibikar/feddst): clients prune and regrow their
+own masks, the server averages each weight over the clients that hold it.
+
+The mask starts as the ERK magnitude mask, as in the code. In adjustment rounds a client trains the first half of its
+batches, exchanges in each layer the smallest weights for the pruned positions of largest gradient, trains the second
+half, and returns its mask too. The server then prunes each layer by magnitude back to its ERK count.
+
+Deviations: the half is counted in batches, so that one local epoch suffices (the authors' library FedPruning splits
+whole epochs in half; the code adjusts after a given epoch), and momentum starts anew in the second half. What was just
+pruned cannot regrow in the same step, and grown weights are chosen among pruned ones only, so each layer keeps its
+count (the code chooses among all). The gradient is that of one batch, BN statistics frozen; it is computed tile by
+tile but counted as the dense gradient of all layers, which the code holds. ERK is Evci et al.'s (the code scales
+sparsities in place of densities). The rate is `adjust_rate` for every method (the code: 0.5; its README: 0.01).
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from fedtiny_lite.client import Client, local_schedule, receive, reply, train_locally
+from fedtiny_lite.masks import Mask, apply_mask, top_mask
+from fedtiny_lite.messages import Message, decode_mask, encode_mask, encode_state
+from fedtiny_lite.methods._averaging import fold_average, train_and_return
+from fedtiny_lite.methods._growing import ask_for_lists, counts_of_all_layers, list_gradients, start_at_erk
+from fedtiny_lite.progressive import grow_and_prune
+from fedtiny_lite.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.server import Server, average_over_holders
+
+
+def ask(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
+    """The model, and in adjustment rounds how many weights each layer shall exchange."""
+    return ask_for_lists(server, state, r, counts_of_all_layers(server, state.mask, r))
+
+
+def answer(client: Client, message: Message) -> Reply:
+    """The trained weights; in adjustment rounds they train under the client's own mask halfway, and it goes along."""
+    if "grow" not in message.meta:
+        return train_and_return(client, message)
+    (state, mask), counts, schedule = receive(client, message), message.meta["grow"], local_schedule(client)
+    half = len(schedule) // 2
+    state, before = train_locally(client, state, mask, schedule[:half])
+    lists, growing = list_gradients(client, mask, counts)
+    state, mask = grow_and_prune(state, mask, lists, counts)
+    state, after = train_locally(client, state, mask, schedule[half:])
+    tensors = {"weights": encode_state(state, mask), "mask": encode_mask(mask, list(mask))}
+    return reply(client, tensors, mask, before + growing + after, dense_gradient=tuple(mask))
+
+
+def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
+    """The average; in adjustment rounds over the holders of each weight, then pruned to each layer's count."""
+    if "mask" not in replies[0].tensors:
+        return fold_average(server, state, r, replies)
+    masks = [Mask(decode_mask(reply.tensors["mask"], server.mask_shapes)) for reply in replies]
+    weights, union = average_over_holders(server, replies, masks)
+    mask = top_mask({name: weights[name].abs().masked_fill(~keep, -1) for name, keep in union.items()}, state.mask.kept)
+    apply_mask(weights, mask)
+    grown = {name: int((keep & ~state.mask[name]).sum()) for name, keep in mask.items()}
+    return replace(state, weights=weights, mask=mask, unsent=tuple(mask)), {"adjusted": grown}
+
+
+METHOD = Method(start_at_erk, Exchange("train", ask, answer, fold))

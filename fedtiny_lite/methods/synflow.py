@@ -1,0 +1,22 @@
+"""SynFlow (Tanaka et al., NeurIPS 2020) on the server: no data, 100 steps, one threshold for all layers; then FedAvg.
+
+The public set serves only for the pretraining that every method shares; the paper scores untrained weights. The
+settings of weaker variants are those of `snip`.
+"""
+
+from fedtiny_lite.methods._averaging import AVERAGING
+from fedtiny_lite.methods._saliency import start_pruned
+from fedtiny_lite.protocol import Method, State
+from fedtiny_lite.saliency import synflow_scores
+from fedtiny_lite.server import Server
+
+
+def start(server: Server) -> State:
+    """The pretrained weights through which most of the synaptic flow passes."""
+    image_shape = server.public.images.shape[1:]
+    return start_pruned(
+        server, lambda state: synflow_scores(server.model, state, server.mask_shapes, image_shape), steps=100
+    )
+
+
+METHOD = Method(start, AVERAGING)
