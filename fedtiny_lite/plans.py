@@ -23,7 +23,7 @@ KNOBS = {
     "lotteryfl": ("lottery_accuracy", (0.5, 0.3)),
 }
 CIFAR = dict(
-    dataset="folder:data/cifar10-jpeg", samples=4_000, test_samples=2_000, model="vgg11", width=8, rounds=40,
+    dataset="folder:data/cifar10-jpeg", samples=2_000, test_samples=1_000, model="vgg11", width=8, rounds=40,
     adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
 )  # fmt: skip
 CIFAR_METHODS = ("fedavg", "small_model", "magnitude", "synflow", "prunefl", "feddst", "fedtiny")
