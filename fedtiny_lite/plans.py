@@ -26,7 +26,7 @@ CIFAR = dict(
     dataset="folder:data/cifar10-jpeg", samples=1_500, test_samples=1_000, model="cnn", width=8, batch_size=16,
     rounds=40, adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
 )  # fmt: skip
-CIFAR_METHODS = ("fedavg", "magnitude", "synflow", "prunefl", "feddst", "fedtiny")
+CIFAR_METHODS = ("fedavg", "magnitude", "synflow", "prunefl", "fedtiny")
 CIFAR_RATES = (0.02, 0.05, 0.1)
 
 
