@@ -8,6 +8,7 @@ message, the client's samples, its memory and its own generator alone.
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,13 +47,17 @@ def run(config: Config, out: Path | str | None = None, on_round: Callable | None
         if record["complete"]:
             return record
     if folder:  # an output that cannot be written shall not cost the work of a round
-        records.write_bytes(folder / ".writable", b"").unlink()
+        records.write_bytes(folder / ".writable", b"").unlink(missing_ok=True)
     try:
         with _one_thread(), _pool(config) as pool:
             return _run(config, folder, on_round or (lambda entry, state: None), pool)
     except BrokenProcessPool as error:
         kept = "finished rounds are kept, so run the same again" if folder else "give `out` to keep finished rounds"
         raise RuntimeError(f"a worker process died, often for lack of memory; {kept}, with fewer workers") from error
+    finally:
+        if folder:  # a run that was refused leaves no empty folder behind
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor | None) -> dict:
@@ -63,7 +68,7 @@ def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor
         state, memories = saved[1:] if saved else _prepare(federation, method, record, on_round, pool)
         for r in range(len(record["rounds"]), config.rounds):
             began = time.perf_counter()
-            state, memories, entry = _exchange(federation, method.training, -1, state, r, memories, pool)
+            state, memories, entry = carry_out(federation, method.training, -1, state, r, memories, pool)
             entry = {"round": r} | _score(federation, state) | entry | {"seconds": time.perf_counter() - began}
             record["rounds"].append(entry)
             if folder:
@@ -84,14 +89,14 @@ def _prepare(
     config = federation.server.config
     state, memories = method.start(federation.server), [pack({})] * config.clients
     for index, exchange in enumerate(method.prelude(config)):
-        state, memories, entry = _exchange(federation, exchange, index, state, -1, memories, pool)
+        state, memories, entry = carry_out(federation, exchange, index, state, -1, memories, pool)
         record["prelude"].append({"exchange": exchange.name} | entry)
     record["start"] = {"round": -1} | _score(federation, state)
     on_round(record["start"], state)
     return state, memories
 
 
-def _exchange(
+def carry_out(
     federation: Federation,
     exchange: Exchange,
     index: int,
@@ -100,7 +105,10 @@ def _exchange(
     memories: list[bytes],
     pool: Executor | None,
 ) -> tuple[State, list[bytes], dict]:
-    """One round trip: the next state, the clients' memories, and its cost and notes."""
+    """One round trip in round `r`: the next state, the clients' memories, and its cost and notes.
+
+    `index`: the exchange's place in the method's prelude, -1 for training. `pool`: where clients answer; None = here.
+    """
     began, server = time.perf_counter(), federation.server
     messages = _ask(exchange, server, state, r)
     # The clients with most samples first, so that workers finish together; folding is in order of number.
@@ -260,8 +268,9 @@ def _pool(config: Config) -> Iterator[Executor | None]:
 
 
 def start_worker() -> None:
-    """What a process does before it works for another: one torch thread, and it ends when the other ends."""
+    """What a process does before it works for another: one torch thread; it ends at Ctrl-C or when the other ends."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,0 +1,140 @@
+"""What one client pays in each method on the paper's model: FLOPs, bytes, model state, and measured peak memory.
+
+    python -m benchmarks.client_costs [METHOD ...]
+
+ResNet18 of width 64, density 0.01, images of 3x32x32 (noise: costs do not depend on what is in them), one client with
+one batch of 64, one local epoch, one torch thread. Every method runs its exchanges before training, its first round,
+an ordinary and an adjusting one (r = 0, 1 and 10 of R_stop = 100, as in the paper), in a process of its own. FLOPs,
+model state and bytes are counted from masks and packed messages. The peak is measured: how much the process grows
+while the client answers, with dense torch underneath. Writes records/client_costs.json; needs Linux.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.memory import peak_growth
+from fedtiny_lite import simulate
+from fedtiny_lite.bundles import COMMITTED
+from fedtiny_lite.config import METHODS, Config, make_config
+from fedtiny_lite.costs import activation_bytes
+from fedtiny_lite.federation import build_federation, load_method
+from fedtiny_lite.messages import Message, pack, unpack
+from fedtiny_lite.records import environment, read_json, write_json
+
+BATCH, CLASSES, SHOTS = 64, 10, 5
+IN_SHAPE = (3, 32, 32)
+ROUNDS = {"first": 0, "ordinary": 1, "adjusting": 10}
+
+
+def main(methods: list[str]) -> int:
+    """Measure `methods`, by default all, and write them into the record; 1 if one of them failed."""
+    path, failed = COMMITTED / "client_costs.json", []
+    with tempfile.TemporaryDirectory() as folder:
+        write_noise(Path(folder))
+        found = read_json(path) if path.exists() and methods else {"methods": {}}
+        for method in methods or METHODS:
+            command = [sys.executable, "-m", "benchmarks.client_costs", "--one", method, folder]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                failed.append(f"{method}: {done.stderr.strip().splitlines()[-1]}")
+                continue
+            found["methods"][method] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{method}: {_summary(found['methods'][method])}", flush=True)
+        found |= {"model": describe(config_of("fedavg", folder)), "environment": environment(), "samples": BATCH}
+    write_json(path, found)
+    print(*failed, path, sep="\n")
+    return int(bool(failed))
+
+
+def config_of(method: str, folder: str | Path) -> Config:
+    """The paper's model and density; as few clients, images and rounds as show the costs."""
+    sizes = dict(clients=1, samples=CLASSES * SHOTS + BATCH, server_shots=SHOTS, pretrain_epochs=1, local_epochs=1)
+    return make_config("paper", method=method, dataset=f"folder:{folder}", torch_device="cpu", **sizes)
+
+
+def write_noise(folder: Path) -> None:
+    """An image folder: the public set and a batch, or a little more, to train on, one image a class to test on."""
+    rng, counts = np.random.default_rng(0), {"train": SHOTS + BATCH // CLASSES + 1, "test": 1}
+    for split, count in counts.items():
+        for label in range(CLASSES):
+            (folder / split / str(label)).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (*IN_SHAPE[1:], IN_SHAPE[0]), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / str(label) / f"{number}.png")
+
+
+def describe(config: Config) -> dict:
+    """The dense model that costs are compared with."""
+    server = build_federation(config).server
+    model = {"name": config.model, "width": config.width, "density": config.density, "batch": BATCH}
+    return model | {
+        "parameters": server.parameters,
+        "activation_bytes": activation_bytes(server.model, IN_SHAPE, BATCH),
+    }
+
+
+class Measuring:
+    """Stands in for a pool of workers: the client answers here, and `cost` is what it paid."""
+
+    def map(self, answer, *arguments):
+        """As `map`, for one client."""
+        [task] = zip(*arguments, strict=True)
+        answered, peak = peak_growth(lambda: answer(*task))
+        message, reply = task[4], answered.reply
+        self.cost = {
+            "flops": answered.flops,
+            "state_bytes": answered.state_bytes,
+            "peak_bytes": peak,
+            "bytes_down": len(message),
+            "bytes_up": len(reply),
+            "down": tensor_bytes(unpack(message)),
+            "up": tensor_bytes(unpack(reply)),
+        }
+        return [answered]
+
+
+def tensor_bytes(message: Message) -> dict[str, int]:
+    """Bytes of each tensor of a message; those of growth lists together."""
+    sizes = {}
+    for name, tensor in message.tensors.items():
+        name = "growth list" if ":" in name else name
+        sizes[name] = sizes.get(name, 0) + tensor.nbytes
+    return sizes
+
+
+def measure(method_name: str, folder: str) -> dict:
+    """Costs of a client in each exchange before training, an ordinary and an adjusting round."""
+    torch.set_num_threads(1)
+    config, method = config_of(method_name, folder), load_method(method_name)
+    federation = build_federation(config)
+    state, memories, found = method.start(federation.server), [pack({})], {"prelude": []}
+    for index, exchange in enumerate(method.prelude(config)):
+        pool = Measuring()
+        state, memories, _ = simulate.carry_out(federation, exchange, index, state, -1, memories, pool)
+        found["prelude"].append({"exchange": exchange.name} | pool.cost)
+    for kind, r in ROUNDS.items():
+        pool = Measuring()
+        state, memories, _ = simulate.carry_out(federation, method.training, -1, state, r, memories, pool)
+        found[kind] = pool.cost
+    return found
+
+
+def _summary(cost: dict) -> str:
+    parts = [
+        f"{kind} {cost[kind]['flops'] / 1e9:.2f} GFLOP, {cost[kind]['peak_bytes'] / 1e6:.0f} MB" for kind in ROUNDS
+    ]
+    return "; ".join(parts)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(*sys.argv[2:])))
+        sys.exit()
+    sys.exit(main(sys.argv[1:]))
