@@ -72,7 +72,10 @@ def run_command(options: argparse.Namespace) -> int:
     from fedtiny_lite.simulate import run
 
     named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
-    config = make_config(options.profile, **(parse_settings(options.set) | named))
+    settings = parse_settings(options.set)
+    for name in named.keys() & settings.keys():
+        raise ValueError(f"--{name} {named[name]} and --set {name}={settings[name]} are both given; give one")
+    config = make_config(options.profile, **settings, **named)
     record = run(config, options.out / "runs", on_round=_print_round)
     final = record["final"]
     on = config.score_on

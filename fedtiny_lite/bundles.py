@@ -5,14 +5,17 @@ tables read is there: settings, start, each round's accuracy and costs, final nu
 Imports neither torch nor anything of the package but `records`.
 """
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedtiny_lite.records import ROOT, plain, read_json, write_json
+from fedtiny_lite.records import ROOT, plain, read_json, write_bytes
 
 COMMITTED = ROOT / "records"
 _SECTIONS = ("config", "data", "model", "environment")
-_LEFT_OUT = ("labels", "histogram", "sizes")  # of the data's summary: long, and the same for every method
+_LEFT_OUT = ("labels", "histogram", "sizes", "effective_classes")  # of the data: long, and the same for every method
+_ABSENT = object()
 
 
 def write_bundle(path: str | Path, plan: str, records: Sequence[dict]) -> Path:
@@ -20,12 +23,15 @@ def write_bundle(path: str | Path, plan: str, records: Sequence[dict]) -> Path:
     if not records:
         raise ValueError(f"plan {plan} has no finished run to bundle")
     slim = [_slim(plain(record)) for record in records]
-    shared = {section: _common([record[section] for record in slim]) for section in _SECTIONS}
+    shared = {section: _usual([record[section] for record in slim]) for section in _SECTIONS}
     for record in slim:
         for section in _SECTIONS:
-            own = {key: value for key, value in record.pop(section).items() if key not in shared[section]}
+            usual = shared[section]
+            own = {key: value for key, value in record.pop(section).items() if usual.get(key, _ABSENT) != value}
             record |= {section: own} if own else {}
-    return write_json(path, {"plan": plan, "shared": shared, "runs": slim})
+    lines = ",\n".join(json.dumps(record, separators=(",", ":"), allow_nan=False) for record in slim)
+    head = f'{{"plan": {json.dumps(plan)},\n"shared": {json.dumps(shared, indent=1)},\n"runs": [\n'
+    return write_bytes(path, f"{head}{lines}\n]}}\n".encode())
 
 
 def read_bundle(path: str | Path) -> list[dict]:
@@ -36,7 +42,10 @@ def read_bundle(path: str | Path) -> list[dict]:
     bundle = read_json(path)
     if not isinstance(bundle, dict) or not bundle.keys() >= {"plan", "shared", "runs"}:
         raise ValueError(f"{path} is not a bundle of records: those have plan, shared and runs")
-    return [_whole(run, bundle["shared"]) for run in bundle["runs"]]
+    try:
+        return [_whole(run, bundle["shared"]) for run in bundle["runs"]]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole bundle of records ({error!r}); delete it and sweep again") from error
 
 
 def load_plan(plan: str, out: str | Path) -> tuple[list[dict], str]:
@@ -55,11 +64,15 @@ def load_plan(plan: str, out: str | Path) -> tuple[list[dict], str]:
 
 def provenance(records: Sequence[dict]) -> str:
     """Processor, torch and commit of these runs, in words."""
-    places = {
-        (e["cpu"], e["packages"]["torch"], (e["commit"] or "no commit")[:9])
-        for e in (record["environment"] for record in records)
-    }
+    environments = [record["environment"] for record in records]
+    places = {(e["cpu"], e["packages"]["torch"], _short(e["commit"])) for e in environments}
     return "; ".join(f"{cpu}, torch {torch}, commit {commit}" for cpu, torch, commit in sorted(places))
+
+
+def _short(commit: str | None) -> str:
+    """The first 9 digits of a commit; that files were changed since is not cut off."""
+    number, dirty, _ = (commit or "unknown").partition("-dirty")
+    return number[:9] + dirty
 
 
 def _slim(record: dict) -> dict:
@@ -79,17 +92,16 @@ def _slim(record: dict) -> dict:
 
 
 def _round_keys(record: dict) -> list[str]:
-    """Of the rounds' entries what every round has and is a number or the list of empty layers."""
+    """Of the rounds' entries what every round has and is a number or a list of layers or clients."""
     entries = record["rounds"]
-    return [key for key in (entries[0] if entries else ()) if all(key in e and _small(e[key]) for e in entries)]
+    names = [key for key in (entries[0] if entries else ()) if key != "round"]
+    return [key for key in names if all(key in entry and _small(entry[key]) for entry in entries)]
 
 
 def _small(value: object) -> bool:
-    return isinstance(value, int | float | str) or value == [] or _is_names(value)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if isinstance(value, list):
+        return all(isinstance(item, int | str) for item in value)
+    return value is None or isinstance(value, int | float | str)  # None: a loss that was no finite number
 
 
 def _column(values: list) -> object:
@@ -108,14 +120,15 @@ def _whole(run: dict, shared: Mapping[str, dict]) -> dict:
     count, columns = run["number_of_rounds"], run["rounds"]
     series = {key: column["all"] if isinstance(column, dict) else column for key, column in columns.items()}
     rounds = [
-        {key: series[key] if isinstance(columns[key], dict) else series[key][r] for key in columns}
+        {"round": r} | {key: series[key] if isinstance(columns[key], dict) else series[key][r] for key in columns}
         for r in range(count)
     ]
     sections = {section: shared[section] | run.get(section, {}) for section in _SECTIONS}
     return {key: value for key, value in run.items() if key != "number_of_rounds"} | sections | {"rounds": rounds}
 
 
-def _common(sections: Sequence[dict]) -> dict:
-    """The entries that all have."""
-    first, *others = sections
-    return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
+def _usual(sections: Sequence[dict]) -> dict:
+    """The most frequent value of each entry that all have."""
+    keys = [key for key in sections[0] if all(key in section for section in sections)]
+    texts = {key: Counter(json.dumps(section[key]) for section in sections) for key in keys}
+    return {key: json.loads(counted.most_common(1)[0][0]) for key, counted in texts.items()}

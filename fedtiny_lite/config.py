@@ -81,7 +81,7 @@ class Config:
         "whose BN statistics judge a candidate: the clients', none re-estimated, the server's; or `candidate` unjudged",
         choices=("adaptive", "vanilla", "server", "fixed"),
     )
-    candidate: int = _setting(0, "number of the candidate that selection=fixed takes", low=0)
+    candidate: int = _setting(0, "number of the candidate that selection=fixed takes, whatever pool_size is", low=0)
     pool_size: int = _setting(0, "candidates in the pool; 0 = max(1, round(0.1 / density))", low=0)
     pool_noise: float = _setting(0.5, "layer densities are drawn from density * (1 +- pool_noise)", low=0, high=1)
     bn_variance: str = _setting("paper", "how clients' BN variances are combined", choices=("paper", "pooled"))
@@ -217,7 +217,7 @@ def make_config(profile: str = "digits", **settings) -> Config:
 
 
 def parse_settings(pairs: list[str]) -> dict:
-    """["density=0.01", "clients=5"] -> {"density": 0.01, "clients": 5}, typed by the setting."""
+    """["density=0.01", "clients=5"] -> {"density": 0.01, "clients": 5}, typed by the setting; none may come twice."""
     kinds = {f.name: f.type for f in dataclasses.fields(Config)}
     settings = {}
     for pair in pairs:
@@ -226,6 +226,8 @@ def parse_settings(pairs: list[str]) -> dict:
             raise ValueError(f"{pair!r}: write a setting as key=value, for example density=0.01")
         if name not in kinds:
             raise ValueError(f"{name} is not a setting; the settings are {', '.join(sorted(kinds))}")
+        if name in settings:
+            raise ValueError(f"{name} is set twice, to {settings[name]} and to {text}; set it once")
         try:
             settings[name] = kinds[name](text)
         except ValueError:

@@ -48,17 +48,25 @@ def trials(method: str) -> list[dict]:
     return [{"lr": lr, knob: value} for lr in LEARNING_RATES[::2] for value in values]
 
 
-def chosen(records: Sequence[dict], method: str, tried: Sequence[dict]) -> dict:
-    """Of `tried` settings the one with the best mean validation accuracy in `records`; of equals the first.
+def scores(records: Sequence[dict], method: str, tried: Sequence[dict]) -> list[float]:
+    """The mean validation accuracy in `records` of each of the `tried` settings; a trial that diverged counts as 0.
 
-    A trial that diverged counts as accuracy 0.
+    Raises ValueError for settings that no record has.
     """
 
     def score(settings: dict) -> float:
         runs = [r for r in records if r["config"]["method"] == method and settings.items() <= r["config"].items()]
+        if not runs:
+            raise ValueError(f"no tuning run of {method} with {settings} is in the records; repeat its tuning plan")
         return mean(r["final"]["validation_accuracy"] if r["complete"] else 0.0 for r in runs)
 
-    return max(tried, key=score)
+    return [score(settings) for settings in tried]
+
+
+def chosen(records: Sequence[dict], method: str, tried: Sequence[dict]) -> dict:
+    """Of `tried` settings the one with the best of `scores`; of equals the first."""
+    found = scores(records, method, tried)
+    return tried[found.index(max(found))]
 
 
 def _digits_tuning(out) -> list[Config]:

@@ -75,7 +75,8 @@ def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor
                 checkpoint.save(folder, config, record, state, memories)
             on_round(entry, state)
     except FloatingPointError as error:
-        _store(record | {"stopped": f"in round {len(record['rounds'])}: {error}"}, folder)
+        when = f"in round {len(record['rounds'])}" if record["start"] else "before training"
+        _store(record | {"stopped": f"{when}: {error}"}, folder)
         raise
     record |= {"final": _final(federation, method, record, state), "complete": True}
     _store(record, folder)

@@ -7,6 +7,7 @@ import pytest
 
 from fedtiny_lite.__main__ import main
 from fedtiny_lite.config import METHODS, Config
+from fedtiny_lite.plans import PLANS
 
 TINY = ["rounds=1", "pretrain_epochs=0", "width=2", "density=0.1", "clients=2"]
 
@@ -49,12 +50,19 @@ def test_help_names_every_setting_and_method(capsys):
         (["--set", "density_of=model", "density=0.01"], "always dense"),
         (["--set", "engine=fast"], "engine = 'fast': choose one of dense"),
         (["--set", "torch_device=cuda"], "torch sees no GPU here"),
+        (["--seed", "1", "--set", "seed=2"], "--seed 1 and --set seed=2 are both given; give one"),
+        (
+            ["--method", "snip", "--set", "method=grasp"],
+            "--method snip and --set method=grasp are both given; give one",
+        ),
+        (["--set", "lr=0.1", "rounds=1", "--set", "lr=0.2"], "lr is set twice, to 0.1 and to 0.2; set it once"),
     ],
 )
 def test_bad_input_is_explained_and_exits_with_1(arguments, said, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["run", *arguments, "--out", str(tmp_path)]) == 1
     assert said in capsys.readouterr().err
+    assert list(tmp_path.glob("runs/*")) == [], "a refused run left something behind"
 
 
 def test_figures_without_records_says_how_to_make_one(tmp_path, capsys):
@@ -62,9 +70,44 @@ def test_figures_without_records_says_how_to_make_one(tmp_path, capsys):
     assert "python -m fedtiny_lite run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("settings", [["rounds=0"], ["selection=fixed", "progressive=no"]])
+@pytest.mark.parametrize("settings", [["rounds=0"], ["rounds=1", "selection=fixed", "progressive=no"]])
 def test_figures_leave_out_runs_that_compare_with_no_other(settings, tmp_path, capsys):
     """A judged pool and a candidate taken unjudged are no results of a method."""
-    assert main(["run", "--set", *TINY, *settings, "--out", str(tmp_path)]) == 0
+    assert main(["run", "--set", *TINY[1:], *settings, "--out", str(tmp_path)]) == 0
     assert main(["figures", "--out", str(tmp_path)]) == 1
     assert "no finished run" in capsys.readouterr().err
+
+
+# --- sweep ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_of_an_unknown_plan_exits_with_1_and_names_the_known_ones(tmp_path, capsys):
+    assert main(["sweep", "everything", "--out", str(tmp_path)]) == 1
+    assert f"error: plan = 'everything': choose one of {', '.join(PLANS)}\n" == capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_before_its_tuning_says_what_to_run_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fedtiny_lite.bundles.COMMITTED", tmp_path)
+    assert main(["sweep", "digits", "--out", str(tmp_path)]) == 1
+    assert "python -m fedtiny_lite sweep digits_tuning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", ["0", "-2"])
+def test_a_sweep_in_no_process_is_refused(processes, tmp_path, capsys):
+    assert main(["sweep", "digits_tuning", "--processes", processes, "--out", str(tmp_path)]) == 1
+    assert f"error: processes = {processes}: it must be at least 1\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["sweep"], ["sweep", "digits", "--processes", "many"], ["sweep", "a", "b"], []])
+def test_bad_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_help_of_sweep_names_every_plan(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(plan in text for plan in PLANS)

@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedtiny_lite.costs import (
     LayerShape,
+    activation_bytes,
     forward_flops,
     growth_flops,
     growth_list_bytes,
@@ -61,6 +63,17 @@ def test_dense_forward_flops_equal_torchs_own_counter(name, width, in_shape):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, *in_shape))
     assert 3 * forward_flops(layer_shapes(model, in_shape), {}) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("in_shape", [(1, 8, 8), CIFAR])
+@pytest.mark.parametrize(("name", "width"), [("cnn", 2), ("resnet18", 8), ("vgg11", 3)])
+def test_dense_training_flops_equal_torchs_own_counter_but_for_the_images_gradient(name, width, in_shape):
+    """Backward is counted as twice forward: the weight's gradient and the input's. Nobody needs that of the images."""
+    model, images = build(name, width, in_shape).train(), torch.zeros(3, *in_shape)
+    with FlopCounterMode(display=False) as counter:
+        model(images).sum().backward()
+    shapes = layer_shapes(model, in_shape)
+    assert 3 * (training_flops(shapes, {}) - forward_flops(shapes[:1], {})) == counter.get_total_flops()
 
 
 def test_resnet18_has_the_published_number_of_macs(shapes):
@@ -206,6 +219,28 @@ def test_memory_worked_by_hand():
 
 def test_memory_of_dense_resnet18_is_two_values_a_parameter(resnet, shapes):
     assert model_state_memory(shapes, {}, *other_sizes(resnet)) == 4 * (2 * 11_173_962 + 9_600)
+
+
+def test_activations_worked_by_hand():
+    """Two images of 1x4x4 through two filters; each tensor that the backward pass needs once, whoever needs it."""
+    conv, norm, linear = nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.BatchNorm2d(2), nn.Linear(8, 3)
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), linear)
+    images, maps, pooled = 2 * 16, 2 * 2 * 16, 2 * 2 * 4
+    statistics = 2 * 2  # batch norm keeps the batch's mean and 1 / spread of each channel
+    convolution = (
+        images + maps + statistics + maps
+    )  # its input, batch norm's input, ReLU's output, which max-pool shares
+    places = 2 * pooled  # max-pool remembers where each maximum was in 64 bits; its output is the linear layer's input
+    assert activation_bytes(model, (1, 4, 4), 2) == 4 * (convolution + places + pooled)
+
+
+def test_activations_grow_with_the_batch_and_leave_the_model_as_it_was():
+    model = build("cnn", 2, (1, 8, 8)).eval()
+    before = state_of(model)
+    one, two, three = (activation_bytes(model, (1, 8, 8), batch) for batch in (1, 2, 3))
+    assert three - two == two - one > 0
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())
 
 
 # Refusals

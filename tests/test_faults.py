@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from fedtiny_lite import records, simulate
-from fedtiny_lite.config import make_config
+from fedtiny_lite.config import METHODS, make_config
 from fedtiny_lite.messages import encode_state, pack, read_mask, unpack
 from fedtiny_lite.records import ROOT
 from fedtiny_lite.simulate import run
@@ -31,10 +31,6 @@ TINY = dict(
 
 def tiny(**settings):
     return make_config("smoke", **(TINY | settings))
-
-
-def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -91,7 +87,7 @@ def poison(monkeypatch):
 def test_settings_that_do_not_fit_are_named_with_what_is_allowed(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         run(tiny(**settings), tmp_path)
-    assert files_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_density_that_is_advised_is_enough():
@@ -127,7 +123,7 @@ def on_folder(path: Path):
 def test_missing_data_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none"):
         run(on_folder(tmp_path / "none"), tmp_path / "out")
-    assert files_in(tmp_path / "out") == []
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_corrupt_data_is_named(images, tmp_path):
@@ -135,7 +131,7 @@ def test_corrupt_data_is_named(images, tmp_path):
     bad.write_bytes(bad.read_bytes()[:40])
     with pytest.raises(RuntimeError, match=f"{bad} is not a readable image: replace or delete it"):
         run(on_folder(images), tmp_path / "out")
-    assert files_in(tmp_path / "out") == []
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("method", ["fedtiny", "magnitude"])
@@ -148,6 +144,15 @@ def test_an_output_that_cannot_be_written_is_named_before_any_work(method, tmp_p
         run(tiny(method=method), tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
     assert asked == []
+
+
+def test_a_run_that_is_interrupted_before_its_first_checkpoint_leaves_no_folder(tmp_path):
+    def interrupt(entry, state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(method="magnitude"), tmp_path, interrupt)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_torn_record_is_named_and_never_taken_as_finished(tmp_path):
@@ -188,6 +193,16 @@ def test_a_client_that_returns_nan_is_named_and_left_out_of_the_average(poison):
     )
     found = encode_state(states[2].weights, states[2].mask).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_on_without_a_client_that_returned_nan_in_an_adjustment(method, poison):
+    """What the other clients, and in the next round that client too, return still fits what the server holds."""
+    poison(lambda index, k, r: (index, k, r) == (-1, 2, 1))
+    record = run(tiny(method=method))
+    assert [entry["rejected_clients"] for entry in record["rounds"]] == [[], [2], []]
+    assert record["complete"] is True and math.isfinite(record["final"]["test_loss"])
+    assert math.isfinite(record["final"].get("personal_accuracy", 0))
 
 
 @pytest.mark.parametrize("exchange", [0, 1])
@@ -242,16 +257,21 @@ def test_a_stopped_run_can_be_continued(poison, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / config.run_id).iterdir()] == ["record.json"]
 
 
-@pytest.mark.parametrize("pretrain_epochs", [0, 1])
-@pytest.mark.parametrize("method", ["fedtiny", "magnitude"])
-def test_an_absurd_learning_rate_stops_with_a_record(method, pretrain_epochs, tmp_path):
-    """Nothing staged: SGD at 1e38 overflows, in training or already in pretraining."""
-    config = tiny(method=method, lr=1e38, pretrain_epochs=pretrain_epochs)
-    with pytest.raises(FloatingPointError, match="all 4 clients returned NaN"):
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [(method, {"pretrain_lr": 1e38}) for method in METHODS]
+    + [(method, {"lr": 1e38}) for method in ("fedtiny", "magnitude", "prunefl")],
+)
+def test_an_absurd_learning_rate_stops_with_a_record(method, settings, tmp_path):
+    """Nothing staged: SGD at 1e38 overflows, in training or already in pretraining; no method chokes on NaN before."""
+    config = tiny(method=method, **settings)
+    with pytest.raises(FloatingPointError, match=r"all [14] clients returned NaN"):
         run(config, tmp_path)
     record = records.read_record(tmp_path / config.run_id / "record.json")
-    assert record["complete"] is False and "all 4 clients returned NaN" in record["stopped"]
-    assert record["rounds"] == []
+    assert record["complete"] is False and record["rounds"] == [] == records.load_records(tmp_path)
+    asks_first = {"fedtiny", "ssfl", "prunefl"} if "pretrain_lr" in settings else {"prunefl"}
+    when = "before training" if method in asks_first else "in round 0"
+    assert record["stopped"].startswith(f"{when}: all ")
 
 
 # --- processes that die -----------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ NAMES = (
     "02_bn_candidate_selection",
     "03_progressive_pruning",
     "04_federated_runs",
+    "05_comparison",
+    "06_costs",
 )
 each_notebook = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 

@@ -63,7 +63,7 @@ def test_a_run_is_called_by_what_sets_it_apart(settings, name):
 
 def test_arms_come_in_the_order_of_the_legend(records):
     other = record(method="snip")
-    assert list(arms.by_arm([other, *records[::-1]])) == ["FedTiny", "magnitude", "dense", "snip"]
+    assert list(arms.by_arm([other, *records[::-1]])) == ["FedTiny", "magnitude", "SNIP", "dense"]
 
 
 def test_differences_are_paired_by_seed_and_density(records):

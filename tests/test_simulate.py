@@ -1,17 +1,23 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedtiny_lite import records, simulate
 from fedtiny_lite.config import METHODS, make_config
 from fedtiny_lite.costs import forward_flops, training_flops
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.messages import decode_mask, encode_mask, read_mask, unpack
+from fedtiny_lite.data import Split, to_float
+from fedtiny_lite.federation import build_federation, load_method
+from fedtiny_lite.messages import Message, decode_mask, encode_mask, pack, read_mask, unpack
 from fedtiny_lite.models import load_state
+from fedtiny_lite.protocol import Exchange, Reply
+from fedtiny_lite.server import accept
 from fedtiny_lite.simulate import run
-from fedtiny_lite.training import evaluate
+from fedtiny_lite.training import Normalisation, correct_by_class, evaluate
 
 TINY = dict(
     width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=3,
@@ -225,6 +231,104 @@ def test_clients_hold_the_servers_mask_in_every_round(monkeypatch):
             held = unpack(memories[-1, r, k]).tensors
             assert list(held) == ["mask"]
             assert read_mask(held["mask"].numpy().tobytes(), shapes) == before.mask
+
+
+# --- exchanges with some of the clients -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def every_second(monkeypatch):
+    """An exchange that asks clients 1 and 3 only, carried out twice: what it records, and the clients' memories.
+
+    Client k is sent k and the sum it remembers grows by it; it answers with that sum.
+    """
+
+    def ask(server, state, r, k):
+        return ({"number": torch.tensor([float(k)])}, {"round": r}) if k % 2 else None
+
+    def answer(client, message):
+        total = client.memory.get("total", torch.zeros(1)) + message.tensors["number"]
+        client.memory["total"] = total
+        return Reply({"total": total}, {"samples": len(client.split)}, 10 * client.id, client.id, 100 - client.id)
+
+    def fold(server, state, r, replies):
+        return state, {"totals": {m.meta["client"]: m.tensors["total"].item() for m in replies}}
+
+    exchange = Exchange("some", ask, answer, fold, per_client=True)
+    method = load_method("magnitude")
+    monkeypatch.setattr(simulate, "load_method", lambda name: replace(method, training=exchange))
+    federation = build_federation(tiny())
+    state, memories, entries = method.start(federation.server), [pack({})] * CLIENTS, []
+    for r in (0, 1):
+        state, memories, entry = simulate.carry_out(federation, exchange, -1, state, r, memories, None)
+        entries.append(entry)
+    return entries, [unpack(memory).tensors for memory in memories]
+
+
+def test_only_clients_that_are_asked_answer_remember_and_cost(every_second):
+    (first, second), memories = every_second
+    assert first["totals"] == {1: 1, 3: 3} and second["totals"] == {1: 2, 3: 6}
+    assert [list(memory) for memory in memories] == [[], ["total"], [], ["total"]]
+    assert memories[3]["total"].item() == 6
+    for entry in (first, second):
+        assert entry["training_flops"] == 10 + 30 and entry["client_flops"] == 30
+        assert entry["client_kept"] == 3 and entry["client_state_bytes"] == 99
+        assert entry["rejected_clients"] == []
+    assert first["bytes_down"] == 2 * len(pack({"number": torch.zeros(1)}, round=0))
+
+
+def test_a_clients_number_is_what_the_server_knows_not_what_was_sent(every_second):
+    """It is set after the bytes were counted, so it costs nothing and no client can speak for another."""
+    (first, _), _ = every_second
+    sizes = [len(split) for split in build_federation(tiny()).splits]
+    assert first["bytes_up"] == sum(len(pack({"total": torch.zeros(1)}, samples=sizes[k])) for k in (1, 3))
+    sent = {3: Message({"client": 1, "samples": 2}, {}), 0: Message({"samples": 5}, {})}
+    accepted, rejected = accept(sent)
+    assert [message.meta["client"] for message in accepted] == [0, 3] and rejected == []
+
+
+# --- models of the clients' own -------------------------------------------------------------------------------
+
+
+def test_personal_accuracy_weighs_classes_as_the_client_holds_them():
+    """The mean over clients of sum_c share_c * accuracy_c, computed here image by image."""
+    config = tiny(method="lotteryfl", lottery_accuracy=0.15, adjust_until=3)
+    record, seen = watched(config)
+    federation, state, accuracies = build_federation(config), seen[-1][1], []
+    model, pixels = federation.server.model, federation.server.pixels
+    for k, split in enumerate(federation.splits):
+        weights, mask = load_method("lotteryfl").personal(federation.server, state, k)
+        assert mask.total <= federation.server.budget
+        load_state(model, weights)
+        model.eval()
+        with torch.no_grad():
+            found = model(to_float(federation.test.images, pixels.mean, pixels.std)).argmax(1)
+        by_class = {
+            label: [bool(f == t) for f, t in zip(found, federation.test.labels, strict=True) if t == label]
+            for label in range(10)
+        }
+        held = split.labels.tolist()
+        accuracies.append(sum(sum(by_class[label]) / len(by_class[label]) for label in held) / len(held))
+    assert record["final"]["personal_accuracy"] == pytest.approx(sum(accuracies) / CLIENTS)
+    assert len({round(accuracy, 3) for accuracy in accuracies}) > 1
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 7))
+def test_correct_answers_are_counted_by_class_whatever_the_batches(pairs, batch):
+    """A model that answers with the value of the first pixel."""
+    answers, labels = (torch.tensor(column) for column in zip(*pairs, strict=True))
+
+    class First(torch.nn.Module):
+        def forward(self, images):
+            return torch.nn.functional.one_hot(images[:, 0, 0, 0].mul(255).round().long(), 5).float()
+
+    split = Split(answers.to(torch.uint8).view(-1, 1, 1, 1), labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedtiny_lite.training.EVALUATION_BATCH", batch)
+        correct, counts = correct_by_class(First(), split, Normalisation((0.0,), (1.0,)), 5)
+    assert correct.tolist() == [sum(a == b == label for a, b in pairs) for label in range(5)]
+    assert counts.tolist() == [sum(b == label for _, b in pairs) for label in range(5)]
 
 
 # --- devices ----------------------------------------------------------------------------------------------

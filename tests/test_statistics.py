@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
-from fedtiny_lite.statistics import rank_correlation, ranks
+from fedtiny_lite.statistics import T_95, rank_correlation, ranks, t_interval
 
 
 def test_ranks_of_ties_are_averaged():
@@ -44,3 +44,19 @@ def test_agrees_with_scipy(pairs):
     x, y = np.array(pairs).T
     if len(set(x)) > 1 and len(set(y)) > 1:
         assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
+
+
+def test_interval_of_five_worked_by_hand():
+    # mean 3, squared deviations 4 + 1 + 0 + 1 + 4 = 10, s = sqrt(10 / 4); 2.776 s / sqrt(5) = 1.963
+    assert t_interval([1, 2, 3, 4, 5]) == pytest.approx((3, 1.037, 4.963), abs=1e-3)
+    assert t_interval([0.2, 0.2, 0.2]) == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_quantiles_are_students():
+    assert pytest.approx([t.ppf(0.975, n) for n in range(1, 11)], abs=5e-4) == list(T_95)
+
+
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_refuses_what_has_no_interval(count):
+    with pytest.raises(ValueError, match="2 to 11"):
+        t_interval([0.0] * count)

@@ -10,23 +10,51 @@ _FEDTINY = {
     ("vanilla", "yes"): "progressive only",
     ("vanilla", "no"): "vanilla",
 }
-ORDER = (*_FEDTINY.values(), "magnitude", "random", "dense")
+NAMES = {
+    "fedavg": "dense",
+    "small_model": "small model",
+    "random": "random",
+    "magnitude": "magnitude",
+    "snip": "SNIP",
+    "synflow": "SynFlow",
+    "grasp": "GraSP",
+    "ssfl": "SSFL",
+    "fl_pqsu": "FL-PQSU",
+    "lotteryfl": "LotteryFL",
+    "prunefl": "PruneFL",
+    "feddst": "FedDST",
+    "fedmef": "FedMef",
+    "fedrts": "FedRTS",
+    "fedtiny": "FedTiny",
+}
+"""Method -> its name in figures, in the order of the comparison."""
+FAMILIES = {
+    "masks that stay": (*list(NAMES.values())[:9], "FedTiny"),
+    "masks that change": ("dense", *list(NAMES.values())[9:]),
+}
+"""The panels of a comparison of all methods; dense and FedTiny stand in both."""
+ORDER = (*_FEDTINY.values(), "magnitude", "random", *list(NAMES.values())[4:-1], "small model", "dense")
 
 
 def arm(record: dict) -> str:
     """What a run is called in figures: a method, or one of FedTiny's ablations."""
     config = record["config"]
     if config["method"] != "fedtiny":
-        return "dense" if config["method"] == "fedavg" else config["method"]
+        return NAMES.get(config["method"], config["method"])
     selection, progressive = config["selection"], config["progressive"]
     other = f"selection={selection}" + ", progressive=no" * (progressive == "no")
     return _FEDTINY.get((selection, progressive), other)
 
 
-def by_arm(records: Iterable[dict]) -> dict[str, list[dict]]:
-    """Records by `arm`, in the order of the legend."""
+def by_arm(records: Iterable[dict], order: Sequence[str] = ORDER) -> dict[str, list[dict]]:
+    """Records by `arm`, in `order`, that of the legend; those that it leaves out come last."""
     groups = grouped(records, arm)
-    return {name: groups[name] for name in (*ORDER, *sorted(groups.keys() - set(ORDER))) if name in groups}
+    return {name: groups[name] for name in (*order, *sorted(groups.keys() - set(order))) if name in groups}
+
+
+def by_method(records: Iterable[dict]) -> dict[str, list[dict]]:
+    """Records by `arm`, in the order of the comparison."""
+    return by_arm(records, tuple(NAMES.values()))
 
 
 def densities(records: Iterable[dict]) -> list[float]:
@@ -63,6 +91,12 @@ def budget_used(record: dict) -> float:
     return max(entry["prunable_density"] for entry in (record["start"], *record["rounds"])) / allowed
 
 
+def emptied(record: dict) -> list[str]:
+    """The layers that kept no weight at the start or after any round; the network then passes nothing through them."""
+    entries = (record["start"], *record["rounds"])
+    return list(dict.fromkeys(name for entry in entries for name in entry.get("empty_layers", ())))
+
+
 def grouped(records: Iterable[dict], key: Callable[[dict], Hashable]) -> dict[Hashable, list[dict]]:
     """Records by the value that `key` gives them, in the order of first sight."""
     groups: dict = {}
@@ -84,9 +118,14 @@ def cost_table(records: Sequence[dict]) -> str:
         for name, runs in arms.items():
             if runs and (density is None or name != "dense"):
                 rows.append(("-" if density is None else f"{density:g}", name, *_cost_cells(runs, dense)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ([cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
-    return "\n".join("  ".join(cells) for cells in padded)
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text, each column as wide as its longest cell: the first flush left, the others flush right."""
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ([row[0].ljust(first), *map(str.rjust, row[1:], widths)] for row in rows)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def _cost_cells(runs: Sequence[dict], dense: Sequence[dict]) -> tuple[str, ...]:
@@ -100,3 +139,8 @@ def _cost_cells(runs: Sequence[dict], dense: Sequence[dict]) -> tuple[str, ...]:
 def per_round(runs: Sequence[dict], what: str) -> float:
     """Mean over runs, rounds and clients."""
     return mean(mean(e[what] for e in r["rounds"]) / r["config"]["clients"] for r in runs if r["rounds"])
+
+
+def amortised(runs: Sequence[dict], what: str) -> float:
+    """Mean over runs and clients of a run's total, what comes before training included, divided by its rounds."""
+    return mean(r["final"][what] / r["config"]["clients"] / len(r["rounds"]) for r in runs if r["rounds"])

@@ -1,0 +1,197 @@
+"""Named plans: every run is valid, all methods are tuned and compared alike, and tuning sees no test image."""
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from fedtiny_lite import bundles, plans
+from fedtiny_lite import server as server_module
+from fedtiny_lite.bundles import read_bundle
+from fedtiny_lite.config import METHODS, Config, make_config
+from fedtiny_lite.federation import build_federation
+from fedtiny_lite.plans import DENSITIES, KNOBS, PLANS, SEEDS, TRIALS, TUNING_SEEDS, chosen, plan_configs, trials
+from fedtiny_lite.records import canonical
+from fedtiny_lite.simulate import run
+
+TUNING = ("digits_tuning", "cifar_tuning")
+RESULTS = tuple(sorted(set(PLANS) - set(TUNING)))
+
+
+def scored(config: Config, accuracy: float | None) -> dict:
+    """What is read of a tuning run; accuracy None: it diverged."""
+    final = {} if accuracy is None else {"validation_accuracy": accuracy}
+    return {"config": config.identity(), "complete": accuracy is not None, "final": final}
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """Tuning is done, and each method's last trial was best; returns these settings by method."""
+    best = {method: trials(method)[-1] for method in METHODS}
+
+    @cache
+    def load_plan(plan, out):
+        runs = plan_configs(plan, out)
+        return [scored(c, float(best[c.method].items() <= c.identity().items())) for c in runs], plan
+
+    monkeypatch.setattr(plans, "load_plan", load_plan)
+    return best
+
+
+def unlike(configs: list[Config]) -> set[str]:
+    """The settings in which these runs differ."""
+    identities = [config.identity() for config in configs]
+    return {name for name in identities[0] if len({identity[name] for identity in identities}) > 1}
+
+
+# --- the plans ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_run_of_a_plan_is_valid_and_stands_once(plan, tuned, tmp_path):
+    configs = plan_configs(plan, tmp_path)
+    assert configs and len({config.run_id for config in configs}) == len(configs)
+    assert configs == plan_configs(plan, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_plan_is_refused_and_all_are_named(tmp_path):
+    with pytest.raises(ValueError, match=f"plan = 'all': choose one of {', '.join(PLANS)}$"):
+        plan_configs("all", tmp_path)
+
+
+@pytest.mark.parametrize(("plan", "needed"), [("digits", "digits_tuning"), ("cifar", "cifar_tuning")])
+def test_a_plan_without_its_tuning_says_what_to_run_first(plan, needed, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundles, "COMMITTED", tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"python -m fedtiny_lite sweep {needed}$"):
+        plan_configs(plan, tmp_path)
+
+
+def settings_of(runs: list[dict], names) -> list[str]:
+    """The settings `names` of each of these configs, in an order that does not depend on theirs."""
+    return sorted(json.dumps([run[name] for name in sorted(names)]) for run in runs)
+
+
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if (bundles.COMMITTED / f"{plan}.json").exists()])
+def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path):
+    """At the settings that the committed tuning chose. A setting that is newer than the records has its default."""
+    found = [record["config"] for record in read_bundle(bundles.COMMITTED / f"{plan}.json")]
+    configs = [config.identity() for config in plan_configs(plan, tmp_path)]
+    assert settings_of(configs, found[0]) == settings_of(found, found[0])
+    newer = configs[0].keys() - found[0].keys()
+    assert all(config[name] == getattr(Config(), name) for config in configs for name in newer)
+
+
+# --- fairness -------------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_the_same_number_of_trials(tmp_path):
+    configs = plan_configs("digits_tuning", tmp_path)
+    for method in METHODS:
+        settings = [tuple(sorted(trial.items())) for trial in trials(method)]
+        own = [config for config in configs if config.method == method]
+        assert len(set(settings)) == TRIALS and len(own) == TRIALS * len(TUNING_SEEDS)
+        assert unlike(own) == {"seed", *(name for trial in trials(method) for name in trial)}
+    assert unlike(configs) == {"method", "seed", "lr", *(knob for knob, _ in KNOBS.values())}
+
+
+@pytest.mark.parametrize("method", KNOBS)
+def test_both_values_of_a_knob_are_different_runs(method):
+    """Else a method would have fewer trials than the others."""
+    knob, values = KNOBS[method]
+    tiny = dict(clients=2, rounds=5, adjust_until=4, pretrain_epochs=1, width=2, density=0.2, samples=300)
+    found = [run(make_config("smoke", **tiny, method=method, test_samples=60, **{knob: value})) for value in values]
+    for record in found:
+        del record["run_id"], record["config"]
+    assert canonical(found[0]) != canonical(found[1])
+
+
+def test_tuning_looks_at_no_test_image_and_has_seeds_of_its_own(tuned, tmp_path):
+    assert not set(TUNING_SEEDS) & set(SEEDS)
+    for plan in TUNING:
+        configs = plan_configs(plan, tmp_path)
+        assert {config.score_on for config in configs} == {"validation"}
+        assert {config.seed for config in configs} <= set(TUNING_SEEDS)
+    for plan in RESULTS:
+        configs = plan_configs(plan, tmp_path)
+        assert {config.score_on for config in configs} == {"test"}
+        assert {config.seed for config in configs} <= set(SEEDS)
+
+
+def test_every_method_runs_at_its_tuned_settings_with_every_density_and_seed(tuned, tmp_path):
+    configs = plan_configs("digits", tmp_path)
+    for method in METHODS:
+        own = [config for config in configs if config.method == method]
+        densities = DENSITIES if method != "fedavg" else (Config().density,)
+        assert {(c.density, c.seed) for c in own} == {(density, seed) for density in densities for seed in SEEDS}
+        assert len(own) == len(densities) * len(SEEDS)
+        assert all(tuned[method].items() <= config.identity().items() for config in own)
+
+
+def test_compared_runs_differ_in_what_is_compared_alone(tuned, tmp_path):
+    knobs = {knob for knob, _ in KNOBS.values()}
+    assert unlike(plan_configs("digits", tmp_path)) == {"method", "seed", "density", "lr"} | knobs
+    assert unlike(plan_configs("digits_alpha", tmp_path)) == {"method", "seed", "alpha", "lr", "adjust_rate"}
+    assert unlike(plan_configs("cifar", tmp_path)) == {"method", "seed", "density"}
+    assert unlike(plan_configs("paper", tmp_path)) == {"method"}
+    changed = {name for settings in plans.ABLATIONS for name in settings}
+    fedtiny = [config for config in plan_configs("digits_ablations", tmp_path) if config.method == "fedtiny"]
+    assert unlike(fedtiny) == {"seed"} | changed
+
+
+def test_all_runs_on_digits_start_from_the_same_pretrained_weights(tuned, tmp_path):
+    """But for the small model, which is another network; one run of each method, density and skew."""
+    digits, skewed = (plan_configs(plan, tmp_path) for plan in ("digits", "digits_alpha"))
+    one = {c.method: c for c in digits} | {c.density: c for c in digits} | {c.alpha: c for c in skewed}
+    configs = [replace(config, seed=0) for config in one.values()]
+    keys = {config: server_module._pretraining_key(build_federation(config).server) for config in configs}
+    assert len({key for config, key in keys.items() if config.method != "small_model"}) == 1
+    assert len({key[2:] for key in keys.values()}) == 1
+
+
+def test_pretraining_gives_two_methods_at_other_learning_rates_the_same_weights(monkeypatch):
+    found = []
+    for method, lr, density in (("magnitude", 0.14, 0.1), ("feddst", 0.02, 0.01)):
+        monkeypatch.setattr(server_module, "_PRETRAINED", {})
+        config = make_config(method=method, lr=lr, density=density, width=2, server_shots=4, pretrain_epochs=1)
+        found.append(server_module.pretrained(build_federation(config).server))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+# --- the choice -----------------------------------------------------------------------------------------------
+
+
+def test_the_choice_by_hand():
+    """Means of two seeds: 0.5, 0.6, and 0.45 where one of two diverged."""
+    tried = [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.4}]
+    base = make_config(method="snip", score_on="validation")
+    accuracies = {0.1: (0.2, 0.8), 0.2: (0.6, 0.6), 0.4: (None, 0.9)}
+    found = [
+        scored(replace(base, lr=lr, seed=seed), accuracy)
+        for lr, pair in accuracies.items()
+        for seed, accuracy in zip(TUNING_SEEDS, pair, strict=True)
+    ]
+    of_another = [scored(replace(base, method="grasp", lr=lr), 1.0) for lr in (0.1, 0.4)]
+    assert plans.scores(found + of_another, "snip", tried) == pytest.approx([0.5, 0.6, 0.45])
+    assert chosen(found + of_another, "snip", tried) == {"lr": 0.2}
+
+
+def test_of_equals_the_first_is_chosen_even_if_all_diverged():
+    tried = trials("fedtiny")
+    base = make_config(method="fedtiny", score_on="validation")
+    for accuracy in (0.5, None):
+        found = [scored(replace(base, **settings), accuracy) for settings in tried]
+        assert chosen(found[::-1], "fedtiny", tried) == tried[0]
+
+
+def test_a_trial_that_was_not_run_is_named():
+    """Rather than counted as bad: a run of the tuning plan failed, or the committed records are older."""
+    base = make_config(method="lotteryfl", score_on="validation")
+    found = [scored(replace(base, **settings), 0.5) for settings in trials("lotteryfl")[:-1]]
+    with pytest.raises(
+        ValueError, match=r"no tuning run of lotteryfl with .*'lottery_accuracy': 0.3.*repeat its tuning"
+    ):
+        chosen(found, "lotteryfl", trials("lotteryfl"))

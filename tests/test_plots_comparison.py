@@ -1,0 +1,227 @@
+"""The comparison of all methods: numbers that a person can check, and what is drawn equals what is recorded."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from fedtiny_lite.bundles import write_bundle
+from fedtiny_lite.config import METHODS, Config
+from fedtiny_lite.plans import ABLATIONS, trials
+from fedtiny_lite.plots import arms, comparison, runs, tables
+
+COLUMNS = ("before training", "first round", "any round", "last round", "server's model")
+
+
+def record(accuracy: float, rounds=2, cost=1.0, before=0.0, **settings) -> dict:
+    """A run of two clients, budget 20 of 1,000 weights, 30 of 1,010 parameters: `cost` GFLOP and MB a way and round."""
+    entry = {"test_accuracy": accuracy, "prunable_density": 0.02, "model_density": 0.0297, "empty_layers": []}
+    entry |= {"bytes_up": cost * 1e6, "bytes_down": cost * 1e6, "training_flops": cost * 1e9, "client_kept": 20}
+    totals = {key: entry[key] * rounds for key in ("bytes_up", "bytes_down")}
+    prelude = [{"client_kept": 50, "bytes_up": 0, "bytes_down": 0, "training_flops": before * 1e9}] if before else []
+    return {
+        "run_id": f"{settings.get('method', 'fedtiny')}-{settings.get('seed', 0)}",
+        "config": Config(clients=2, **settings).identity(),
+        "data": {},
+        "model": {"parameters": 1010, "prunable": {"a": 400, "b": 600}, "budget": 20, "allowed": 30},
+        "prelude": prelude,
+        "start": dict(entry),
+        "rounds": [dict(entry) for _ in range(rounds)],
+        "final": entry | totals | {"training_flops": (rounds * cost + before) * 1e9, "validation_accuracy": accuracy},
+        "environment": {"cpu": "a processor", "packages": {"torch": "2"}, "commit": "abcdef012345"},
+        "complete": True,
+    }
+
+
+def all_methods(densities=(0.05, 0.01), seeds=3) -> list[dict]:
+    """Methods in alphabetical order are 0.01 apart; a seed adds 0.1, FedTiny's lead grows by 0.001 with it."""
+    return [
+        record(0.3 + 0.01 * place + 0.1 * seed + 0.001 * seed * (method == "fedtiny"), **settings)
+        for place, method in enumerate(METHODS)
+        for density in (densities if method != "fedavg" else (0.02,))
+        for seed in range(seeds)
+        for settings in [{"method": method, "density": density, "seed": seed}]
+    ]
+
+
+def test_every_method_has_a_name_a_style_and_a_panel():
+    names = [arms.NAMES[method] for method in METHODS]
+    assert len(set(runs.styles(names).values())) == len(METHODS)
+    drawn = [name for panel in arms.FAMILIES.values() for name in panel]
+    assert sorted(drawn) == sorted([*names, "dense", "FedTiny"])
+    assert set(names) <= set(arms.ORDER)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+def test_differences_against_all_others_in_the_order_of_the_comparison():
+    gaps = comparison.against_others(comparison.columns(all_methods(), "density")["density 0.01"])
+    assert list(gaps) == [name for name in arms.NAMES.values() if name != "FedTiny"]
+    apart = METHODS.index("fedtiny") - METHODS.index("random")
+    assert gaps["random"] == pytest.approx([0.01 * apart + 0.001 * seed for seed in range(3)])
+
+
+def test_columns_by_another_setting():
+    skewed = [record(0.5, alpha=alpha, method=m) for alpha in (5.0, 0.1) for m in ("fedtiny", "fedavg")]
+    assert [list(map(arms.arm, group)) for group in comparison.columns(skewed, "alpha").values()] == [
+        ["FedTiny", "dense"]
+    ] * 2
+    assert list(comparison.columns(skewed, "alpha")) == ["alpha 0.1", "alpha 5"]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "expected"),
+    [
+        ([0.01, 0.02, 0.03], 0),  # 0.02 -+ 4.303 * 0.01 / sqrt(3) = 0.0248
+        ([0.02, 0.03, 0.04], 1),
+        ([-0.02, -0.03, -0.04], -1),
+        ([0.0, 0.0], 0),
+        ([0.4], 0),
+    ],
+)
+def test_verdict(gaps, expected):
+    assert comparison.verdict(gaps) == expected
+
+
+def test_ablations_are_paired_with_the_default():
+    tuned = {"lr": 0.1}  # what the tuning chose is not an ablation
+    found = [record(0.5 + 0.1 * seed, seed=seed, **tuned) for seed in range(2)]
+    found += [record(0.4 + 0.1 * seed, seed=seed, granularity="layer", **tuned) for seed in range(2)]
+    found += [
+        record(accuracy, method="snip", saliency_scope=scope) for scope, accuracy in (("global", 0.2), ("layer", 0.5))
+    ]
+    gaps = comparison.ablations(found)
+    assert gaps["granularity"]["layer"] == pytest.approx([-0.1, -0.1])
+    assert gaps["granularity"]["block (default)"] == [0, 0] and gaps["granularity"]["entire"] == []
+    assert gaps["selection × progressive"].keys() == {
+        "adaptive, yes (default)",
+        "adaptive, no",
+        "vanilla, yes",
+        "vanilla, no",
+    }
+    assert gaps["saliency_scope: layer minus global"] == {"SNIP": pytest.approx([0.3])}
+    assert sum(map(len, gaps.values())) == len(ABLATIONS) + 1
+
+
+def test_pareto_front_by_hand():
+    points = [(3, 0.7), (1, 0.5), (2, 0.4), (2, 0.6), (4, 0.7), (1, 0.3)]
+    assert comparison.pareto_front(points) == [(1, 0.5), (2, 0.6), (3, 0.7)]
+
+
+def test_amortised_cost_counts_what_precedes_training():
+    # (2 rounds of 1 GFLOP + 3 before) / 2 clients / 2 rounds
+    assert arms.amortised([record(0.5, before=3.0)], "training_flops") == pytest.approx(1.25e9)
+
+
+def test_budget_shares_by_hand():
+    run = record(0.5, rounds=3, before=1.0)
+    run["rounds"][1] |= {"client_kept": 30}
+    assert tables.budget_shares(run) == dict(zip(COLUMNS, (2.5, 1, 1.5, 1, 1), strict=True))  # 0.0297 * 1010 = 30
+    table = tables.budget_table([run, record(0.9, method="fedavg")])
+    assert "dense" not in table
+    assert "above 1, any round: FedTiny (1.5 times)" in table and "above 1, last round: none" in table
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def test_accuracy_table_marks_emptied_layers():
+    found = [record(accuracy, seed=seed) for seed, accuracy in enumerate((0.5, 0.7))]
+    found[1]["rounds"][0] |= {"empty_layers": ["b.weight"]}
+    assert tables.accuracy_table(found).splitlines()[1].split() == ["FedTiny", "0.600", "±", "0.141", "(2)*"]
+    assert tables.emptied_lines(found) == "FedTiny, density 0.02: b in 1 of 2 runs"
+    assert tables.emptied_lines(found[:1]) == "no run emptied a layer"
+
+
+def test_differences_as_text():
+    lines = tables.differences_table({"d": {"a": [0.02, 0.03, 0.04], "b": [0.1]}}, "minus").splitlines()
+    assert [line.split() for line in lines[1:]] == [["a", "+0.030", "±", "0.025", "(3/3)"], ["b", "-"]]
+
+
+def test_words_name_each_other_method_once():
+    [line] = tables.in_words({"density 0.01": arms.at_density(all_methods(), 0.01)}).splitlines()
+    assert line.startswith("density 0.01: FedTiny is ahead of ")
+    for name in arms.NAMES.values():
+        assert line.count(name) == 1
+    ahead, behind, open_ = line.split("; ")
+    assert "FedMef" in ahead and "random" in behind and open_ == "not told apart from none"
+
+
+def test_tuning_table_shows_the_choice_and_flags_the_end_of_the_grid():
+    found = [
+        record(0.5 + settings["lr"], method=method, seed=100, **settings)
+        for method in METHODS
+        for settings in trials(method)
+    ]
+    [dense] = [line.split() for line in tables.tuning_table(found).splitlines() if line.startswith("dense")]
+    assert dense == ["dense", "6", "lr=0.14", "(end", "of", "grid)", "0.640", "0.520", "…", "0.600"]
+
+
+def test_personal_accuracy_beside_the_global_one():
+    found = [record(0.5, method="lotteryfl", seed=seed) for seed in range(2)]
+    for seed, run in enumerate(found):
+        run["final"] |= {"personal_accuracy": 0.6 + 0.2 * seed}
+    assert tables.personal_table(found).splitlines()[1].startswith("0.02     0.500 ± 0.000 (2)  0.700 ± 0.141 (2)")
+
+
+# --- loading ----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_was_not_run_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedtiny_lite.bundles.COMMITTED", tmp_path / "none")
+    found = comparison.load("digits", tmp_path)
+    assert (found.finished, found.stopped) == ([], []) and "sweep digits" in found.sentence
+
+
+def test_diverged_runs_are_named_and_kept_apart(tmp_path):
+    stopped = record(0.5, seed=1) | {"complete": False, "stopped": "in round 1", "final": {}}
+    write_bundle(tmp_path / "plans" / "digits.json", "digits", [record(0.5), stopped])
+    found = comparison.load("digits", tmp_path)
+    assert [len(found.finished), len(found.stopped)] == [1, 1]
+    assert "a processor" in found.sentence and "diverged and left out of means: fedtiny-1" in found.sentence
+
+
+# --- figures ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def records():
+    return all_methods()
+
+
+def test_rounds_and_densities_have_a_panel_per_family(records):
+    for fig in (comparison.rounds_figure(records, 0.01), runs.accuracy_over_density(records, 60, arms.FAMILIES)):
+        assert [ax.get_title() for ax in fig.axes] == list(arms.FAMILIES)
+        for ax, names in zip(fig.axes, arms.FAMILIES.values(), strict=True):
+            assert sorted(line.get_label() for line in ax.lines) == sorted(names)
+        [legend] = fig.legends
+        assert len(legend.get_texts()) == len(METHODS)
+
+
+def test_runs_that_emptied_a_layer_are_hollow():
+    found = [record(0.5, seed=0), record(0.6, seed=1)]
+    found[1]["rounds"][-1] |= {"empty_layers": ["a.weight"]}
+    fig = runs.accuracy_over_density(found)
+    dots = [dot for dot in fig.axes[0].collections if hasattr(dot, "get_sizes") and len(dot.get_sizes())]
+    assert [len(dot.get_facecolor()) for dot in dots] == [1, 0]
+    assert "hollow" in fig.texts[-1].get_text()
+
+
+def test_differences_have_a_row_per_method_and_a_dot_per_seed(records):
+    fig = comparison.differences_figure(comparison.columns(records, "density"))
+    assert [ax.get_title() for ax in fig.axes] == ["density 0.05", "density 0.01"]
+    assert len(fig.axes[0].get_yticks()) == len(METHODS) - 1
+    dots = [c.get_offsets() for c in fig.axes[1].collections if hasattr(c, "get_sizes") and len(c.get_sizes())]
+    assert sum(map(len, dots)) == 3 * (len(METHODS) - 1)
+
+
+def test_ablations_have_a_panel_per_setting():
+    fig = comparison.ablations_figure([record(0.5 + 0.01 * seed, seed=seed) for seed in range(3)])
+    assert len(fig.axes) == 9 and fig.axes[1].get_title() == "granularity"
+
+
+def test_cost_figure_has_a_point_per_method_and_density(records):
+    fig = comparison.pareto_figure(records)
+    for ax in fig.axes:
+        assert len(ax.collections) == 2 * (len(METHODS) - 1) + 1
+        assert ax.get_xscale() == "log" and "counted" in ax.get_xlabel()
+    assert plt.get_fignums() == []
