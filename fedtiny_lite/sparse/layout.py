@@ -14,6 +14,7 @@ zero. A buffer has room for a fixed number of blocks; a smaller batch leaves the
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Workspace:
 
     def __init__(self):
         self._free: dict[Geometry, list[np.ndarray]] = {}
-        self.bytes = 0
+        self.bytes, self.lent = 0, 0
 
     def take(self, geometry: Geometry, samples: int) -> Planes:
         """A buffer whose padding is zero and whose pixels hold anything."""
@@ -95,9 +96,11 @@ class Workspace:
         if not free:
             self.bytes += 4 * geometry.size
             free.append(torch.zeros(geometry.size).numpy())  # torch aligns to 64 bytes, numpy does not
+        self.lent += 1
         return Planes(geometry, free.pop(), samples)
 
     def give(self, planes: Planes) -> None:
+        self.lent -= 1
         self._free[planes.geometry].append(planes.data)
 
 
@@ -132,7 +135,7 @@ def tiles(height: int, width: int, samples: int) -> np.ndarray:
     if at_once < 2 * (height + 1):
         parts = -(-height // at_once)
         cuts = [height * part // parts for part in range(parts + 1)]
-        runs = [(block * (height + 1) + a, b - a) for block in range(blocks) for a, b in zip(cuts, cuts[1:])]
+        runs = [(block * (height + 1) + a, b - a) for block in range(blocks) for a, b in pairwise(cuts)]
     else:
         step = at_once // (height + 1)
         runs = [(b * (height + 1), min(step, blocks - b) * (height + 1) - 1) for b in range(0, blocks, step)]

@@ -21,7 +21,7 @@ class SparseNetwork:
     """
 
     def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
-        self.workspace = Workspace()
+        self.batch_size, self.in_shape, self.workspace = batch_size, in_shape, Workspace()
         self.before = Geometry(*in_shape, block_count(batch_size))
         self.grid = model.grid if isinstance(model, PlainNet) else 1
         self.layers = _layers(model, self.before, self.workspace)
