@@ -83,7 +83,7 @@ def test_convolution_and_both_gradients_equal_torch(c_out, c_in, height, width, 
     weight, images = draw(*keep.shape, seed=seed) * keep, draw(samples, c_in, height, width, seed=seed + 1)
 
     def reference(kind):
-        x, w = images.to(kind).requires_grad_(), weight.to(kind).requires_grad_()
+        x, w = (t.to(kind, copy=True).requires_grad_() for t in (images, weight))
         y = F.conv2d(x, w, stride=stride, padding=size // 2)
         grad = draw(*y.shape, seed=seed + 2).to(kind)
         return y.detach(), *torch.autograd.grad(y, (x, w), grad), grad
@@ -135,7 +135,7 @@ def test_norm_with_residual_and_relu_equals_torch(channels, height, width, sampl
     grad = draw(*images.shape, seed=4)
 
     def reference(kind):
-        y, s, a, b = (t.to(kind).requires_grad_() for t in (images, other, gamma, beta))
+        y, s, a, b = (t.to(kind, copy=True).requires_grad_() for t in (images, other, gamma, beta))
         z = F.batch_norm(y, None, None, a, b, training=True) + (s if residual else 0 * s)
         z = F.relu(z) if relu else z
         gradients = torch.autograd.grad(z, (y, s, a, b), grad.to(kind))

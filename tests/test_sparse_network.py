@@ -59,7 +59,7 @@ def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
 def test_loss_and_gradients_are_as_exact_as_torchs(name, width, height, wide, samples, density, seed):
-    """Against float64; ReLUs that float32 decides otherwise make the same error in both engines' order of size."""
+    """Against float64: never much further from it than torch's float32."""
     model, mask = masked(name, width, (2, height, wide), density, seed)
     images = torch.randn(samples, 2, height, wide, generator=seeded(seed + 2))
     labels = torch.randint(5, (samples,), generator=seeded(seed + 3))
@@ -68,9 +68,11 @@ def test_loss_and_gradients_are_as_exact_as_torchs(name, width, height, wide, sa
     F.cross_entropy(model(images), labels).backward()
     single = gradients(model, network)
     model.zero_grad()
-    F.cross_entropy(model.double()(images.double()), labels).backward()
+    right_loss = F.cross_entropy(model.double()(images.double()), labels)
+    right_loss.backward()
+    right_loss = right_loss.detach()
     exact = gradients(model, network)
-    assert float(loss) == pytest.approx(float(F.cross_entropy(model(images.double()), labels)), rel=1e-4)
+    assert float(loss) == pytest.approx(float(right_loss), rel=1e-4)
     for (layer, dense, found), (_, right, _) in zip(single, exact, strict=True):
         scale = float(right.norm()) + 1e-3 * len(right) ** 0.5 / 10
         assert distance(found, right) <= max(10 * distance(dense, right), 1e-4 * scale), layer
@@ -174,7 +176,7 @@ def test_growth_lists_equal_those_of_the_dense_engine(name, shape, samples):
             assert len(found[layer][0]) == len(index)
             shared = torch.isin(index, found[layer][0])
             assert shared.float().mean() > 0.98 or (~shared).sum() <= 1  # equal but for near ties
-            torch.testing.assert_close(flat[index][shared], value[shared], rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(flat[index][shared], value[shared], rtol=1e-3, atol=1e-3 * float(value.abs().max()))
             assert not mask[layer].flatten()[found[layer][0]].any()
     assert all(torch.equal(before[key], value) for key, value in state_of(model).items())
 
@@ -188,5 +190,5 @@ def test_what_the_engine_cannot_do_is_refused():
     with pytest.raises(ValueError, match="use the dense engine"):
         sparse_twin(torch.nn.Linear(2, 2), Mask({}), 16, (1, 8, 8))
     split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="dense gradients|no gradients"):
+    with pytest.raises(ValueError, match="no gradients"):
         train_sparse(model, split, PIXELS, mask, make_config(), [], seeded(), on_gradient=lambda *_: None)
