@@ -27,15 +27,21 @@ def conv_forward(y, x, first, tap, value, tiles, shape):
         run, start = tiles[t, 1] * line, lead + tiles[t, 0] * line
         for o in range(len(first) - 1):
             row = y[start + o * stride : start + o * stride + run]
-            row[:] = 0
             _add_planes(row, x, first[o], first[o + 1], tap, value, start)
             _clear_padding(row, tiles[t, 0], height, width)
 
 
 @kernel
 def _add_planes(row, x, k, end, tap, value, start):
-    """row += the shifted planes of the kept weights k .. end."""
+    """row = the sum of the shifted planes of the kept weights k .. end."""
     run = len(row)
+    if k == end:
+        row[:] = 0
+    else:
+        x0, w0 = x[start + tap[k] :][:run], value[k]
+        for i in range(run):
+            row[i] = w0 * x0[i]
+        k += 1
     while k + 4 <= end:
         x0, x1 = x[start + tap[k] :][:run], x[start + tap[k + 1] :][:run]
         x2, x3 = x[start + tap[k + 2] :][:run], x[start + tap[k + 3] :][:run]
@@ -138,9 +144,11 @@ def split_phases(out, x, blocks, shape, wide):
     for c in range((len(out) - shape[0]) // shape[1]):
         for n in range(blocks * shape[2]):
             to, at, columns = _phase_line(c, n, shape, wide)
-            for j in range(shape[3]):
+            for j in range(columns):
                 for i in range(16):
-                    out[to + j * 16 + i] = x[at + j * 32 + i] if j < columns else np.float32(0)
+                    out[to + j * 16 + i] = x[at + j * 32 + i]
+            for i in range(columns * 16, shape[3] * 16):
+                out[to + i] = 0
 
 
 @kernel

@@ -74,28 +74,30 @@ class ConvNorm:
         if not training:
             self.mean, self.inverse = self.running_mean.numpy(), _inverse(self.running_var.numpy(), self.eps)
             return self._normalise(y, shortcut, into=y)
-        self._use_statistics(y)
         self.y = y
-        return self._normalise(y, shortcut, into=self.workspace.take(self.after, x.samples))
+        return self._normalise_batch(y, shortcut)
 
-    def _use_statistics(self, y: Planes) -> None:
-        """Normalise by the batch's own statistics and move the running ones, as torch does."""
+    def _normalise_batch(self, y: Planes, shortcut: Planes | None) -> Planes:
+        """Normalises by the batch's own statistics and moves the running ones, as torch does."""
         count = y.samples * self.after.height * self.after.width
         if count == 1:
             raise ValueError(f"{self.norm_name} normalises over one value per channel; train on two images or more")
+        z = self.workspace.take(self.after, y.samples)
         self.mean, variance = np.empty(self.after.channels), np.empty(self.after.channels)
-        norms.statistics(self.mean, variance, y.data, y.samples, self.after.shape)
+        norms.forward(
+            z.data, self.mean, variance, y.data, self.gamma.numpy(), self.beta.numpy(), self.eps,
+            (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
+        )  # fmt: skip
         self.inverse = _inverse(variance, self.eps)
         self.running_mean.lerp_(torch.from_numpy(self.mean).float(), self.momentum)
         self.running_var.lerp_(torch.from_numpy(variance * count / (count - 1)).float(), self.momentum)
+        return z
 
     def _normalise(self, y: Planes, shortcut: Planes | None, into: Planes) -> Planes:
         scale = self.gamma.numpy() * self.inverse
-        shift = self.beta.numpy() - self.mean * scale
-        other = y if shortcut is None else shortcut
         norms.apply(
-            into.data, y.data, np.float32(scale), np.float32(shift),
-            other.data, shortcut is not None, self.relu, y.samples, self.after.shape,
+            into.data, y.data, np.float64(self.mean), scale, self.beta.numpy(),
+            (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
         )  # fmt: skip
         return into
 

@@ -6,24 +6,33 @@ from fedtiny_lite.sparse.kernels import kernel
 
 
 @kernel
-def statistics(mean, variance, y, samples, shape):
-    """Mean and (biased) variance of each channel over samples and pixels, float64.
+def forward(z, mean, variance, y, gamma, beta, eps, shortcut, residual, relu, samples, shape):
+    """z = norm of y by the batch's own statistics; mean and (biased) variance of each channel are set, float64.
 
-    Sums are of distances from the channel's first value: a channel of one constant has a variance of exactly 0.
+    `residual`, `relu`: as in `apply`. The sums are of distances from the channel's first value: a channel of one
+    constant has a variance of exactly 0.
     """
     lead, stride, height, width = shape
     count = samples * height * width
     for c in range(len(mean)):
-        plane = y[lead + c * stride :][:stride]
-        pivot = plane[0]
-        total, squares = 0.0, 0.0
-        for n in range(-(-samples // 16) * (height + 1)):
-            lanes = min(16, samples - n // (height + 1) * 16)
-            if n % (height + 1) < height:
-                a, b = _sums(plane[n * (width + 1) * 16 :][: width * 16], pivot, lanes)
-                total, squares = total + a, squares + b
-        mean[c] = pivot + total / count
-        variance[c] = squares / count - (total / count) ** 2
+        at = lead + c * stride
+        total, squares = _channel_sums(y, at, samples, height, width)
+        mean[c] = y[at] + total / count
+        variance[c] = max(squares / count - (total / count) ** 2, 0.0)
+        scale = gamma[c] / np.sqrt(variance[c] + eps)
+        _apply_channel(z, y, at, mean[c], scale, beta[c], shortcut, residual, relu, samples, height, width)
+
+
+@kernel
+def _channel_sums(y, at, samples, height, width):
+    """Sums of the distances from y[at] and of their squares over a channel, float64."""
+    total, squares = 0.0, 0.0
+    for n in range(-(-samples // 16) * (height + 1)):
+        if n % (height + 1) < height:
+            line = y[at + n * (width + 1) * 16 :][: width * 16]
+            a, b = _sums(line, y[at], min(16, samples - n // (height + 1) * 16))
+            total, squares = total + a, squares + b
+    return total, squares
 
 
 @kernel
@@ -44,27 +53,33 @@ def _sums(line, pivot, lanes):
 
 
 @kernel
-def apply(z, y, scale, shift, shortcut, residual, relu, samples, shape):
-    """z = y scale[c] + shift[c], plus `shortcut` where `residual`, its negative values set to 0 where `relu`."""
+def apply(z, y, mean, scale, beta, shortcut, residual, relu, samples, shape):
+    """z = (y - mean) scale + beta by channel, plus `shortcut` if `residual`; negative values are set to 0 if `relu`."""
     lead, stride, height, width = shape
-    floor = np.float32(0 if relu else -np.inf)
     for c in range(len(scale)):
-        a, b = scale[c], shift[c]
-        for n in range(-(-samples // 16) * (height + 1)):
-            if n % (height + 1) == height:
-                continue
-            at = lead + c * stride + n * (width + 1) * 16
-            out, line = z[at:][: width * 16], y[at:][: width * 16]
-            if residual:
-                other = shortcut[at:][: width * 16]
-                for i in range(len(out)):
-                    value = line[i] * a + b + other[i]
-                    out[i] = floor if value < floor else value
-            else:
-                for i in range(len(out)):
-                    value = line[i] * a + b
-                    out[i] = floor if value < floor else value
-            _clear_lanes(out, samples - n // (height + 1) * 16)
+        at = lead + c * stride
+        _apply_channel(z, y, at, mean[c], scale[c], beta[c], shortcut, residual, relu, samples, height, width)
+
+
+@kernel
+def _apply_channel(z, y, at, mean, scale, beta, shortcut, residual, relu, samples, height, width):
+    middle, factor = np.float32(mean), np.float32(scale)
+    floor = np.float32(0 if relu else -np.inf)
+    for n in range(-(-samples // 16) * (height + 1)):
+        if n % (height + 1) == height:
+            continue
+        start = at + n * (width + 1) * 16
+        out, line = z[start:][: width * 16], y[start:][: width * 16]
+        if residual:
+            other = shortcut[start:][: width * 16]
+            for i in range(len(out)):
+                value = (line[i] - middle) * factor + beta + other[i]
+                out[i] = floor if value < floor else value
+        else:
+            for i in range(len(out)):
+                value = (line[i] - middle) * factor + beta
+                out[i] = floor if value < floor else value
+        _clear_lanes(out, samples - n // (height + 1) * 16)
 
 
 @kernel
