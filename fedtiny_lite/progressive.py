@@ -167,7 +167,7 @@ def layer_growth_list(layer: nn.Module, x: Tensor, grad_output: Tensor, keep: Te
                 eligible &= gradient.abs() >= value.abs().min()
             row, column, tap = eligible.nonzero(as_tuple=True)
             flat = ((row + top) * c_in + column + left) * taps + tap
-            index, value = _keep_largest(torch.cat([index, flat]), torch.cat([value, gradient[eligible]]), count)
+            index, value = keep_largest(torch.cat([index, flat]), torch.cat([value, gradient[eligible]]), count)
     return index.cpu(), value.cpu()
 
 
@@ -178,7 +178,7 @@ def _weight_gradient(layer: nn.Module, x: Tensor, grad_output: Tensor, shape: to
     return nn.grad.conv2d_weight(x, shape, grad_output, stride=layer.stride, padding=layer.padding)
 
 
-def _keep_largest(index: Tensor, value: Tensor, count: int) -> GrowthList:
+def keep_largest(index: Tensor, value: Tensor, count: int) -> GrowthList:
     """The `count` entries of largest |value|, in order of index, so that tiles of any size agree on ties."""
     by_index = index.argsort()
     index, value = index[by_index], value[by_index]

@@ -13,7 +13,10 @@ PACKAGE = ROOT / "fedtiny_lite"
 LAYERS = {
     0: ("config", "seeding", "vision"),
     1: ("sources", "data", "augmentation", "partition", "models", "masks", "records", "bundles", "statistics"),
-    2: ("training", "saliency", "selection", "progressive", "costs", "quantisation", "activations", "thompson"),
+    2: (
+        *("training", "saliency", "selection", "progressive", "costs", "quantisation", "activations", "thompson"),
+        "sparse",
+    ),
     3: ("messages", "protocol", "client", "server"),
     4: ("methods", "checkpoint", "federation"),
     5: ("plans", "simulate", "sweep"),
@@ -25,6 +28,8 @@ LAYER = {module: layer for layer, modules in LAYERS.items() for module in module
 SIDEWAYS = {
     ("data", "sources"),
     ("selection", "training"),
+    ("sparse", "training"),
+    ("sparse", "progressive"),
     ("activations", "costs"),
     ("client", "messages"),
     ("client", "protocol"),

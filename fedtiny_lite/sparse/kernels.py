@@ -1,0 +1,174 @@
+"""Sparse convolution: every output plane is a sum of shifted input planes, one for each kept weight.
+
+    y[o] = sum over kept k of row o:   value[k] * x[from tap[k] on]
+
+A pattern gives for row o the kept weights first[o] .. first[o+1], and for each the distance tap[k] from the place of
+a pixel in channel 0 to the pixel it reads; channel and shift are both in it. Four weights are taken in one pass, so
+that the row is loaded and stored once for four multiplications. Work goes tile by tile, all rows of a tile before the
+next tile: the row lies in the nearest cache, the tile of all channels in the second. One thread, and the interpreter
+lock is released: clients run side by side.
+
+Compiled code is kept in `__pycache__` beside this file, or where NUMBA_CACHE_DIR says.
+"""
+
+import numba
+import numpy as np
+
+# Sums may be taken in any order and fused with products; NaN and infinity stay what they are.
+kernel = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+
+
+@kernel
+def conv_forward(y, x, first, tap, value, tiles, shape):
+    """y = convolution of x. `shape`: (lead, stride, height, width) of both."""
+    lead, stride, height, width = shape
+    line = (width + 1) * 16
+    for t in range(len(tiles)):
+        run, start = tiles[t, 1] * line, lead + tiles[t, 0] * line
+        for o in range(len(first) - 1):
+            row = y[start + o * stride : start + o * stride + run]
+            _add_planes(row, x, first[o], first[o + 1], tap, value, start)
+            _clear_padding(row, tiles[t, 0], height, width)
+
+
+@kernel
+def _add_planes(row, x, k, end, tap, value, start):
+    """row = the sum of the shifted planes of the kept weights k .. end."""
+    run = len(row)
+    if k == end:
+        row[:] = 0
+    else:
+        x0, w0 = x[start + tap[k] :][:run], value[k]
+        for i in range(run):
+            row[i] = w0 * x0[i]
+        k += 1
+    while k + 4 <= end:
+        x0, x1 = x[start + tap[k] :][:run], x[start + tap[k + 1] :][:run]
+        x2, x3 = x[start + tap[k + 2] :][:run], x[start + tap[k + 3] :][:run]
+        w0, w1, w2, w3 = value[k], value[k + 1], value[k + 2], value[k + 3]
+        for i in range(run):
+            row[i] += w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
+        k += 4
+    while k < end:
+        x0, w0 = x[start + tap[k] :][:run], value[k]
+        for i in range(run):
+            row[i] += w0 * x0[i]
+        k += 1
+
+
+@kernel
+def conv_backward(gx, gvalue, gy, x, first, tap, value, tiles, shape, add):
+    """Both gradients of a convolution: gvalue += those of the kept weights; gx = (or +=, if `add`) that of x.
+
+    The pattern is the transposed one: row c holds the weights that read channel c, and `tap` leads to the pixel of gy
+    that a pixel of x went to. So gx is the same sum of shifted planes, and each plane that it loads also gives its
+    weight's gradient, the dot product with x.
+    """
+    lead, stride, height, width = shape
+    line = (width + 1) * 16
+    for t in range(len(tiles)):
+        run, start = tiles[t, 1] * line, lead + tiles[t, 0] * line
+        for c in range(len(first) - 1):
+            row = gx[start + c * stride : start + c * stride + run]
+            if not add:
+                row[:] = 0
+            _both_gradients(row, gvalue, x[start + c * stride :][:run], gy, first[c], first[c + 1], tap, value, start)
+            _clear_padding(row, tiles[t, 0], height, width)
+
+
+@kernel
+def _both_gradients(row, gvalue, x, gy, k, end, tap, value, start):
+    run = len(row)
+    while k + 4 <= end:
+        g0, g1 = gy[start + tap[k] :][:run], gy[start + tap[k + 1] :][:run]
+        g2, g3 = gy[start + tap[k + 2] :][:run], gy[start + tap[k + 3] :][:run]
+        w0, w1, w2, w3 = value[k], value[k + 1], value[k + 2], value[k + 3]
+        s0 = s1 = s2 = s3 = np.float32(0)
+        for i in range(run):
+            row[i] += w0 * g0[i] + w1 * g1[i] + w2 * g2[i] + w3 * g3[i]
+            s0 += g0[i] * x[i]
+            s1 += g1[i] * x[i]
+            s2 += g2[i] * x[i]
+            s3 += g3[i] * x[i]
+        gvalue[k] += s0
+        gvalue[k + 1] += s1
+        gvalue[k + 2] += s2
+        gvalue[k + 3] += s3
+        k += 4
+    while k < end:
+        g0, w0, s0 = gy[start + tap[k] :][:run], value[k], np.float32(0)
+        for i in range(run):
+            row[i] += w0 * g0[i]
+            s0 += g0[i] * x[i]
+        gvalue[k] += s0
+        k += 1
+
+
+@kernel
+def weight_gradient(gvalue, gy, x, first, tap, tiles, shape):
+    """gvalue += the gradients of the kept weights alone: the first layer needs none of its input.
+
+    The pattern is the transposed one, as in `conv_backward`.
+    """
+    lead, stride, _, width = shape
+    line = (width + 1) * 16
+    for t in range(len(tiles)):
+        run, start = tiles[t, 1] * line, lead + tiles[t, 0] * line
+        for c in range(len(first) - 1):
+            row = x[start + c * stride :][:run]
+            for k in range(first[c], first[c + 1]):
+                plane, total = gy[start + tap[k] :][:run], np.float32(0)
+                for i in range(run):
+                    total += plane[i] * row[i]
+                gvalue[k] += total
+
+
+@kernel
+def _clear_padding(row, first_line, height, width):
+    """Zero the last pixel of every line, and the lines below an image, in a run that starts at line `first_line`."""
+    line = (width + 1) * 16
+    for n in range(len(row) // line):
+        at = n * line
+        if (first_line + n) % (height + 1) != height:
+            at += width * 16
+        for i in range(at, (n + 1) * line):
+            row[i] = 0
+
+
+@kernel
+def split_phases(out, x, blocks, shape, wide):
+    """out[4 c + phase] = every second pixel of x[c], from row py and column px on; 2 py + px is the phase.
+
+    `shape` is that of `out`, `wide` that of x. A convolution of stride 2 is one of stride 1 on the phases.
+    """
+    for c in range((len(out) - shape[0]) // shape[1]):
+        for n in range(blocks * shape[2]):
+            to, at, columns = _phase_line(c, n, shape, wide)
+            for j in range(columns):
+                for i in range(16):
+                    out[to + j * 16 + i] = x[at + j * 32 + i]
+            for i in range(columns * 16, shape[3] * 16):
+                out[to + i] = 0
+
+
+@kernel
+def merge_phases(x, out, blocks, shape, wide):
+    """The way back: x's pixels from its four phases."""
+    for c in range((len(out) - shape[0]) // shape[1]):
+        for n in range(blocks * shape[2]):
+            to, at, columns = _phase_line(c, n, shape, wide)
+            for j in range(columns):
+                for i in range(16):
+                    x[at + j * 32 + i] = out[to + j * 16 + i]
+
+
+@kernel
+def _phase_line(c, n, shape, wide):
+    """Row n of phase channel c: where it starts, where its first pixel lies in the wide image, how many exist there."""
+    phase, channel = c % 4, c // 4
+    block, i = n // shape[2], n % shape[2]
+    row, column = 2 * i + phase // 2, phase % 2
+    columns = (wide[3] + 1 - column) // 2 if row < wide[2] else 0
+    to = shape[0] + c * shape[1] + (block * (shape[2] + 1) + i) * (shape[3] + 1) * 16
+    at = wide[0] + channel * wide[1] + (block * (wide[2] + 1) + row) * (wide[3] + 1) * 16 + column * 16
+    return to, at, columns

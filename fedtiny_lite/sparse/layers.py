@@ -1,0 +1,236 @@
+"""The layers of a sparse network, forward and backward: convolution with its norm, max-pool, residual block.
+
+A layer's `forward` takes the activation before it and returns its own. For the backward pass it keeps what it cannot
+make again: a convolution its result before the norm, a pool and a block their output. `output` gives the activation
+once more, kept or made again from the result before the norm, and hands it over to the caller. `backward` takes the
+gradient of the output, which it overwrites and gives back to the workspace, the input x and the output z.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedtiny_lite.sparse import kernels, norms
+from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, block_count, tiles
+from fedtiny_lite.sparse.patterns import build_pattern
+
+Observer = Callable[[Planes, Planes], None]
+"""Called with a convolution's input and the gradient of its result, in the backward pass."""
+
+
+class ConvNorm:
+    """A convolution by its kept weights, batch norm, the residual sum if any, and ReLU unless `relu` is False.
+
+    `name`, `norm_name`: of the modules in the torch model. `before`: geometry of the input, or of its phases where
+    the stride is 2. `first`: the network's first layer, whose input needs no gradient.
+    """
+
+    keeps_output = False
+
+    def __init__(self, model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace, relu=True):
+        conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
+        if conv.bias is not None or conv.padding != (conv.kernel_size[0] // 2,) * 2:
+            raise ValueError(f"the sparse engine has no convolution such as {name}: {conv}")
+        self.name, self.norm_name, self.relu, self.first, self.workspace = name, norm_name, relu, False, workspace
+        self.before, self.after = before, replace(before, channels=conv.out_channels)
+        self.stride, self.eps, self.momentum = conv.stride[0], norm.eps, norm.momentum
+        self.keep = None
+        self.observer: Observer | None = None
+
+    # --- parameters -----------------------------------------------------------------------------------------
+
+    def load(self, model: nn.Module, keep: Tensor) -> None:
+        """Takes over the weights that `keep` keeps, and the norm's parameters and statistics."""
+        weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
+        if self.keep is None or not torch.equal(self.keep, keep):
+            self.keep, self.pattern = keep, build_pattern(keep, self.stride, self.before)
+        self.values = weight.flatten()[torch.from_numpy(self.pattern.index)]
+        self.gamma, self.beta = norm.weight.detach().clone(), norm.bias.detach().clone()
+        self.running_mean, self.running_var = norm.running_mean.clone(), norm.running_var.clone()
+        for parameter in self.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def store(self, model: nn.Module) -> None:
+        """Writes weights, the norm's parameters and its statistics into the torch model; pruned weights become 0."""
+        weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
+        weight.zero_().flatten()[torch.from_numpy(self.pattern.index)] = self.values
+        norm.weight.detach().copy_(self.gamma)
+        norm.bias.detach().copy_(self.beta)
+        norm.running_mean.copy_(self.running_mean)
+        norm.running_var.copy_(self.running_var)
+
+    def parameters(self) -> list[Tensor]:
+        return [self.values, self.gamma, self.beta]
+
+    # --- forward --------------------------------------------------------------------------------------------
+
+    def forward(self, x: Planes, training: bool, shortcut: Planes | None = None) -> Planes:
+        y = self.workspace.take(self.after, x.samples)
+        p, shape = self.pattern, self.after.shape
+        kernels.conv_forward(y.data, x.data, p.first, p.tap, self.values.numpy(), _tiles(y), shape)
+        if not training:
+            self.mean, self.inverse = self.running_mean.numpy(), _inverse(self.running_var.numpy(), self.eps)
+            return self._normalise(y, shortcut, into=y)
+        self.y = y
+        return self._normalise_batch(y, shortcut)
+
+    def _normalise_batch(self, y: Planes, shortcut: Planes | None) -> Planes:
+        """Normalises by the batch's own statistics and moves the running ones, as torch does."""
+        count = y.samples * self.after.height * self.after.width
+        if count == 1:
+            raise ValueError(f"{self.norm_name} normalises over one value per channel; train on two images or more")
+        z = self.workspace.take(self.after, y.samples)
+        self.mean, variance = np.empty(self.after.channels), np.empty(self.after.channels)
+        norms.forward(
+            z.data, self.mean, variance, y.data, self.gamma.numpy(), self.beta.numpy(), self.eps,
+            (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
+        )  # fmt: skip
+        self.inverse = _inverse(variance, self.eps)
+        self.running_mean.lerp_(torch.from_numpy(self.mean).float(), self.momentum)
+        self.running_var.lerp_(torch.from_numpy(variance * count / (count - 1)).float(), self.momentum)
+        return z
+
+    def _normalise(self, y: Planes, shortcut: Planes | None, into: Planes) -> Planes:
+        scale = self.gamma.numpy() * self.inverse
+        norms.apply(
+            into.data, y.data, np.float64(self.mean), scale, self.beta.numpy(),
+            (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
+        )  # fmt: skip
+        return into
+
+    def output(self) -> Planes:
+        return self._normalise(self.y, None, into=self.workspace.take(self.after, self.y.samples))
+
+    # --- backward -------------------------------------------------------------------------------------------
+
+    def backward(self, g: Planes, x: Planes, z: Planes) -> Planes | None:
+        return self.conv_backward(self.norm_backward(g, z, into=g), x)
+
+    def norm_backward(self, g: Planes, z: Planes, into: Planes) -> Planes:
+        """The gradient of the convolution's result, in `into`, which may be g; g is zeroed where z is."""
+        norms.backward(
+            into.data, self.gamma.grad.numpy(), self.beta.grad.numpy(), g.data, self.y.data, z.data, self.relu,
+            self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
+        )  # fmt: skip
+        self.workspace.give(self.y)
+        return into
+
+    def conv_backward(self, gy: Planes, x: Planes, into: Planes | None = None) -> Planes | None:
+        """The gradient of x, added to `into` where that is given; none for the first layer. Gives gy back."""
+        if self.observer:
+            self.observer(x, gy)
+        p, gradient, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
+        if self.first:
+            gx = None
+            kernels.weight_gradient(gradient, gy.data, x.data, p.back_first, p.back_tap, _tiles(x), shape)
+        else:
+            gx = into or self.workspace.take(self.before, x.samples)
+            kernels.conv_backward(
+                gx.data, gradient, gy.data, x.data, p.back_first, p.back_tap,
+                self.values.numpy()[p.back_order], _tiles(x), shape, into is not None,
+            )  # fmt: skip
+        self.values.grad.numpy()[p.back_order] = gradient
+        self.workspace.give(gy)
+        return gx
+
+
+class MaxPool:
+    """The largest of each 2x2 pixels; a last odd row or column is left out."""
+
+    keeps_output = True
+
+    def __init__(self, before: Geometry, workspace: Workspace):
+        self.before, self.workspace = before, workspace
+        self.after = replace(before, height=before.height // 2, width=before.width // 2)
+
+    def forward(self, x: Planes, training: bool) -> Planes:
+        self.z = self.workspace.take(self.after, x.samples)
+        norms.max_pool(self.z.data, x.data, x.samples, self.after.shape, self.before.shape)
+        return self.z
+
+    def output(self) -> Planes:
+        return self.z
+
+    def backward(self, g: Planes, x: Planes, z: Planes) -> Planes:
+        gx = self.workspace.take(self.before, x.samples)
+        norms.max_pool_backward(gx.data, g.data, x.data, z.data, x.samples, self.after.shape, self.before.shape)
+        self.workspace.give(g)
+        return gx
+
+
+class Residual:
+    """Two convolutions and a shortcut: the input itself, or its 1x1 convolution where shapes change."""
+
+    keeps_output = True
+
+    def __init__(self, model: nn.Module, name: str, before: Geometry, workspace: Workspace):
+        self.workspace, self.wide = workspace, before
+        self.stride = model.get_submodule(f"{name}.conv1").stride[0]
+        inner = phases_of(before) if self.stride == 2 else before
+        self.conv1 = ConvNorm(model, f"{name}.conv1", f"{name}.bn1", inner, workspace)
+        self.conv2 = ConvNorm(model, f"{name}.conv2", f"{name}.bn2", self.conv1.after, workspace)
+        self.shortcut, self.after = None, self.conv1.after
+        if len(model.get_submodule(f"{name}.downsample")):
+            self.shortcut = ConvNorm(model, f"{name}.downsample.0", f"{name}.downsample.1", inner, workspace, False)
+        self.convs = [conv for conv in (self.conv1, self.conv2, self.shortcut) if conv]
+
+    def forward(self, x: Planes, training: bool) -> Planes:
+        inner = self._split(x)
+        z1 = self.conv1.forward(inner, training)
+        beside = self.shortcut.forward(inner, training) if self.shortcut else x
+        self.z = self.conv2.forward(z1, training, beside)
+        self.workspace.give(z1)
+        if self.shortcut:
+            self.workspace.give(beside)
+        self._give_split(inner)
+        return self.z
+
+    def output(self) -> Planes:
+        return self.z
+
+    def backward(self, g: Planes, x: Planes, z: Planes) -> Planes:
+        z1 = self.conv1.output()
+        gy2 = self.conv2.norm_backward(g, z, into=self.workspace.take(self.after, g.samples))
+        gz1 = self.conv2.conv_backward(gy2, z1)
+        gy1 = self.conv1.norm_backward(gz1, z1, into=gz1)
+        self.workspace.give(z1)
+        inner = self._split(x)
+        beside = self.shortcut.backward(g, inner, g) if self.shortcut else g
+        gx = self.conv1.conv_backward(gy1, inner, into=beside)
+        self._give_split(inner)
+        return self._merge(gx)
+
+    def _split(self, x: Planes) -> Planes:
+        if self.stride == 1:
+            return x
+        inner = self.workspace.take(self.conv1.before, x.samples)
+        kernels.split_phases(inner.data, x.data, block_count(x.samples), inner.geometry.shape, self.wide.shape)
+        return inner
+
+    def _give_split(self, inner: Planes) -> None:
+        if self.stride == 2:
+            self.workspace.give(inner)
+
+    def _merge(self, gx: Planes) -> Planes:
+        if self.stride == 1:
+            return gx
+        whole = self.workspace.take(self.wide, gx.samples)
+        kernels.merge_phases(whole.data, gx.data, block_count(gx.samples), gx.geometry.shape, self.wide.shape)
+        self.workspace.give(gx)
+        return whole
+
+
+def phases_of(wide: Geometry) -> Geometry:
+    """Every second pixel of each second row, four times as many channels."""
+    return replace(wide, channels=4 * wide.channels, height=-(-wide.height // 2), width=-(-wide.width // 2))
+
+
+def _tiles(planes: Planes) -> np.ndarray:
+    return tiles(planes.geometry.height, planes.geometry.width, planes.samples)
+
+
+def _inverse(variance: np.ndarray, eps: float) -> np.ndarray:
+    return 1 / np.sqrt(variance.astype(np.float64) + eps)

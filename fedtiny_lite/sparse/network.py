@@ -1,0 +1,124 @@
+"""The sparse twin of a torch model: the same values and gradients, computed from the kept weights alone."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedtiny_lite.masks import Mask
+from fedtiny_lite.models import PlainNet, ResNet18
+from fedtiny_lite.sparse.layers import ConvNorm, MaxPool, Residual
+from fedtiny_lite.sparse.layout import LANES, Geometry, Workspace, block_count, pack, unpack
+
+Layer = ConvNorm | MaxPool | Residual
+
+
+class SparseNetwork:
+    """A PlainNet or ResNet18 on batches of at most `batch_size` images of `in_shape` (channels, height, width).
+
+    Parameters and running statistics are its own: `load` takes them from a torch model, `store` writes them back. The
+    linear layer is a torch tensor, masked after each step by the caller's optimiser (`training.train_sparse`). Raises
+    ValueError for another model.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
+        self.batch_size, self.in_shape, self.workspace = batch_size, in_shape, Workspace()
+        self.before = Geometry(*in_shape, block_count(batch_size))
+        self.grid = model.grid if isinstance(model, PlainNet) else 1
+        self.layers = _layers(model, self.before, self.workspace)
+        self.convs = [conv for layer in self.layers for conv in _convs(layer)]
+        self.convs[0].first = True
+
+    def load(self, model: nn.Module, mask: Mask) -> None:
+        """Takes over the model's state; a layer's pattern is made anew where its mask changed."""
+        for conv in self.convs:
+            name = f"{conv.name}.weight"
+            conv.load(model, mask[name] if name in mask else torch.ones_like(model.get_parameter(name)).bool())
+        weight, bias = model.linear.weight.detach().clone(), model.linear.bias.detach().clone()
+        self.pruned = mask.pruned.get("linear.weight")
+        self.weight, self.bias = weight.requires_grad_(), bias.requires_grad_()
+        self.mask_linear()
+
+    def store(self, model: nn.Module) -> None:
+        """Writes parameters and running statistics into the torch model; pruned weights become 0."""
+        for conv in self.convs:
+            conv.store(model)
+        model.linear.weight.detach().copy_(self.weight.detach())
+        model.linear.bias.detach().copy_(self.bias.detach())
+
+    def parameters(self) -> list[Tensor]:
+        """All that SGD moves: kept weights, gamma and beta of each norm, and the linear layer."""
+        return [p for conv in self.convs for p in conv.parameters()] + [self.weight, self.bias]
+
+    def mask_linear(self) -> None:
+        """Zero the linear layer's pruned weights; the convolutions have none."""
+        if self.pruned is not None:
+            self.weight.detach().masked_fill_(self.pruned, 0)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of images [N, C, H, W], N of any size, by the running statistics."""
+        parts = images.split(self.before.blocks * LANES)
+        return torch.cat([self._head(self._forward(part, training=False)) for part in parts])
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a training batch; the parameters' `grad` and the running statistics are set anew."""
+        features = self._forward(images, training=True).requires_grad_()
+        loss = F.cross_entropy(self._head(features), labels)
+        g, self.weight.grad, self.bias.grad = torch.autograd.grad(loss, (features, self.weight, self.bias))
+        z = self.layers[-1].output()
+        g = pack(g, self.workspace.take(z.geometry, len(images)))
+        for number in reversed(range(len(self.layers))):
+            x = self.layers[number - 1].output() if number else self.input
+            g = self.layers[number].backward(g, x, z)
+            self.workspace.give(z)
+            z = x
+        self.workspace.give(self.input)
+        return loss.detach()
+
+    def _forward(self, images: Tensor, training: bool) -> Tensor:
+        """The last map, [N, C, H, W]; between the layers, what no layer keeps goes back to the workspace."""
+        x = pack(images, self.workspace.take(self.before, len(images)))
+        self.input, kept = x, training
+        for layer in self.layers:
+            z = layer.forward(x, training)
+            if not kept:
+                self.workspace.give(x)
+            x, kept = z, training and layer.keeps_output
+        features = unpack(x)
+        if not kept:
+            self.workspace.give(x)
+        return features
+
+    def _head(self, features: Tensor) -> Tensor:
+        return F.linear(F.adaptive_avg_pool2d(features, self.grid).flatten(1), self.weight, self.bias)
+
+
+def _convs(layer: Layer) -> list[ConvNorm]:
+    return [layer] if isinstance(layer, ConvNorm) else getattr(layer, "convs", [])
+
+
+def _layers(model: nn.Module, before: Geometry, workspace: Workspace) -> list[Layer]:
+    if isinstance(model, PlainNet):
+        return _plain_layers(model, before, workspace)
+    if isinstance(model, ResNet18):
+        return _resnet_layers(model, before, workspace)
+    raise ValueError(f"the sparse engine has no {type(model).__name__}; use the dense engine")
+
+
+def _plain_layers(model: PlainNet, before: Geometry, workspace: Workspace) -> list[Layer]:
+    layers = []
+    for number in range(1, model.depth + 1):
+        layers.append(ConvNorm(model, f"conv{number}", f"bn{number}", before, workspace))
+        before = layers[-1].after
+        if number in model.pool_after and min(before.height, before.width) > 1:
+            layers.append(MaxPool(before, workspace))
+            before = layers[-1].after
+    return layers
+
+
+def _resnet_layers(model: ResNet18, before: Geometry, workspace: Workspace) -> list[Layer]:
+    layers = [ConvNorm(model, "conv1", "bn1", before, workspace)]
+    for stage in range(1, 5):
+        for unit in range(2):
+            layers.append(Residual(model, f"layer{stage}.{unit}", layers[-1].after, workspace))
+    return layers

@@ -1,0 +1,180 @@
+"""Batch normalisation with ReLU and the residual sum, one channel at a time while it lies in the cache."""
+
+import numpy as np
+
+from fedtiny_lite.sparse.kernels import kernel
+
+
+@kernel
+def forward(z, mean, variance, y, gamma, beta, eps, shortcut, residual, relu, samples, shape):
+    """z = norm of y by the batch's own statistics; mean and (biased) variance of each channel are set, float64.
+
+    `residual`, `relu`: as in `apply`. The sums are of distances from the channel's first value: a channel of one
+    constant has a variance of exactly 0.
+    """
+    lead, stride, height, width = shape
+    count = samples * height * width
+    for c in range(len(mean)):
+        at = lead + c * stride
+        total, squares = _channel_sums(y, at, samples, height, width)
+        mean[c] = y[at] + total / count
+        variance[c] = max(squares / count - (total / count) ** 2, 0.0)
+        scale = gamma[c] / np.sqrt(variance[c] + eps)
+        _apply_channel(z, y, at, mean[c], scale, beta[c], shortcut, residual, relu, samples, height, width)
+
+
+@kernel
+def _channel_sums(y, at, samples, height, width):
+    """Sums of the distances from y[at] and of their squares over a channel, float64."""
+    total, squares = 0.0, 0.0
+    for n in range(-(-samples // 16) * (height + 1)):
+        if n % (height + 1) < height:
+            line = y[at + n * (width + 1) * 16 :][: width * 16]
+            a, b = _sums(line, y[at], min(16, samples - n // (height + 1) * 16))
+            total, squares = total + a, squares + b
+    return total, squares
+
+
+@kernel
+def _sums(line, pivot, lanes):
+    total, squares = np.float32(0), np.float32(0)
+    if lanes == 16:
+        for i in range(len(line)):
+            distance = line[i] - pivot
+            total += distance
+            squares += distance * distance
+    else:
+        for at in range(0, len(line), 16):
+            for i in range(at, at + lanes):
+                distance = line[i] - pivot
+                total += distance
+                squares += distance * distance
+    return np.float64(total), np.float64(squares)
+
+
+@kernel
+def apply(z, y, mean, scale, beta, shortcut, residual, relu, samples, shape):
+    """z = (y - mean) scale + beta by channel, plus `shortcut` if `residual`; negative values are set to 0 if `relu`."""
+    lead, stride, height, width = shape
+    for c in range(len(scale)):
+        at = lead + c * stride
+        _apply_channel(z, y, at, mean[c], scale[c], beta[c], shortcut, residual, relu, samples, height, width)
+
+
+@kernel
+def _apply_channel(z, y, at, mean, scale, beta, shortcut, residual, relu, samples, height, width):
+    middle, factor = np.float32(mean), np.float32(scale)
+    floor = np.float32(0 if relu else -np.inf)
+    for n in range(-(-samples // 16) * (height + 1)):
+        if n % (height + 1) == height:
+            continue
+        start = at + n * (width + 1) * 16
+        out, line = z[start:][: width * 16], y[start:][: width * 16]
+        if residual:
+            other = shortcut[start:][: width * 16]
+            for i in range(len(out)):
+                value = (line[i] - middle) * factor + beta + other[i]
+                out[i] = floor if value < floor else value
+        else:
+            for i in range(len(out)):
+                value = (line[i] - middle) * factor + beta
+                out[i] = floor if value < floor else value
+        _clear_lanes(out, samples - n // (height + 1) * 16)
+
+
+@kernel
+def backward(gy, gscale, gshift, g, y, z, relu, mean, inverse, gamma, samples, shape):
+    """The gradient of the norm's input from g, that of its output z; gscale and gshift are those of gamma and beta.
+
+    Where `relu`, g is set to 0, in place, where z is: what is left in it is the gradient of the shortcut. gy may be g.
+    `inverse`: 1 / standard deviation of each channel.
+    """
+    lead, stride, height, width = shape
+    count = samples * height * width
+    blocks = -(-samples // 16)
+    for c in range(len(mean)):
+        at = lead + c * stride
+        m = np.float32(mean[c])
+        total, product = 0.0, 0.0
+        for n in range(blocks * (height + 1)):
+            start = at + n * (width + 1) * 16
+            a, b = _masked_sums(g[start:][: width * 16], y[start:][: width * 16], z[start:][: width * 16], m, relu)
+            total, product = total + a, product + b
+        gscale[c], gshift[c] = product * inverse[c], total
+        factor = np.float32(gamma[c] * inverse[c])
+        slope = np.float32(-gamma[c] * inverse[c] ** 3 * product / count)
+        offset = np.float32(-gamma[c] * inverse[c] * total / count)
+        for n in range(blocks * (height + 1)):
+            if n % (height + 1) == height:
+                continue
+            start = at + n * (width + 1) * 16
+            out, grad, line = gy[start:][: width * 16], g[start:][: width * 16], y[start:][: width * 16]
+            for i in range(len(out)):
+                out[i] = grad[i] * factor + (line[i] - m) * slope + offset
+            _clear_lanes(out, samples - n // (height + 1) * 16)
+
+
+@kernel
+def _masked_sums(g, y, z, mean, relu):
+    """Sums of g and of g (y - mean), after g was set to 0 where z is."""
+    total, product = np.float32(0), np.float32(0)
+    for i in range(len(g)):
+        value = g[i]
+        if relu:
+            value = value if z[i] > 0 else np.float32(0)
+            g[i] = value
+        total += value
+        product += value * (y[i] - mean)
+    return np.float64(total), np.float64(product)
+
+
+@kernel
+def _clear_lanes(line, lanes):
+    """Zero the lanes of a line of pixels that hold no sample."""
+    if lanes < 16:
+        for at in range(0, len(line), 16):
+            for i in range(at + lanes, at + 16):
+                line[i] = 0
+
+
+@kernel
+def max_pool(out, x, samples, shape, wide):
+    """out = the largest of each 2x2 pixels of x; `shape` is that of `out`, `wide` that of x."""
+    for c in range((len(out) - shape[0]) // shape[1]):
+        for n in range(-(-samples // 16) * shape[2]):
+            to, at = _window(c, n, shape, wide)
+            for j in range(shape[3]):
+                for i in range(16):
+                    a = at + j * 32 + i
+                    b = a + (wide[3] + 1) * 16
+                    out[to + j * 16 + i] = max(max(x[a], x[a + 16]), max(x[b], x[b + 16]))
+
+
+@kernel
+def max_pool_backward(gx, g, x, out, samples, shape, wide):
+    """gx = g at the first of each 2x2 pixels that is the largest, 0 elsewhere."""
+    gx[:] = 0
+    for c in range((len(out) - shape[0]) // shape[1]):
+        for n in range(-(-samples // 16) * shape[2]):
+            to, at = _window(c, n, shape, wide)
+            for j in range(shape[3]):
+                for i in range(16):
+                    a = at + j * 32 + i
+                    b = a + (wide[3] + 1) * 16
+                    largest, value = out[to + j * 16 + i], g[to + j * 16 + i]
+                    if x[a] == largest:
+                        gx[a] = value
+                    elif x[a + 16] == largest:
+                        gx[a + 16] = value
+                    elif x[b] == largest:
+                        gx[b] = value
+                    else:
+                        gx[b + 16] = value
+
+
+@kernel
+def _window(c, n, shape, wide):
+    """Where row n of channel c starts in the small image, and its first row in the wide one."""
+    block, i = n // shape[2], n % shape[2]
+    to = shape[0] + c * shape[1] + (block * (shape[2] + 1) + i) * (shape[3] + 1) * 16
+    return to, wide[0] + c * wide[1] + (block * (wide[2] + 1) + 2 * i) * (wide[3] + 1) * 16

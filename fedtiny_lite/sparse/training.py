@@ -1,0 +1,75 @@
+"""Training and evaluation on the sparse engine, with the signatures and results of `fedtiny_lite.training`."""
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedtiny_lite.config import Config
+from fedtiny_lite.data import Split, batches, to_float
+from fedtiny_lite.masks import Mask, apply_mask
+from fedtiny_lite.sparse.network import SparseNetwork
+from fedtiny_lite.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, training_batch
+
+_networks: WeakKeyDictionary[nn.Module, SparseNetwork] = WeakKeyDictionary()
+
+
+def sparse_twin(model: nn.Module, mask: Mask, batch_size: int, in_shape: tuple[int, int, int]) -> SparseNetwork:
+    """The sparse network with the model's present state and `mask`.
+
+    A model's twin is kept as long as the model, unless a larger batch comes: its buffers, and the patterns of layers
+    whose mask did not change, serve again.
+    """
+    twin = _networks.get(model)
+    if twin is None or twin.batch_size < batch_size or twin.in_shape != in_shape:
+        twin = _networks[model] = SparseNetwork(model, batch_size, in_shape)
+    twin.load(model, mask)
+    return twin
+
+
+def train_sparse(
+    model: nn.Module,
+    split: Split,
+    pixels: Normalisation,
+    mask: Mask,
+    config: Config,
+    schedule: Sequence[Tensor],
+    generator: torch.Generator,
+    on_gradient: OnGradient | None = None,
+) -> None:
+    """`training.train` on the kept weights alone: the same batches and augmentation, the same SGD.
+
+    In dense masked training the momentum of a pruned weight is masked away in every step, so kept weights move as if
+    the pruned ones did not exist. Raises ValueError for `on_gradient`, which needs dense gradients.
+    """
+    if on_gradient:
+        raise ValueError("the sparse engine has no gradients of pruned weights; use the dense engine for this method")
+    model.train()
+    network = sparse_twin(model, mask, config.batch_size, tuple(split.images.shape[1:]))
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
+    for index in schedule:
+        network.backward(*training_batch(split, index, pixels, config.augment, generator))
+        optimiser.step()
+        network.mask_linear()
+    network.store(model)
+    apply_mask(dict(model.named_parameters()), mask)
+
+
+def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation, batch_size: int) -> Score:
+    """`training.evaluate` by the sparse engine, at most `batch_size` images at a time."""
+    network = sparse_twin(model, mask, batch_size, tuple(split.images.shape[1:]))
+    loss_sum, correct = 0.0, 0
+    for index in batches(len(split), EVALUATION_BATCH, None):
+        batch = split.take(index)
+        logits = network.predict(to_float(batch.images, pixels.mean, pixels.std))
+        loss_sum += float(F.cross_entropy(logits.double(), batch.labels, reduction="sum"))
+        correct += int((logits.argmax(1) == batch.labels).sum())
+    return Score(loss_sum, correct, len(split))

@@ -1,0 +1,196 @@
+"""The sparse twin of each model: values, gradients, training and growth lists equal to the dense engine's."""
+
+import gc
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fedtiny_lite.config import make_config
+from fedtiny_lite.data import Split
+from fedtiny_lite.masks import Mask, apply_mask, check_masked, random_mask
+from fedtiny_lite.models import build_model, linear_name, prunable_names, state_of
+from fedtiny_lite.progressive import exchange_counts, growth_lists
+from fedtiny_lite.sparse.growth import sparse_growth_lists
+from fedtiny_lite.sparse.training import _networks, evaluate_sparse, sparse_twin, train_sparse
+from fedtiny_lite.training import Normalisation, epoch_batches, evaluate, train
+
+PIXELS = Normalisation((0.4,), (0.25,))
+MODELS = st.sampled_from(["cnn", "vgg11", "resnet18"])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def masked(name: str, width: int, shape, density: float, seed: int = 0, prune_linear: bool = True):
+    model = build_model(name, width, 5, shape, seeded(seed))
+    weights = {n: model.get_parameter(n) for n in prunable_names(model, prune_linear)}
+    mask = random_mask(weights, {n: int(density * w.numel()) for n, w in weights.items()}, seeded(seed + 1))
+    apply_mask(dict(model.named_parameters()), mask)
+    for number, module in enumerate(model.modules()):
+        if isinstance(module, torch.nn.BatchNorm2d):  # as trained: no scale of 1, no shift of 0
+            module.weight.data.uniform_(0.5, 1.5, generator=seeded(number))
+            module.bias.data.uniform_(-0.2, 0.3, generator=seeded(number))
+    return model, mask
+
+
+def gradients(model, network) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """(name, dense, sparse) gradients at the kept weights, of the norms and of the linear layer."""
+    pairs = []
+    for conv in network.convs:
+        dense = model.get_parameter(f"{conv.name}.weight").grad.flatten()[torch.from_numpy(conv.pattern.index)]
+        norm = model.get_submodule(conv.norm_name)
+        pairs.append((conv.name, dense, conv.values.grad))
+        pairs.append((conv.norm_name, norm.weight.grad, conv.gamma.grad))
+        pairs.append((conv.norm_name, norm.bias.grad, conv.beta.grad))
+    return [*pairs, ("linear", model.linear.weight.grad, network.weight.grad)]
+
+
+def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.double() - exact).norm())
+
+
+@given(
+    MODELS, st.integers(1, 6), st.integers(3, 12), st.integers(3, 12), st.sampled_from([2, 15, 16, 17]),
+    st.floats(0.0005, 0.5), st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_loss_and_gradients_are_as_exact_as_torchs(name, width, height, wide, samples, density, seed):
+    """Against float64: never much further from it than torch's float32."""
+    model, mask = masked(name, width, (2, height, wide), density, seed)
+    images = torch.randn(samples, 2, height, wide, generator=seeded(seed + 2))
+    labels = torch.randint(5, (samples,), generator=seeded(seed + 3))
+    network = sparse_twin(model, mask, samples + 16, (2, height, wide))
+    loss = network.backward(images, labels)
+    F.cross_entropy(model(images), labels).backward()
+    single = gradients(model, network)
+    model.zero_grad()
+    right_loss = F.cross_entropy(model.double()(images.double()), labels)
+    right_loss.backward()
+    right_loss = right_loss.detach()
+    exact = gradients(model, network)
+    assert float(loss) == pytest.approx(float(right_loss), rel=1e-4)
+    for (layer, dense, found), (_, right, _) in zip(single, exact, strict=True):
+        scale = float(right.norm()) + 1e-3 * len(right) ** 0.5 / 10
+        assert distance(found, right) <= max(10 * distance(dense, right), 1e-4 * scale), layer
+
+
+@pytest.mark.parametrize("name, shape", [("cnn", (1, 8, 8)), ("vgg11", (3, 16, 16)), ("resnet18", (3, 9, 11))])
+@pytest.mark.parametrize("samples", [1, 15, 17, 40])
+def test_evaluation_and_running_statistics_equal_torchs(name, shape, samples):
+    model, mask = masked(name, 4, shape, 0.2)
+    images = torch.randn(max(samples, 2), *shape, generator=seeded(7))
+    network = sparse_twin(model, mask, 40, shape)
+    network.backward(images, torch.zeros(len(images), dtype=torch.int64))
+    model(images)
+    for conv in network.convs:
+        norm = model.get_submodule(conv.norm_name)
+        torch.testing.assert_close(conv.running_mean, norm.running_mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(conv.running_var, norm.running_var, rtol=1e-4, atol=1e-6)
+    model.eval()
+    torch.testing.assert_close(network.predict(images[:samples]), model(images[:samples]), rtol=1e-4, atol=1e-5)
+
+
+def test_every_buffer_comes_back():
+    model, mask = masked("resnet18", 4, (3, 16, 16), 0.2)
+    network = sparse_twin(model, mask, 16, (3, 16, 16))
+    images, labels = torch.randn(16, 3, 16, 16), torch.zeros(16, dtype=torch.int64)
+    network.backward(images, labels)
+    network.predict(images)
+    held = network.workspace.bytes
+    for _ in range(2):
+        network.backward(images, labels)
+        network.predict(images)
+    assert network.workspace.bytes == held
+    assert network.workspace.lent == 0
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+@pytest.mark.parametrize("prune_linear", [True, False])
+def test_training_equals_the_dense_trainer(name, prune_linear):
+    """Batches with a rest, augmentation, momentum, weight decay; a mask with an empty layer."""
+    shape = (1, 16, 16)
+    generator = seeded(3)
+    split = Split(
+        torch.randint(256, (37, *shape), generator=generator, dtype=torch.uint8),
+        torch.randint(5, (37,), generator=generator),
+    )
+    config = make_config(batch_size=18, lr=0.005, momentum=0.9, weight_decay=0.01, augment="crop_flip")
+    states = []
+    for trainer in (train, train_sparse):
+        model, mask = masked(name, 4, shape, 0.2, prune_linear=prune_linear)
+        last = [n for n in mask if n != linear_name(model)][1]
+        mask = mask.replace({last: torch.zeros_like(mask[last])}) if name == "resnet18" else mask
+        schedule = epoch_batches(split, 1, config, seeded(4))
+        trainer(model, split, PIXELS, mask, config, schedule, seeded(5))
+        check_masked(dict(model.named_parameters()), mask)
+        states.append(state_of(model))
+        scores = evaluate(model, split, PIXELS), evaluate_sparse(model, mask, split, PIXELS, 18)
+        assert scores[0].loss_sum == pytest.approx(scores[1].loss_sum, rel=1e-4)
+        assert scores[0].correct == scores[1].correct and scores[0].count == scores[1].count
+    for key, dense in states[0].items():
+        torch.testing.assert_close(states[1][key], dense, rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_a_new_mask_and_a_new_state_are_taken_over():
+    model, mask = masked("cnn", 4, (1, 8, 8), 0.3)
+    network = sparse_twin(model, mask, 16, (1, 8, 8))
+    patterns = [conv.pattern for conv in network.convs]
+    changed = mask.replace({"conv3.weight": ~mask["conv3.weight"]})
+    model.conv3.weight.data.uniform_(-1, 1, generator=seeded(9))
+    again = sparse_twin(model, changed, 16, (1, 8, 8))
+    assert again is network
+    assert [conv.pattern is old for conv, old in zip(network.convs, patterns, strict=True)] == [True, True, False, True]
+    apply_mask(dict(model.named_parameters()), changed)
+    images = torch.randn(5, 1, 8, 8, generator=seeded(1))
+    torch.testing.assert_close(network.predict(images), model.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_twin_goes_with_its_model():
+    model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
+    sparse_twin(model, mask, 16, (1, 8, 8))
+    before = len(_networks)
+    del model
+    gc.collect()
+    assert len(_networks) == before - 1
+
+
+@pytest.mark.parametrize("name, shape", [("cnn", (1, 8, 8)), ("vgg11", (3, 8, 8)), ("resnet18", (3, 10, 7))])
+@pytest.mark.parametrize("samples", [6, 17])
+def test_growth_lists_equal_those_of_the_dense_engine(name, shape, samples):
+    model, mask = masked(name, 4, shape, 0.3)
+    images = torch.randn(samples, *shape, generator=seeded(11))
+    labels = torch.randint(5, (samples,), generator=seeded(12))
+    before = state_of(model)
+    for block in model.blocks:
+        counts = exchange_counts(mask, block, 0.3)
+        dense = growth_lists(model, mask, counts, images, labels)
+        found = sparse_growth_lists(model, mask, counts, images, labels, 16)
+        assert list(found) == list(dense)
+        for layer, (index, value) in dense.items():
+            flat = torch.zeros(mask[layer].numel())
+            flat[found[layer][0]] = found[layer][1]
+            assert len(found[layer][0]) == len(index)
+            shared = torch.isin(index, found[layer][0])
+            assert shared.float().mean() > 0.98 or (~shared).sum() <= 1  # equal but for near ties
+            torch.testing.assert_close(
+                flat[index][shared], value[shared], rtol=1e-3, atol=1e-3 * float(value.abs().max())
+            )
+            assert not mask[layer].flatten()[found[layer][0]].any()
+    assert all(torch.equal(before[key], value) for key, value in state_of(model).items())
+
+
+def test_what_the_engine_cannot_do_is_refused():
+    model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
+    with pytest.raises(ValueError, match="two images"):
+        sparse_twin(masked("resnet18", 2, (1, 3, 3), 0.3)[0], Mask({}), 16, (1, 3, 3)).backward(
+            torch.zeros(1, 1, 3, 3), torch.zeros(1, dtype=torch.int64)
+        )
+    with pytest.raises(ValueError, match="use the dense engine"):
+        sparse_twin(torch.nn.Linear(2, 2), Mask({}), 16, (1, 8, 8))
+    split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="no gradients"):
+        train_sparse(model, split, PIXELS, mask, make_config(), [], seeded(), on_gradient=lambda *_: None)
