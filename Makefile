@@ -32,7 +32,7 @@ figures: $(INSTALLED)
 	$(BIN)/python -m fedtiny_lite figures --out $(OUT)
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.round_overhead
+	$(BIN)/python -m benchmarks.round_overhead; missed=$$?; $(BIN)/python -m benchmarks.sparse_step && exit $$missed
 
 strip: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --ClearOutputPreprocessor.enabled=True --inplace notebooks/*.ipynb

@@ -56,7 +56,7 @@ def main(methods: list[str]) -> int:
 def config_of(method: str, folder: str | Path) -> Config:
     """The paper's model and density; as few clients, images and rounds as show the costs."""
     sizes = dict(clients=1, samples=CLASSES * SHOTS + BATCH, server_shots=SHOTS, pretrain_epochs=1, local_epochs=1)
-    return make_config("paper", method=method, dataset=f"folder:{folder}", torch_device="cpu", **sizes)
+    return make_config("paper", method=method, dataset=f"folder:{folder}", torch_device="cpu", engine="dense", **sizes)
 
 
 def write_noise(folder: Path) -> None:

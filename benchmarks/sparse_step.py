@@ -1,155 +1,214 @@
-"""What the sparse engine saves: a whole training step of ResNet18, sparse against dense torch.
+"""What the sparse engine saves: a whole training step, sparse against dense torch, and where its time goes.
 
-    python -m benchmarks.sparse_step
+    python -m benchmarks.sparse_step [--quick]
 
-Width 64, batch 64, CIFAR-sized noise, uniform masks, one thread. A step is forward, backward and SGD. Dense torch runs
-masked weights in float32, contiguous and channels_last, and under bfloat16 autocast. Engines and densities take turns;
-times are the thread's CPU seconds, which other programs on the machine disturb least, and medians over the turns. Then
-where the sparse step's time goes, and its buffers. Exits with 1 and a line for each target that was missed.
+ResNet18 of width 64 and 16 and VGG11 of width 64, batches of 64 CIFAR-sized noise images, random masks of uniform and
+of ERK densities. A step is forward, backward and SGD, on one thread. Dense torch runs in float32, contiguous and
+channels_last, and under bfloat16 autocast. All engines and densities of a model take turns; times are the thread's
+CPU seconds, which other programs on the machine disturb least, and medians over the turns. Then more sparse steps tell
+where their time goes, by kernel and, for ResNet18 of width 64, by layer, beside the layers of a dense step in the
+better layout. There too: the growth step, building the patterns, and in processes of their own peak memory and two
+clients at once. These last ones are wall seconds: leave them two cores with nothing else to do.
+
+--quick: fewer turns and only what the targets are about. Without it, records/sparse_step.json is written. Exits with 1
+and a line for each target that was missed. Needs Linux and 5 GB of memory. Modules: `steps` is what is timed, `step_parts` where time
+goes, `step_processes` what needs processes of its own.
 """
 
+import argparse
 import os
 import sys
-import time
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from fedtiny_lite.masks import Mask, random_mask, uniform_counts
-from fedtiny_lite.models import build_model, prunable_names
-from fedtiny_lite.records import cpu_model
-from fedtiny_lite.sparse import kernels, norms
-from fedtiny_lite.sparse.network import SparseNetwork
+from benchmarks.step_parts import dense_layers, growth_seconds, pattern_seconds, sparse_parts
+from benchmarks.step_processes import pair_seconds, peak_bytes
+from benchmarks.steps import BATCH, FLOAT32, LAYOUTS, Case, counted, interleaved, prepare
+from fedtiny_lite.bundles import COMMITTED
+from fedtiny_lite.records import cpu_model, environment, write_json
 
-SHAPE, BATCH, WIDTH, TURNS = (3, 32, 32), 64, 64, 3
-TARGETS = {0.1: 2.5, 0.05: 4, 0.01: 8, 0.005: 10, 0.001: 12}  # against the best dense float32
-BF16_TARGET = 4  # at density 0.01
-PARTS = {
-    kernels: ("conv_forward", "conv_backward", "weight_gradient", "split_phases", "merge_phases"),
-    norms: ("forward", "apply", "backward"),
-}
+RESNET, MODELS = ("resnet18", 64), (("resnet18", 64), ("resnet18", 16), ("vgg11", 64))
+# Times as fast as the best dense float32 at least, ResNet18 of width 64, uniform masks.
+STEP_TARGETS = {0.1: 2.5, 0.05: 4, 0.01: 8, 0.005: 10, 0.001: 12}
+BF16_TARGET, MEMORY_TARGET, GROWTH_TARGET = 4, 0.7, 2  # all at density 0.01
+PAIR_TARGETS = {0.1: 1.8, 0.01: 1.5}
+PAIR_STEPS = {None: 2, 0.1: 6, 0.01: 15}  # some seconds of work
+MEMORY_STEPS, PAIR_TURNS, PROCESSES = 2, 3, 3
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Print all timings; 1 with a line for each target that was missed, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparse_step")
+    parser.add_argument("--quick", action="store_true", help="fewer turns, only what the targets are about; no record")
+    quick = parser.parse_args(arguments).quick
     torch.set_num_threads(1)
-    print(f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread", flush=True)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, *SHAPE, generator=generator)
-    labels = torch.randint(10, (BATCH,), generator=generator)
-    dense = {
-        "contiguous": dense_step(images, labels, torch.contiguous_format),
-        "channels_last": dense_step(images, labels, torch.channels_last),
+    print(machine(), flush=True)
+    record = measure(quick)
+    if not quick:
+        print(write_json(COMMITTED / "sparse_step.json", record))
+    return report(record["targets"])
+
+
+def machine() -> str:
+    """Processor, cores, torch, threads; and what to know of bfloat16."""
+    text = f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, one thread"
+    if has_bf16() is False:
+        text += f"\nno instructions for bfloat16 ({' or '.join(sorted(BF16_FLAGS))}): dense bf16 is emulated and slow"
+    return text
+
+
+def has_bf16() -> bool | None:
+    """Whether the processor multiplies bfloat16, by Linux's list of its features; None where there is no list."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    return bool(BF16_FLAGS & set(text.split())) if "flags" in text else None
+
+
+def measure(quick: bool) -> dict:
+    """The record, printed as it comes."""
+    turns, masks, models = (2, ("uniform",), MODELS[:1]) if quick else (5, ("uniform", "erk"), MODELS)
+    uniform = {density: Case(*RESNET, "sparse", "uniform", density) for density in STEP_TARGETS}
+    dense = [Case(*RESNET, engine) for engine in FLOAT32]
+    at_target = [uniform[0.01]] if quick else list(uniform.values())
+    pairs = [uniform[density] for density in PAIR_TARGETS] + ([] if quick else dense[1:])
+    record = {
+        "environment": environment(),
+        "has_bf16": has_bf16(),
+        "threads": torch.get_num_threads(),
+        "batch": BATCH,
+        "turns": turns,
+        "steps": [row for model in models for row in time_steps(cases(*model, masks), turns)],
+        "patterns": rows("patterns of all layers", at_target, lambda case: pattern_seconds(case, turns)),
+        "growth": rows("growth step on the last block", at_target, lambda case: growth_seconds(case, turns)),
+        "memory": rows("peak of a process", dense + at_target, lambda case: peak_bytes(case, MEMORY_STEPS, PROCESSES)),
+        "pairs": rows("two at once", pairs, lambda case: pair_seconds(case, PAIR_STEPS[case.density], PAIR_TURNS)),
     }
-    networks = {density: sparse_network(density) for density in TARGETS}
-    sparse = {density: sparse_step(network, images, labels) for density, network in networks.items()}
-    seconds = interleaved(dense | sparse, TURNS)
-    for name, value in seconds.items():
-        print(f"{name if name in dense else f'sparse {name:g}':>14}: {1000 * value:7.0f} ms", flush=True)
-    for density, step in sparse.items():
-        print_parts(density, step, networks[density])
-    misses = missed(min(seconds[name] for name in dense), "dense fp32", seconds, TARGETS)
-    bf16 = dense_step(images, labels, torch.channels_last, bf16=True)
-    pair = interleaved({"bf16": bf16, 0.01: sparse[0.01]}, 1)  # without bfloat16 instructions it takes minutes
-    misses += missed(pair["bf16"], "dense bf16", pair, {0.01: BF16_TARGET})
+    return record | {"targets": targets(record)}
+
+
+def cases(model: str, width: int, masks: Sequence[str]) -> list[Case]:
+    """Every dense engine, and the sparse one at every density of each kind of mask."""
+    dense = [Case(model, width, engine) for engine in LAYOUTS]
+    return dense + [Case(model, width, "sparse", mask, density) for mask in masks for density in STEP_TARGETS]
+
+
+def rows(what: str, timed: Sequence[Case], measure_one: Callable[[Case], dict]) -> list[dict]:
+    """What `measure_one` finds of each case, with the case's own entries."""
+    found = []
+    print(f"\n{what}, {describe(timed[0])}", flush=True)
+    for case in timed:
+        measured = measure_one(case)
+        found.append(asdict(case) | measured)
+        text = [f"{key} {value:,}" if value > 1e6 else f"{key} {value:.4g}" for key, value in measured.items()]
+        print(f"{label(found[-1]):<32}{', '.join(text)}", flush=True)
+    return found
+
+
+# --- whole steps ----------------------------------------------------------------------------------------------
+
+
+def time_steps(timed: Sequence[Case], turns: int) -> list[dict]:
+    """Rows of `steps` in the record: seconds, sizes, parts of the sparse step; layers of RESNET."""
+    clients = {case: prepare(case) for case in timed}
+    seconds = interleaved({case: client.step for case, client in clients.items()}, turns)
+    found = [asdict(case) | {"seconds": seconds[case]} | counted(case) for case in timed]
+    best, in_detail = best_dense(found), (timed[0].model, timed[0].width) == RESNET
+    for row, client in zip(found, clients.values(), strict=True):
+        if client.network:
+            row["parts"], layers = sparse_parts(client, turns)
+            row |= {"layers": layers} if in_detail else {}
+        elif in_detail and row is best:
+            row["layers"] = dense_layers(client, turns)
+    print_steps(describe(timed[0]), found)
+    print_layers([row for row in found if "layers" in row and row["mask"] != "erk"])
+    return found
+
+
+def best_dense(found: Sequence[dict]) -> dict:
+    """The fastest dense float32 row of these."""
+    return min((row for row in found if row["engine"] in FLOAT32), key=lambda row: row["seconds"])
+
+
+def describe(case: Case) -> str:
+    return f"{case.model} of width {case.width}, batch {case.batch}"
+
+
+def label(row: dict) -> str:
+    return f"sparse {row['mask']} {row['density']:g}" if row["density"] else row["engine"]
+
+
+def print_steps(what: str, found: Sequence[dict]) -> None:
+    """A line a step; the sparse ones with the shares of what bounds them."""
+    dense = best_dense(found)["seconds"]
+    print(f"\n{what:<32}{'ms a step':>10}{'as fast as dense':>18}{'MMACs a sample':>16}    time in", flush=True)
+    for row in found:
+        times = f"{dense / row['seconds']:.2f} x"
+        numbers = f"{1000 * row['seconds']:>10.1f}{times:>18}{row['macs'] / 1e6:>16.2f}"
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in bounds(row.get("parts", {})).items())
+        print(f"{label(row):<32}{numbers}    {shares}".rstrip(), flush=True)
+
+
+def bounds(parts: dict[str, float]) -> dict[str, float]:
+    """Shares of the step's seconds in convolutions, norms and the rest; empty without parts."""
+    total, shares = sum(parts.values()), dict.fromkeys(("convolutions", "norms", "rest") if parts else (), 0.0)
+    for name, seconds in parts.items():
+        kind = {"conv": "convolutions", "weight": "convolutions", "norm": "norms"}.get(name.split("_")[0], "rest")
+        shares[kind] += seconds / total
+    return shares
+
+
+def print_layers(found: Sequence[dict]) -> None:
+    """Milliseconds of each convolution with its norm, forward + backward; a column for each of these rows."""
+    if not found:
+        return
+    print("\n" + f"{'ms forward + backward':<24}" + "".join(f"{label(row):>22}" for row in found))
+    for layers in zip(*(row["layers"] for row in found), strict=True):
+        cells = [f"{1000 * layer['forward']:.1f} + {1000 * layer['backward']:.1f}" for layer in layers]
+        print(f"{layers[0]['name']:<24}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+
+
+# --- targets --------------------------------------------------------------------------------------------------
+
+
+def targets(record: dict) -> list[dict]:
+    """Every target beside what was measured: {what, measured, target, at_most, ok}."""
+    steps = [row for row in record["steps"] if (row["model"], row["width"]) == RESNET and row["mask"] != "erk"]
+    seconds = {label(row): row["seconds"] for row in steps}
+    sparse = {row["density"]: row["seconds"] for row in steps if row["density"]}
+    peaks = {label(row): row["peak_bytes"] for row in record["memory"]}
+    pairs = {row["density"]: row["speedup"] for row in record["pairs"]}
+    [growth] = [row["seconds"] / row["step_seconds"] for row in record["growth"] if row["density"] == 0.01]
+    memory = peaks["sparse uniform 0.01"] / min(peaks[engine] for engine in FLOAT32)
+    dense = best_dense(steps)["seconds"]
+    return [
+        *(judge(f"step at {d:g}, times as fast as dense fp32", dense / sparse[d], t) for d, t in STEP_TARGETS.items()),
+        judge("step at 0.01, times as fast as dense bf16", seconds["dense bf16"] / sparse[0.01], BF16_TARGET),
+        judge("peak memory at 0.01, share of dense fp32", memory, MEMORY_TARGET, at_most=True),
+        judge("growth step at 0.01, in training steps", growth, GROWTH_TARGET, at_most=True),
+        *(judge(f"two clients at once at {d:g}, speed-up", pairs[d], t) for d, t in PAIR_TARGETS.items()),
+    ]
+
+
+def judge(what: str, measured: float, target: float, at_most: bool = False) -> dict:
+    ok = measured <= target if at_most else measured >= target
+    return {"what": what, "measured": measured, "target": target, "at_most": at_most, "ok": ok}
+
+
+def report(judged: Sequence[dict]) -> int:
+    """Print all targets, then a line for each that was missed; 1 if there is one, else 0."""
+    misses = []
+    print()
+    for row in judged:
+        target = f"target {'<=' if row['at_most'] else '>='} {row['target']:g}"
+        print(f"{row['what']:<44}{row['measured']:>8.2f}   {target:<16}{'ok' if row['ok'] else 'MISSED'}")
+        misses += [] if row["ok"] else [f"MISS: {row['what']}: {row['measured']:.2f}, {target}"]
     print(*misses, sep="\n")
-    return 1 if misses else 0
-
-
-def new_model() -> nn.Module:
-    return build_model("resnet18", WIDTH, 10, SHAPE, torch.Generator().manual_seed(0))
-
-
-def sgd(parameters) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, foreach=True)
-
-
-def dense_step(images, labels, layout, bf16: bool = False) -> Callable[[], None]:
-    """One step of dense torch in a memory layout; the mask, which only adds to it, is left out."""
-    model = new_model().to(memory_format=layout)
-    images, optimiser = images.to(memory_format=layout), sgd(model.parameters())
-
-    def step():
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def sparse_network(density: float) -> SparseNetwork:
-    model = new_model()
-    weights = {name: model.get_parameter(name) for name in prunable_names(model, prune_linear=True)}
-    sizes = {name: weight.numel() for name, weight in weights.items()}
-    counts = uniform_counts(sizes, int(density * sum(sizes.values())))
-    mask: Mask = random_mask(weights, counts, torch.Generator().manual_seed(1))
-    network = SparseNetwork(model, BATCH, SHAPE)
-    network.load(model, mask)
-    return network
-
-
-def sparse_step(network: SparseNetwork, images, labels) -> Callable[[], None]:
-    optimiser = sgd(network.parameters())
-
-    def step():
-        network.backward(images, labels)
-        optimiser.step()
-        network.mask_linear()
-
-    return step
-
-
-def interleaved(steps: dict, turns: int) -> dict:
-    """Median seconds of each step, which take turns, after one untimed turn."""
-    times = {name: [] for name in steps}
-    for turn in range(turns + 1):
-        for name, step in steps.items():
-            start = time.thread_time()
-            step()
-            if turn:
-                times[name].append(time.thread_time() - start)
-    return {name: median(values) for name, values in times.items()}
-
-
-def print_parts(density: float, step: Callable[[], None], network: SparseNetwork) -> None:
-    """Where one step's time goes, kernel by kernel."""
-    spent = {}
-
-    def timed(label, function):
-        def call(*args):
-            start = time.thread_time()
-            function(*args)
-            spent[label] = spent.get(label, 0) + time.thread_time() - start
-
-        return call
-
-    originals = {(module, name): getattr(module, name) for module, names in PARTS.items() for name in names}
-    for (module, name), function in originals.items():
-        setattr(module, name, timed(name if module is kernels else f"norm_{name}", function))
-    start = time.thread_time()
-    step()
-    spent["rest"] = time.thread_time() - start - sum(spent.values())
-    for (module, name), function in originals.items():
-        setattr(module, name, function)
-    parts = ", ".join(f"{label} {1000 * value:.0f}" for label, value in spent.items())
-    print(f"sparse {density:g}, ms: {parts}; buffers {network.workspace.bytes / 2**20:.0f} MiB", flush=True)
-
-
-def missed(dense: float, what: str, seconds: dict, targets: dict) -> list[str]:
-    """A line for each density whose step is not `targets` times as fast as `dense` seconds; prints all ratios."""
-    lines = []
-    for density, target in targets.items():
-        ratio = dense / seconds[density]
-        line = f"density {density:g} against {what}: {ratio:.1f} times as fast, target {target:g}"
-        print(line, flush=True)
-        lines += [f"missed: {line}"] if ratio < target else []
-    return lines
+    return int(bool(misses))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The command line: `python -m fedtiny_lite run | sweep | notebooks | figures`."""
+"""The command line: `python -m fedtiny_lite run | sweep | notebooks | figures | export`."""
 
 import argparse
 import dataclasses
@@ -10,13 +10,18 @@ from fedtiny_lite.plans import PLANS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0 if all went well, 1 for an error that is explained on standard error, 2 for bad usage."""
+    """Exit status 0 if all went well, 1 for an error that is explained on standard error, 2 for bad usage, 130 for
+    Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     parser = argparse.ArgumentParser(prog="python -m fedtiny_lite", description="Federated pruning to tiny models.")
-    commands = parser.add_subparsers(required=True, metavar="run | sweep | notebooks | figures")
+    commands = parser.add_subparsers(required=True, metavar="run | sweep | notebooks | figures | export")
 
     one = commands.add_parser(
         "run",
@@ -56,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     figures = commands.add_parser("figures", help="draw the figures of the records below --out, without training")
     figures.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
     figures.set_defaults(command=figures_command)
+
+    export = commands.add_parser(
+        "export",
+        help="a finished run's model for a device; prints its sizes, and its path as the last line",
+        description="The model.tiny of a finished run: its sizes, and other forms of it, written beside it.",
+    )
+    export.add_argument("run", type=Path, metavar="RUN_FOLDER", help="folder of the run, or its record.json")
+    export.add_argument("--fold-bn", action="store_true", help="fold batch norm into the weights: model.folded.tiny")
+    export.add_argument("--onnx", action="store_true", help="write the dense network, pruned weights as 0: model.onnx")
+    export.set_defaults(command=export_command)
     return parser
 
 
@@ -124,6 +139,30 @@ def figures_command(options: argparse.Namespace) -> int:
     if not paths:
         raise ValueError(f"{options.out} holds no finished run; make one with: python -m fedtiny_lite run")
     print(*paths, sep="\n")
+    return 0
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """The sizes of a run's model in the form that was asked for, then the path of what was written last."""
+    from fedtiny_lite.tiny_model import export_onnx, fold_bn, load_tiny, save_tiny
+
+    folder = options.run.parent if options.run.name == "record.json" else options.run
+    path = folder / "model.tiny"
+    if not path.exists():
+        raise ValueError(
+            f"{folder} holds no model.tiny, which a run leaves there when it is finished; "
+            "finish it, or, if it has a record.json already, delete that and run it again"
+        )
+    tiny = load_tiny(path)
+    if options.fold_bn:
+        tiny = fold_bn(tiny)
+        path = save_tiny(folder / "model.folded.tiny", tiny)
+    print(f"{path.name}: {path.stat().st_size:,} bytes; counted {tiny.counted_bytes:,}")
+    print(f"dense float32: {tiny.dense_bytes:,} bytes")
+    if options.onnx:
+        path = export_onnx(tiny, folder / "model.onnx")
+        print(f"{path.name}, dense: {path.stat().st_size:,} bytes")
+    print(path)
     return 0
 
 

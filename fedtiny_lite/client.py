@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from fedtiny_lite.config import Config
 from fedtiny_lite.costs import LayerShape, model_state_memory, other_sizes, training_flops
 from fedtiny_lite.data import Split
+from fedtiny_lite.engine import DENSE, Engine, engine_for
 from fedtiny_lite.masks import Mask
 from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask, read_mask
 from fedtiny_lite.models import load_state, state_of
 from fedtiny_lite.protocol import Reply
 from fedtiny_lite.seeding import numpy_generator, torch_generator
-from fedtiny_lite.training import Normalisation, OnGradient, epoch_batches, train, training_batch
+from fedtiny_lite.training import Normalisation, OnGradient, epoch_batches, training_batch
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Client:
     `split`: its own samples. `model`: scratch space, filled anew from each message. `state_shapes` and
     `mask_shapes`: names and shapes of the model's state and of its prunable weights, in order. `memory`: what
     the client keeps from one exchange to the next, such as its mask. `augmentation`: the exchange's randomness of
-    crops and flips.
+    crops and flips. `trained_on`: names of the engines that trained in this exchange.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Client:
     mask_shapes: Mapping[str, torch.Size]
     memory: dict[str, Tensor]
     augmentation: torch.Generator = field(init=False)
+    trained_on: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self):
         self.augmentation = self.generator("augment")
@@ -45,6 +47,10 @@ class Client:
     def generator(self, purpose: str) -> torch.Generator:
         """This client's own randomness in this round."""
         return torch_generator(self.config.seed, purpose, self.round, self.id)
+
+    def engine(self, mask: Mask) -> Engine:
+        """The engine that computes the client's model under `mask`."""
+        return engine_for(self.config, self.model, self.layers, mask.kept)
 
     def development_split(self) -> Split:
         """The share of its samples that judges candidates, the same in every exchange; they still train later."""
@@ -81,11 +87,18 @@ def train_locally(
     schedule: Sequence[Tensor] | None = None,
     on_gradient: OnGradient | None = None,
 ) -> tuple[dict[str, Tensor], int]:
-    """The state after masked SGD over `schedule`, by default the round's, on the CPU, and the FLOPs that it cost."""
+    """The state after masked SGD over `schedule`, by default the round's, on the CPU, and the FLOPs that it cost.
+
+    `on_gradient` needs dense gradients, so the dense engine.
+    """
     schedule = local_schedule(client) if schedule is None else schedule
     load_state(client.model, state)
     kept = mask.to(client.split.images.device)
-    train(client.model, client.split, client.pixels, kept, client.config, schedule, client.augmentation, on_gradient)
+    engine = DENSE if on_gradient else client.engine(mask)
+    engine.train(
+        client.model, client.split, client.pixels, kept, client.config, schedule, client.augmentation, on_gradient
+    )
+    client.trained_on.add(engine.name)
     trained = {name: tensor.cpu() for name, tensor in state_of(client.model).items()}
     return trained, training_flops(client.layers, mask.kept) * sum(map(len, schedule))
 

@@ -126,7 +126,11 @@ class Config:
         choices=("yes", "no"),
     )
 
-    engine: str = _setting("dense", "how masked layers are computed", choices=("dense",))
+    engine: str = _setting(
+        "dense",
+        "what computes masked layers: dense torch, the sparse engine (CPU), or auto = sparse where little is kept",
+        choices=("dense", "sparse", "auto"),
+    )
     torch_device: str = _setting("cpu", "auto = a GPU when there is one", choices=("auto", "cpu", "cuda"))
     workers: int = _setting(1, "processes that clients run in; 1 = in this one", low=1, identity=False)
 
@@ -196,7 +200,7 @@ _LAPTOP = dict(
 _PAPER = dict(
     dataset="cifar10", server_shots=5, server_set="as_clients", augment="crop_flip_cutout", model="resnet18", width=64,
     pretrain_epochs=3, rounds=300, local_epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4, density=0.01,
-    dev_fraction=0.1, adjust_every=10, adjust_until=100, lottery_rate=0.2, torch_device="auto",
+    dev_fraction=0.1, adjust_every=10, adjust_until=100, lottery_rate=0.2, torch_device="auto", engine="auto",
 )  # fmt: skip
 PROFILES = {
     "smoke": dict(rounds=2, pretrain_epochs=2, adjust_until=2, clients=4, pool_size=3),

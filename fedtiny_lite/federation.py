@@ -12,6 +12,7 @@ from fedtiny_lite.client import Client
 from fedtiny_lite.config import Config
 from fedtiny_lite.costs import LayerShape, layer_shapes
 from fedtiny_lite.data import Dataset, Split, distort, limit, load_dataset, public_split
+from fedtiny_lite.engine import check_engine
 from fedtiny_lite.masks import weight_budget
 from fedtiny_lite.models import build_model, prunable_blocks, state_of
 from fedtiny_lite.partition import partition, summarise
@@ -79,6 +80,7 @@ def _build_server(config: Config, public: Split, dataset: Dataset, in_shape) -> 
         model = own_model(config, allowed, classes, in_shape, generator)
         blocks = prunable_blocks(model, prune_linear=True)
         budget = sum(model.get_parameter(name).numel() for block in blocks for name in block)
+    check_engine(config, model)
     initial = state_of(model)
     server = Server(
         config=config,

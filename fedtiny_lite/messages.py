@@ -91,24 +91,23 @@ def decode_state(vector: Tensor, mask: Mask, shapes: Mapping[str, torch.Size]) -
 
 # --- masks and lists: indices take ceil(log2 n) bits ------------------------------------------------------
 
-_BITMAP, _INDICES, _ALL = 0, 1, 2
+_BITMAP, _INDICES, _ALL, _ROWS = range(4)
 
 
 def encode_mask(layers: Mapping[str, Tensor], order: list[str]) -> Tensor:
-    """Some layers' masks as bytes, uint8 [bytes]: for each its number in `order`, then the smallest of
-    bitmap, indices, and nothing where all is kept.
+    """Some layers' masks as bytes, uint8 [bytes]: for each its number in `order`, what it keeps in all, then the
+    smallest of bitmap, indices (COO), and a count per row with a column per kept weight (CSR); nothing where all is
+    kept. Rows are the first dimension.
     """
     parts = []
     for name, keep in layers.items():
-        flat = keep.flatten().numpy()
-        kept, width = int(flat.sum()), index_bits(flat.size)
-        if kept == flat.size:
-            kind, body = _ALL, np.empty(0, np.uint8)
-        elif kept * width < flat.size:
-            kind, body = _INDICES, _pack_numbers(flat.nonzero()[0], width)
-        else:
-            kind, body = _BITMAP, np.packbits(flat)
-        parts += [np.frombuffer(struct.pack("<HBI", order.index(name), kind, kept), np.uint8), body]
+        matrix = keep.unsqueeze(-1).flatten(1).numpy()
+        kept = int(np.count_nonzero(matrix))
+        kinds = _mask_kinds(*matrix.shape, kept)
+        kind = min(kinds, key=lambda kind: sum(_packed_bytes(*run) for run in kinds[kind]))
+        widths = [width for _, width in kinds[kind]]
+        packed = map(_pack_numbers, _mask_numbers(kind, matrix), widths)
+        parts += [np.frombuffer(struct.pack("<HBI", order.index(name), kind, kept), np.uint8), *packed]
     return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.uint8)
 
 
@@ -117,18 +116,51 @@ def decode_mask(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Ten
     raw, at, layers, names = data.numpy(), 0, {}, list(shapes)
     while at < len(raw):
         number, kind, kept = struct.unpack("<HBI", raw[at : at + 7].tobytes())
-        shape, at = shapes[names[number]], at + 7
-        size = shape.numel()
-        bits = {_ALL: 0, _INDICES: kept * index_bits(size), _BITMAP: size}[kind]
-        body, at = raw[at : at - (-bits // 8)], at - (-bits // 8)
-        flat = np.ones(size, bool)
-        if kind == _INDICES:
-            flat[:] = False
-            flat[_unpack_numbers(body, index_bits(size), kept)] = True
-        elif kind == _BITMAP:
-            flat[:] = np.unpackbits(body, count=size)
-        layers[names[number]] = torch.from_numpy(flat).view(shape)
+        shape, at, runs = shapes[names[number]], at + 7, []
+        rows, cols = shape[0], shape.numel() // max(shape[0], 1)
+        for count, width in _mask_kinds(rows, cols, kept)[kind]:
+            end = at + _packed_bytes(count, width)
+            runs.append(_unpack_numbers(raw[at:end], width, count))
+            at = end
+        layers[names[number]] = torch.from_numpy(_mask_of(kind, runs, rows, cols)).view(shape)
     return layers
+
+
+def _mask_kinds(rows: int, cols: int, kept: int) -> dict[int, list[tuple[int, int]]]:
+    """The ways to write a mask, each as runs of (how many numbers, bits of each), as `costs.tensor_bytes` counts them.
+
+    But for CSR's counts, which are 0 ... min(kept, cols) here and take ceil(log2 kept) bits there.
+    """
+    if kept == rows * cols:
+        return {_ALL: []}
+    return {
+        _BITMAP: [(rows * cols, 1)],
+        _INDICES: [(kept, index_bits(rows * cols))],
+        _ROWS: [(rows, index_bits(min(kept, cols) + 1)), (kept, index_bits(cols))],
+    }
+
+
+def _mask_numbers(kind: int, matrix: np.ndarray) -> list[np.ndarray]:
+    """The runs of numbers that write a mask, bool [rows, cols]."""
+    if kind in (_ALL, _BITMAP):
+        return [matrix.ravel()] if kind == _BITMAP else []
+    indices = matrix.ravel().nonzero()[0]
+    if kind == _INDICES:
+        return [indices]
+    row, column = np.divmod(indices, matrix.shape[1])
+    return [np.bincount(row, minlength=len(matrix)), column]
+
+
+def _mask_of(kind: int, runs: list[np.ndarray], rows: int, cols: int) -> np.ndarray:
+    """The mask, bool [rows * cols], that `_mask_numbers` gave these runs for."""
+    if kind == _BITMAP:
+        return runs[0].astype(bool)
+    flat = np.full(rows * cols, kind == _ALL)
+    if kind == _INDICES:
+        flat[runs[0]] = True
+    elif kind == _ROWS:
+        flat[np.arange(rows).repeat(runs[0]) * cols + runs[1]] = True
+    return flat
 
 
 def encode_growth_list(entries: GrowthList, size: int) -> dict[str, Tensor]:
@@ -143,14 +175,22 @@ def decode_growth_list(packed: Mapping[str, Tensor], size: int) -> GrowthList:
     return torch.from_numpy(index), packed["value"]
 
 
+def _packed_bytes(count: int, width: int) -> int:
+    return -(-count * width // 8)
+
+
 def _pack_numbers(numbers: np.ndarray, width: int) -> np.ndarray:
-    bits = (numbers.astype(np.int64)[:, None] >> np.arange(width - 1, -1, -1)) & 1
-    return np.packbits(bits.astype(np.uint8))
+    if width == 1:
+        return np.packbits(numbers.astype(bool))
+    bits = np.unpackbits(numbers.astype(">u4").view(np.uint8)).reshape(-1, 32)
+    return np.packbits(bits[:, 32 - width :])
 
 
 def _unpack_numbers(packed: np.ndarray, width: int, count: int) -> np.ndarray:
-    bits = np.unpackbits(packed, count=count * width).reshape(count, width).astype(np.int64)
-    return bits @ (1 << np.arange(width - 1, -1, -1))
+    bits = np.unpackbits(packed, count=count * width).astype(np.int64)
+    if width == 1:
+        return bits
+    return bits.reshape(count, width) @ (1 << np.arange(width - 1, -1, -1))
 
 
 @lru_cache(maxsize=8)

@@ -155,9 +155,18 @@ def build_model(
     for what, value in {"width": width, "classes": classes, "input size": min(in_shape)}.items():
         if value < 1:
             raise ValueError(f"{what} of a model is {value}; give a whole number of at least 1")
+    return materialise(empty_model(name, width, classes, in_shape), generator)
+
+
+def empty_model(name: str, width: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
+    """A model without data, on torch's "meta" device; also "small", the rung of that width of `methods.small_model`.
+
+    Raises ValueError for an unknown name.
+    """
     with torch.device("meta"):  # draws nothing from the global generator
-        model = _layout(name, width, classes, in_shape[0])
-    return materialise(model, generator)
+        if name == "small":
+            return SmallNet((width, width, width), 8 * width, classes, in_shape)
+        return _layout(name, width, classes, in_shape[0])
 
 
 def materialise(model: nn.Module, generator: torch.Generator) -> nn.Module:

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = ROOT / "notebooks" / "expected.json"
 RECORD_KEYS = frozenset({"run_id", "config", "rounds", "complete"})
-PACKAGES = ("fedtiny-lite", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "papermill")
+PACKAGES = ("fedtiny-lite", "torch", "torchvision", "numpy", "numba", "scikit-learn", "matplotlib", "papermill")
 
 
 def plain(value: object) -> object:

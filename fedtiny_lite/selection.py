@@ -5,7 +5,7 @@ judged, the clients re-estimate its batch-norm statistics on their own skewed da
 them; so a candidate is not condemned for the server's statistics, which belong to other data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -44,17 +44,31 @@ def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnS
     instead makes ten passes with momentum 0.1, which leaves 35 % of the old statistics after ten batches.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    was_training, seen = model.training, 0
-    model.train()
-    for index in batches(len(split), EVALUATION_BATCH, None):
-        seen += len(index)
+    momenta, was_training = [norm.momentum for norm in norms], model.training
+
+    def observe(images: Tensor, momentum: float) -> None:
         for norm in norms:
-            norm.momentum = len(index) / seen
-        model(to_float(split.take(index).images, pixels.mean, pixels.std))
+            norm.momentum = momentum
+        model(images)
+
+    model.train()
+    observe_all(observe, split, pixels)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
+    return bn_stats(model)
+
+
+def observe_all(observe: Callable[[Tensor, float], None], split: Split, pixels: Normalisation) -> None:
+    """Calls observe(images, momentum) on every batch of `split`, each momentum the batch's share of what was seen."""
+    seen = 0
+    for index in batches(len(split), EVALUATION_BATCH, None):
+        seen += len(index)
+        observe(to_float(split.take(index).images, pixels.mean, pixels.std), len(index) / seen)
+
+
+def bn_stats(model: nn.Module) -> BnStats:
+    """A copy of the model's running statistics, on the CPU."""
     buffers = dict(model.named_buffers())
     return {name: buffers[name].detach().cpu().clone() for name in bn_names(model)}
 

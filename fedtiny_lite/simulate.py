@@ -22,17 +22,20 @@ import torch
 
 from fedtiny_lite import checkpoint, records
 from fedtiny_lite.config import Config
+from fedtiny_lite.engine import engine_for
 from fedtiny_lite.federation import Federation, build_federation, client_of, load_method, resolve_device
 from fedtiny_lite.masks import check_masked, kept_parameters
 from fedtiny_lite.messages import pack, unpack
 from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import Exchange, Method, State
 from fedtiny_lite.server import Server, accept
-from fedtiny_lite.training import correct_by_class, evaluate
+from fedtiny_lite.tiny_model import final_model, save_tiny
+from fedtiny_lite.training import correct_by_class
 
 
 def run(config: Config, out: Path | str | None = None, on_round: Callable | None = None) -> dict:
-    """Run `config` and return its record; with `out`, keep it as `out`/<run_id>/record.json.
+    """Run `config` and return its record; with `out`, keep it as `out`/<run_id>/record.json and the
+    final model beside it (`tiny_model.load_tiny`).
 
     A finished record there is returned as it is; an interrupted run continues after its last finished round,
     to the same record. `on_round(entry, state)` is called with the starting state (its round is -1) and after
@@ -79,6 +82,8 @@ def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor
         _store(record | {"stopped": f"{when}: {error}"}, folder)
         raise
     record |= {"final": _final(federation, method, record, state), "complete": True}
+    if folder:
+        save_tiny(folder / "model.tiny", final_model(federation.server, state))
     _store(record, folder)
     return record
 
@@ -128,6 +133,7 @@ def carry_out(
         "client_kept": max(found.kept for found in answers.values()),
         "client_state_bytes": max(found.state_bytes for found in answers.values()),
         "rejected_clients": rejected,
+        "trained_on": sorted({name for found in answers.values() for name in found.trained_on}),
         "seconds": time.perf_counter() - began,
     }
     return state, [answers[k].memory if k in answers else memories[k] for k in range(len(memories))], cost | note
@@ -144,13 +150,16 @@ def _ask(exchange: Exchange, server: Server, state: State, r: int) -> dict[int, 
 
 
 class Answer(NamedTuple):
-    """What comes back from a client: its packed reply and memory, and what it cost (see `protocol.Reply`)."""
+    """What comes back from a client: its packed reply and memory, what it cost (see `protocol.Reply`), and the engines
+    that trained it.
+    """
 
     reply: bytes
     memory: bytes
     flops: int
     kept: int
     state_bytes: int
+    trained_on: tuple[str, ...]
 
 
 def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: bytes) -> Answer:
@@ -163,7 +172,8 @@ def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: b
     client = client_of(federation, k, r, unpack(memory).tensors)
     reply = exchange.answer(client, unpack(message))
     packed = pack(reply.tensors, **reply.meta)
-    return Answer(packed, pack(client.memory), reply.flops, reply.kept, reply.state_bytes)
+    trained_on = tuple(sorted(client.trained_on))
+    return Answer(packed, pack(client.memory), reply.flops, reply.kept, reply.state_bytes, trained_on)
 
 
 def _new_record(config: Config, federation: Federation) -> dict:
@@ -197,7 +207,8 @@ def _score(federation: Federation, state: State) -> dict:
     """
     server, on = federation.server, federation.server.config.score_on
     load_state(server.model, state.weights)
-    score = evaluate(server.model, federation.test, server.pixels)
+    engine = engine_for(server.config, server.model, federation.layers, state.mask.kept)
+    score = engine.evaluate(server.model, state.mask, federation.test, server.pixels)
     return {
         f"{on}_accuracy": score.correct / score.count,
         f"{on}_loss": score.loss_sum / score.count,

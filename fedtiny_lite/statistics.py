@@ -1,11 +1,9 @@
-"""The statistics that notebooks quote; numpy only."""
+"""The statistics that notebooks quote."""
 
 from collections.abc import Sequence
 
 import numpy as np
-
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % quantiles of Student's t for 1 to 10 degrees of freedom."""
+from scipy import stats
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
@@ -32,11 +30,18 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean of a few values and its 95 % confidence interval: mean -+ t s / sqrt(n), s with n - 1 in its divisor.
 
     t is Student's for n - 1 degrees of freedom. It takes the values for draws from a normal distribution, which nobody
-    can check on a few. Raises ValueError unless there are 2 to 11 values.
+    can check on a few. Raises ValueError for fewer than two values.
     """
     n = len(values)
-    if not 2 <= n <= len(T_95) + 1:
-        raise ValueError(f"{n} values: this interval takes 2 to {len(T_95) + 1}")
+    if n < 2:
+        raise ValueError(f"{n} values: this interval takes at least two")
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = T_95[n - 2] * spread / n**0.5
+    half = float(stats.t.ppf(0.975, n - 1)) * spread / n**0.5
     return mean, mean - half, mean + half
+
+
+def p_value(values: Sequence[float]) -> float:
+    """Two-sided p value of Student's t test that the mean of at least two values is 0; 0 or 1 without spread."""
+    if np.ptp(values) == 0:
+        return float(values[0] == 0)
+    return float(stats.ttest_1samp(values, 0).pvalue)

@@ -13,7 +13,7 @@ from fedtiny_lite.bundles import write_bundle
 from fedtiny_lite.config import Config
 from fedtiny_lite.federation import resolve_device
 from fedtiny_lite.plans import plan_configs
-from fedtiny_lite.records import read_record
+from fedtiny_lite.records import read_record, write_bytes
 from fedtiny_lite.simulate import run, start_worker
 
 PROGRESS_LINES = 10
@@ -50,10 +50,11 @@ def run_plan(plan: str, out: Path | str, processes: int | None = None) -> Path:
 def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tuple[list[dict | None], list[str]]:
     """A record per config, None where there is none, and a line for each failure.
 
-    If a process dies, the rest is done with one process fewer.
+    If a process dies, the rest is done with one process fewer. Raises OSError if `out` cannot be written.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes = {processes}: it must be at least 1")
+    write_bytes(out / ".writable", b"").unlink(missing_ok=True)  # said once, not by every run
     processes = max(1, min(processes or os.cpu_count() or 1, len(configs)))
     try:
         return _run_side_by_side(configs, out, processes)
@@ -67,7 +68,7 @@ def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tu
 
 def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> tuple[list[dict | None], list[str]]:
     """As `_run_each`, but raises BrokenProcessPool if a process dies."""
-    records, failures, began = [None] * len(configs), [], time.perf_counter()
+    records, failures, began, fresh = [None] * len(configs), [], time.time(), 0
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
         futures = {pool.submit(run, replace(config, workers=1), out): i for i, config in enumerate(configs)}
@@ -75,6 +76,7 @@ def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> t
             i = futures[future]
             try:
                 records[i] = future.result()
+                fresh += (out / records[i]["run_id"] / "record.json").stat().st_mtime >= began
             except FloatingPointError as error:
                 ran = replace(configs[i], torch_device=resolve_device(configs[i].torch_device))
                 records[i] = read_record(out / ran.run_id / "record.json")
@@ -84,8 +86,8 @@ def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> t
             except Exception as error:
                 failures.append(f"{configs[i].run_id}: {error}")
             if done % -(-len(configs) // PROGRESS_LINES) == 0 or done == len(configs):
-                left = (time.perf_counter() - began) / done * (len(configs) - done)
-                print(f"{done} of {len(configs)} runs, about {left:.0f} s left", flush=True)
+                left = (time.time() - began) / fresh * (len(configs) - done) if fresh else None
+                print(f"{done} of {len(configs)} runs" + (f", about {left:.0f} s left" if fresh else ""), flush=True)
     finally:  # when interrupted, runs that wait do not begin
         pool.shutdown(cancel_futures=True)
     return records, failures

@@ -1,6 +1,6 @@
 """Masked SGD and evaluation of one model on one split: the trainer of the server and of every client."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from fedtiny_lite.data import Split, batches, to_float
 from fedtiny_lite.masks import Mask, apply_mask
 
 EVALUATION_BATCH = 256
+
+Predict = Callable[[Tensor], Tensor]
+"""Float images [N, C, H, W] to logits [N, classes]."""
 
 OnGradient = Callable[[Mapping[str, nn.Parameter], float], None]
 """Called in every step between backward and update, with the parameters, whose gradients are dense, and the share of
@@ -54,13 +57,7 @@ def train(
     """One SGD step in place for each batch of `schedule`, augmented from `generator`, masked after every step."""
     model.train()
     parameters = dict(model.named_parameters())
-    optimiser = torch.optim.SGD(
-        parameters.values(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        foreach=True,  # the same arithmetic with less overhead a step
-    )
+    optimiser = sgd(parameters.values(), config)
     apply_mask(parameters, mask)
     for step, index in enumerate(schedule):
         images, labels = training_batch(split, index, pixels, config.augment, generator)
@@ -71,6 +68,12 @@ def train(
             on_gradient(parameters, step / len(schedule))
         optimiser.step()
         apply_mask(parameters, mask)
+
+
+def sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
+    """The optimiser of a round, its momentum at zero; `foreach` is the same arithmetic with less overhead a step."""
+    settings = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, **settings, foreach=True)
 
 
 def training_batch(
@@ -85,8 +88,13 @@ def training_batch(
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Score:
     """Loss and accuracy in evaluation mode over every image of `split`; sums are exact in float64."""
+    return score(model.eval(), split, pixels)
+
+
+def score(predict: Predict, split: Split, pixels: Normalisation) -> Score:
+    """Loss and accuracy of what `predict` says over every image of `split`."""
     loss_sum, correct = 0.0, 0
-    for logits, labels in _predictions(model, split, pixels):
+    for logits, labels in _predictions(predict, split, pixels):
         loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
     return Score(loss_sum, correct, len(split))
@@ -95,13 +103,13 @@ def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Score:
 @torch.no_grad()
 def correct_by_class(model: nn.Module, split: Split, pixels: Normalisation, classes: int) -> tuple[Tensor, Tensor]:
     """Correct answers and images per class, int64 [classes] each, in evaluation mode over `split`."""
-    right = torch.cat([labels[logits.argmax(1) == labels] for logits, labels in _predictions(model, split, pixels)])
+    predictions = _predictions(model.eval(), split, pixels)
+    right = torch.cat([labels[logits.argmax(1) == labels] for logits, labels in predictions])
     return right.bincount(minlength=classes), split.labels.bincount(minlength=classes)
 
 
-def _predictions(model: nn.Module, split: Split, pixels: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and labels of batches of `split`, in evaluation mode."""
-    model.eval()
+def _predictions(predict: Predict, split: Split, pixels: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of batches of `split`."""
     for index in batches(len(split), EVALUATION_BATCH, None):
         batch = split.take(index)
-        yield model(to_float(batch.images, pixels.mean, pixels.std)), batch.labels
+        yield predict(to_float(batch.images, pixels.mean, pixels.std)), batch.labels

@@ -133,10 +133,10 @@ def test_nothing_but_the_checkpoint_lies_in_the_folder(saved):
     assert [path.name for path in folder.iterdir()] == ["checkpoint.ftl"]
 
 
-def test_a_finished_run_leaves_its_record_only(saved, tmp_path):
+def test_a_finished_run_leaves_its_record_and_its_model_only(saved, tmp_path):
     folder, _ = saved
     run(CONFIG, tmp_path)
-    assert [path.name for path in folder.iterdir()] == ["record.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["model.tiny", "record.json"]
 
 
 def test_resuming_executes_nothing_that_it_reads(saved, tmp_path, monkeypatch):

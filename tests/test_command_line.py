@@ -6,8 +6,10 @@ import json
 import pytest
 
 from fedtiny_lite.__main__ import main
-from fedtiny_lite.config import METHODS, Config
+from fedtiny_lite.config import METHODS, Config, make_config, parse_settings
 from fedtiny_lite.plans import PLANS
+from fedtiny_lite.simulate import run
+from fedtiny_lite.tiny_model import load_tiny
 
 TINY = ["rounds=1", "pretrain_epochs=0", "width=2", "density=0.1", "clients=2"]
 
@@ -111,3 +113,53 @@ def test_help_of_sweep_names_every_plan(capsys):
         main(["sweep", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert all(plan in text for plan in PLANS)
+
+
+# --- export ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The path of a finished run's record."""
+    config = make_config(**parse_settings(TINY), method="magnitude")
+    out = tmp_path_factory.mktemp("runs")
+    run(config, out)
+    return out / config.run_id / "record.json"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "name"),
+    [
+        ([], "model.tiny"),
+        (["--fold-bn"], "model.folded.tiny"),
+        (["--onnx"], "model.onnx"),
+        (["--fold-bn", "--onnx"], "model.onnx"),
+    ],
+)
+def test_export_prints_sizes_and_the_path_last(wishes, name, finished, capsys):
+    assert main(["export", str(finished.parent), *wishes]) == 0
+    sizes, dense, *_, last = capsys.readouterr().out.splitlines()
+    assert last == str(finished.with_name(name))
+    tiny = "model.folded.tiny" if "--fold-bn" in wishes else "model.tiny"
+    model = load_tiny(finished.with_name(tiny))
+    assert model.folded is ("--fold-bn" in wishes)
+    assert sizes == f"{tiny}: {finished.with_name(tiny).stat().st_size:,} bytes; counted {model.counted_bytes:,}"
+    assert dense == f"dense float32: {model.dense_bytes:,} bytes"
+
+
+def test_export_takes_the_line_that_run_prints(finished, capsys):
+    assert main(["export", str(finished)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(finished.with_name("model.tiny"))
+
+
+def test_export_without_a_model_says_what_to_do(tmp_path, capsys):
+    assert main(["export", str(tmp_path / "none")]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'none'} holds no model.tiny" in error and "run it again" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_of_a_torn_model_names_it(tmp_path, capsys):
+    (tmp_path / "model.tiny").write_bytes(b"FTL1 and no more")
+    assert main(["export", str(tmp_path)]) == 1
+    assert "model.tiny: these bytes are not a whole message" in capsys.readouterr().err

@@ -66,6 +66,7 @@ CHOICES = {
     "prunefl_layers": ("free", "fixed"),
     "saliency_scope": ("global", "layer"),
     "selective_upload": ("yes", "no"),
+    "engine": ("dense", "sparse", "auto"),
     "torch_device": ("auto", "cpu", "cuda"),
 }
 # Free words are judged where they are used: by the data and by the model.
@@ -86,7 +87,7 @@ def other_value(name: str):
 
 def test_every_number_setting_is_tried_out_of_range_and_every_word_has_its_choices():
     assert set(OUT_OF_RANGE) == set(WHOLE) | set(REAL)
-    assert set(CHOICES) | FREE_WORDS | {"engine"} == set(WORDS)
+    assert set(CHOICES) | FREE_WORDS == set(WORDS)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_run_id_is_one_file_name_for_a_folder_of_images(path):
     assert Config(dataset=f"folder:{path}").run_id.startswith("fedtiny-cifar-cnn8-")
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"engine"}))
+@pytest.mark.parametrize("name", sorted(FIELDS))
 def test_run_id_depends_on_every_setting_that_can_change_a_result(name):
     changed = Config(**{name: other_value(name)})
     assert (changed.run_id == Config().run_id) == (name == "workers")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fedtiny_lite.costs import tensor_bytes
 from fedtiny_lite.masks import Mask
 from fedtiny_lite.messages import (
     decode_growth_list,
@@ -48,7 +49,8 @@ def masked_layers(draw) -> dict[str, torch.Tensor]:
         kept = draw(st.sampled_from([1, size]) | st.integers(1, size))
         keep = np.zeros(size, bool)
         keep[np.random.default_rng(draw(st.integers(0, 2**32))).permutation(size)[:kept]] = True
-        shape = draw(st.sampled_from([(size,), (1, size), (size, 1, 1, 1)]))
+        rows = draw(st.sampled_from([row for row in range(1, size + 1) if size % row == 0]))
+        shape = draw(st.sampled_from([(size,), (rows, size // rows), (rows, 1, 1, size // rows)]))
         layers[f"layer{number}"] = torch.from_numpy(keep.reshape(shape))
     return layers
 
@@ -209,15 +211,44 @@ def test_masks_travel_whole(layers):
     assert read_mask(packed.numpy().tobytes(), tuple(shapes_of(layers).items())) == Mask(layers)
 
 
+def formats_of(keep: torch.Tensor) -> dict[str, int]:
+    """Bytes of a layer's mask in each format, runs of numbers rounded up to bytes."""
+    size, kept, rows = keep.numel(), int(keep.sum()), keep.shape[0]
+    counts, columns = rows * bits_for(min(kept, size // rows) + 1), kept * bits_for(size // rows)
+    formats = {"bitmap": size, "coo": kept * bits_for(size)}
+    formats = {name: math.ceil(bits / 8) for name, bits in formats.items()}
+    formats["csr"] = math.ceil(counts / 8) + math.ceil(columns / 8)
+    return formats | ({"all": 0} if kept == size else {})
+
+
 @relaxed
 @given(masked_layers())
-def test_a_mask_takes_the_smallest_of_bitmap_indices_and_nothing(layers):
-    expected = 0
-    for keep in layers.values():
-        size, kept = keep.numel(), int(keep.sum())
-        bitmap, indices = math.ceil(size / 8), math.ceil(kept * bits_for(size) / 8)
-        expected += 7 + (0 if kept == size else min(bitmap, indices))
+def test_a_mask_takes_the_smallest_format(layers):
+    expected = sum(7 + min(formats_of(keep).values()) for keep in layers.values())
     assert len(encode_mask(layers, list(layers))) == expected
+
+
+@relaxed
+@given(st.integers(1, 40), st.integers(1, 700), st.floats(0, 0.99), st.integers(0, 2**32))
+def test_a_mask_is_as_large_as_the_cost_model_counts(rows, cols, density, seed):
+    """Apart from 7 bytes a layer, what rounds up to bytes, and a bit a row where the number of kept weights is a
+    power of two."""
+    keep = torch.from_numpy(np.random.default_rng(seed).random((rows, cols)) < density)
+    size, kept = keep.numel(), int(keep.sum())
+    counted = min(bits for name, bits in tensor_bytes(size, kept, rows, cols, value_bits=0).items() if name != "dense")
+    assert len(encode_mask({"a": keep}, ["a"])) <= 7 + counted + 1 + math.ceil(rows / 8)
+
+
+@relaxed
+@given(st.integers(0, 300), st.data())
+def test_masks_within_masks_and_empty_layers_travel_whole(size, data):
+    """One dimension, as a candidate has within the union of the pool; nothing kept, of nothing too."""
+    kept = data.draw(st.sets(st.integers(0, size - 1)) if size else st.just(set()))
+    keep = torch.zeros(size, dtype=torch.bool)
+    keep[list(kept)] = True
+    packed = encode_mask({"a": keep}, ["a"])
+    assert torch.equal(decode_mask(packed, {"a": keep.shape})["a"], keep)
+    assert len(packed) <= 7 + math.ceil(size / 8)
 
 
 @relaxed
@@ -245,12 +276,23 @@ def test_masks_by_hand():
     assert encode_mask(layers, list(layers)).numpy().tobytes() == bitmap + index + everything
 
 
-def test_a_large_layer_at_one_percent_takes_its_indices_bits():
-    """512 x 512 x 3 x 3 weights: ceil(log2 2,359,296) = 22 bits for each of 23,592 kept ones."""
+def test_rows_by_hand():
+    """4 rows of 256 weights, 12 kept: four counts of 0 ... 12 in 4 bits each and a byte a column, 14 bytes; indices of
+    10 bits would take 15."""
+    columns = [[0, 7, 255], [], [1, 2, 3, 4, 5, 6, 7, 8], [100]]
+    keep = torch.zeros(4, 64, 2, 2, dtype=torch.bool)
+    for row, kept in zip(keep.view(4, 256), columns, strict=True):
+        row[kept] = True
+    expected = bytes([0, 0, 3, 12, 0, 0, 0, 0x30, 0x81, *columns[0], *columns[2], *columns[3]])
+    assert encode_mask({"rows": keep}, ["rows"]).numpy().tobytes() == expected
+
+
+def test_a_large_layer_at_one_percent_takes_its_columns_bits():
+    """512 x 512 x 3 x 3 weights, 23,592 kept: a column of 4,608 takes 13 bits, so does a count of at most that."""
     keep = torch.zeros(512, 512, 3, 3, dtype=torch.bool)
     keep.view(-1)[torch.arange(23_592) * 100] = True
     packed = encode_mask({"a": keep}, ["a"])
-    assert len(packed) == 7 + 23_592 * 22 // 8
+    assert len(packed) == 7 + 512 * 13 // 8 + 23_592 * 13 // 8
     assert torch.equal(decode_mask(packed, {"a": keep.shape})["a"], keep)
 
 

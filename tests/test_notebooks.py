@@ -20,6 +20,7 @@ NAMES = (
     "04_federated_runs",
     "05_comparison",
     "06_costs",
+    "07_sparse_for_real",
 )
 each_notebook = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 

@@ -26,7 +26,9 @@ def requirements(lines) -> dict[str, Requirement]:
 
 
 RUNTIME = requirements(PROJECT["dependencies"])
-DIRECT = RUNTIME | requirements(PROJECT["optional-dependencies"]["test"])
+WITH_ONNX = RUNTIME | requirements(PROJECT["optional-dependencies"]["onnx"])
+DIRECT = WITH_ONNX | requirements(PROJECT["optional-dependencies"]["test"])
+assert DIRECT.pop(PROJECT["name"]).extras == {"onnx"}
 PINS = requirements((ROOT / "constraints.txt").read_text().splitlines())
 
 
@@ -74,8 +76,8 @@ def imported(folders) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folders", "declared"),
-    [(["fedtiny_lite", "notebooks", "benchmarks"], RUNTIME), (["tests"], DIRECT)],
-    ids=["package", "tests"],
+    [(["fedtiny_lite", "notebooks"], RUNTIME), (["benchmarks"], WITH_ONNX), (["tests"], DIRECT)],
+    ids=["package", "benchmarks", "tests"],
 )
 def test_what_is_imported_is_declared(folders, declared):
     providers = metadata.packages_distributions()

@@ -13,6 +13,7 @@ from fedtiny_lite.bundles import read_bundle
 from fedtiny_lite.config import METHODS, Config, make_config
 from fedtiny_lite.federation import build_federation
 from fedtiny_lite.plans import DENSITIES, KNOBS, PLANS, SEEDS, TRIALS, TUNING_SEEDS, chosen, plan_configs, trials
+from fedtiny_lite.plots.arms import NAMES
 from fedtiny_lite.records import canonical
 from fedtiny_lite.simulate import run
 
@@ -75,8 +76,12 @@ def settings_of(runs: list[dict], names) -> list[str]:
 
 
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if (bundles.COMMITTED / f"{plan}.json").exists()])
-def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path):
-    """At the settings that the committed tuning chose. A setting that is newer than the records has its default."""
+def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path, monkeypatch):
+    """At the settings that the committed tuning chose. A setting that is newer than the records has its default.
+
+    A reader's own method has no committed records.
+    """
+    monkeypatch.setattr(plans, "METHODS", [method for method in METHODS if method in NAMES])
     found = [record["config"] for record in read_bundle(bundles.COMMITTED / f"{plan}.json")]
     configs = [config.identity() for config in plan_configs(plan, tmp_path)]
     assert settings_of(configs, found[0]) == settings_of(found, found[0])

@@ -2,12 +2,15 @@
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.collections import PathCollection
 
+from fedtiny_lite import config
 from fedtiny_lite.bundles import write_bundle
-from fedtiny_lite.config import METHODS, Config
+from fedtiny_lite.config import Config
 from fedtiny_lite.plans import ABLATIONS, trials
 from fedtiny_lite.plots import arms, comparison, runs, tables
 
+METHODS = tuple(method for method in config.METHODS if method in arms.NAMES)  # without a reader's own
 COLUMNS = ("before training", "first round", "any round", "last round", "server's model")
 
 
@@ -42,12 +45,30 @@ def all_methods(densities=(0.05, 0.01), seeds=3) -> list[dict]:
     ]
 
 
-def test_every_method_has_a_name_a_style_and_a_panel():
-    names = [arms.NAMES[method] for method in METHODS]
-    assert len(set(runs.styles(names).values())) == len(METHODS)
+def test_every_method_of_the_comparison_has_a_style_and_a_panel():
+    names = list(arms.NAMES.values())
+    assert len(names) == len(METHODS)
+    assert len(set(runs.styles(names).values())) == len(names)
     drawn = [name for panel in arms.FAMILIES.values() for name in panel]
     assert sorted(drawn) == sorted([*names, "dense", "FedTiny"])
     assert set(names) <= set(arms.ORDER)
+
+
+def test_a_method_of_ones_own_is_compared_too():
+    """Its file is all that it takes: it stands last in both panels and in the tables."""
+    found = [record(0.5, method="magnitude", seed=seed) for seed in range(2)] + all_methods((0.02,))
+    for run in found[:2]:
+        run["config"] |= {"method": "mine"}
+    assert all(names[-1] == "mine" for names in arms.families(found).values())
+    assert arms.families(found[2:]) == arms.FAMILIES
+    drawn = comparison.rounds_figure(found, 0.02).axes
+    assert all("mine" in [line.get_label() for line in ax.lines] for ax in drawn)
+    for table in (tables.accuracy_table(found), tables.share_table(found), tables.budget_table(found)):
+        assert "\nmine " in table or "  mine " in table
+    tried = [record(0.5, method="magnitude", seed=100, lr=settings["lr"]) for settings in trials("mine")]
+    for run in tried:
+        run["config"] |= {"method": "mine"}
+    assert tables.tuning_table(tried).splitlines()[1].split()[:3] == ["mine", "6", "lr=0.02"]
 
 
 # --- numbers ----------------------------------------------------------------------------------------------
@@ -121,15 +142,64 @@ def test_budget_shares_by_hand():
     assert "above 1, any round: FedTiny (1.5 times)" in table and "above 1, last round: none" in table
 
 
+def test_rounds_above_the_budget():
+    run = record(0.5, rounds=3, before=1.0)  # 50 of 20 weights before training
+    run["rounds"][1] |= {"client_kept": 21}
+    assert arms.above_budget(run) == [0, 2]
+    assert arms.above_budget(record(0.5)) == []
+
+
+# --- statistics -------------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand():
+    # p = 0.0008, 0.0202 and 0.0742
+    a, b, c = ([0.02 - step, 0.02, 0.02 + step] for step in (0.001, 0.005, 0.01))
+    for rows, kept in (
+        ({"a": a, "b": b, "c": c}, "3 comparisons: a, d (+0.020); b, d (+0.020)"),  # 3 * 0.0008, 2 * 0.0202, 0.0742
+        ({"a": a, "b": b, "c": c, "0": [0, 0, 0], "1": [0.1]}, "3 comparisons: a, d (+0.020); b, d (+0.020)"),
+        ({"a": a, "b": b, "c": c, "e": c}, "4 comparisons: a, d (+0.020)"),  # 3 * 0.0202 > 0.05
+        ({"c": c}, "1 comparisons: none"),
+    ):
+        assert tables.after_holm({"d": rows}).endswith(kept)
+
+
 # --- tables -----------------------------------------------------------------------------------------------
 
 
 def test_accuracy_table_marks_emptied_layers():
     found = [record(accuracy, seed=seed) for seed, accuracy in enumerate((0.5, 0.7))]
     found[1]["rounds"][0] |= {"empty_layers": ["b.weight"]}
-    assert tables.accuracy_table(found).splitlines()[1].split() == ["FedTiny", "0.600", "±", "0.141", "(2)*"]
+    table = tables.accuracy_table(found).splitlines()
+    assert table[1].split() == ["FedTiny", "0.600", "±", "0.141", "(2)*"]
+    assert table[2:] == ["*: a run emptied a layer"]
     assert tables.emptied_lines(found) == "FedTiny, density 0.02: b in 1 of 2 runs"
     assert tables.emptied_lines(found[:1]) == "no run emptied a layer"
+
+
+def test_accuracy_table_marks_budgets_and_ends_of_the_grid():
+    found = [record(0.5, before=1.0), record(0.5, method="random"), record(0.5, before=1.0, method="fedavg")]
+    table = tables.accuracy_table(found, {"random": "lowest tried"}).splitlines()
+    assert [line.split()[:2] for line in table[1:4]] == [["dense", "0.500"], ["random", "‡"], ["FedTiny", "†"]]
+    assert [line[:2] for line in table[4:]] == ["†:", "‡:"]
+
+
+def test_shares_count_what_precedes_training():
+    # dense: 2 rounds of 1 GFLOP and 1 MB a way; FedTiny: 2 of 0.1 and 0.4 before
+    found = [record(0.9, method="fedavg"), record(0.5, cost=0.1, before=0.4)]
+    lines = [line.split() for line in tables.share_table(found).splitlines()[1:]]
+    assert lines == [["0.02", "dense", "1.000", "1.000"], ["0.02", "FedTiny", "0.300", "0.100"]]
+
+
+def test_what_the_records_say_is_the_same_for_all():
+    found = [record(0.5, seed=seed, method=method) for seed in range(2) for method in ("fedtiny", "random")]
+    for run in found:
+        run["data"] |= {"fingerprint": "f", "label_distance": run["config"]["seed"] / 2}
+    text = tables.same_for_all(found)
+    assert "differ: method, seed; in no other" in text and "(by fingerprint): 1; rounds finished: [2]" in text
+    assert "seeds: 2; partitions within a seed (by skew, sizes and redraws): 1" in text
+    found[0]["data"] |= {"label_distance": 0.7}
+    assert tables.same_for_all(found).endswith(": 2")
 
 
 def test_differences_as_text():
@@ -153,7 +223,10 @@ def test_tuning_table_shows_the_choice_and_flags_the_end_of_the_grid():
         for settings in trials(method)
     ]
     [dense] = [line.split() for line in tables.tuning_table(found).splitlines() if line.startswith("dense")]
-    assert dense == ["dense", "6", "lr=0.14", "(end", "of", "grid)", "0.640", "0.520", "…", "0.600"]
+    assert dense == ["dense", "6", "lr=0.14", "(highest", "tried)", "0.640", "0.520", "…", "0.600"]
+    assert tables.grid_ends(found) == dict.fromkeys(arms.NAMES.values(), "highest tried")
+    [prunefl] = [line.split() for line in tables.tuning_table(found).splitlines() if line.startswith("PruneFL")]
+    assert prunefl[2:6] == ["lr=0.1", "(highest", "tried),", "adjust_rate=0.3"]  # the rate, not the knob
 
 
 def test_personal_accuracy_beside_the_global_one():
@@ -195,6 +268,23 @@ def test_rounds_and_densities_have_a_panel_per_family(records):
             assert sorted(line.get_label() for line in ax.lines) == sorted(names)
         [legend] = fig.legends
         assert len(legend.get_texts()) == len(METHODS)
+
+
+def test_crosses_show_when_an_arm_was_above_its_budget():
+    found = [record(0.5, method="lotteryfl", seed=seed) for seed in range(2)] + [record(0.9, method="fedavg")]
+    found[0]["rounds"][0] |= {"client_kept": 21, "test_accuracy": 0.7}
+    fig = comparison.rounds_figure(found, 0.02)
+    crosses = [dots.get_offsets().tolist() for dots in fig.axes[1].collections if isinstance(dots, PathCollection)]
+    assert crosses == [[[1, pytest.approx(0.6)]]]
+    assert "×: a client held more weights than its budget" in fig.texts[-1].get_text()
+
+
+def test_the_denser_a_point_the_larger(records):
+    left = comparison.pareto_figure(records).axes[0]
+    sizes = {dot.get_label(): [] for dot in left.collections}
+    for dot in left.collections:
+        sizes[dot.get_label()] += dot.get_sizes().tolist()
+    assert sizes.pop("dense") == [48] and set(map(tuple, sizes.values())) == {(16, 32)}
 
 
 def test_runs_that_emptied_a_layer_are_hollow():

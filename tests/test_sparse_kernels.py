@@ -1,6 +1,7 @@
 """Sparse convolution, norm and pooling against torch in float64, for all shapes, and no worse than torch's float32."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fedtiny_lite.sparse import kernels, norms
+from fedtiny_lite.sparse import kernels, layout, norms
 from fedtiny_lite.sparse.layers import phases_of
-from fedtiny_lite.sparse.layout import Geometry, Workspace, block_count, pack, tiles, unpack
+from fedtiny_lite.sparse.layout import LANES, Geometry, Workspace, block_count, pack, tiles, unpack
 from fedtiny_lite.sparse.patterns import build_pattern
 
 SAMPLES = st.sampled_from([1, 2, 15, 16, 17, 33])
@@ -22,14 +23,19 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def planes(images: torch.Tensor, spare_blocks: int = 0):
-    """Images in a buffer whose pixels held something else before."""
-    geometry = Geometry(*images.shape[1:], block_count(len(images)) + spare_blocks)
+def empty(geometry: Geometry, samples: int):
+    """A buffer where something else lay before."""
     workspace = Workspace()
-    old = workspace.take(geometry, geometry.blocks * 16)
-    old.images().fill_(7)
+    old = workspace.take(replace(geometry, channels=geometry.channels + 1), samples)
+    old.data.fill(np.nan)
     workspace.give(old)
-    return pack(images, workspace.take(geometry, len(images)))
+    return workspace.take(geometry, samples)
+
+
+def planes(images: torch.Tensor, spare_blocks: int = 0):
+    """Images in such a buffer."""
+    geometry = Geometry(*images.shape[1:], block_count(len(images)) + spare_blocks)
+    return pack(images, empty(geometry, len(images)))
 
 
 def assert_no_worse(found, torch32, exact, factor=4):
@@ -40,8 +46,49 @@ def assert_no_worse(found, torch32, exact, factor=4):
 
 
 def padding_is_zero(p) -> bool:
-    """Whether nothing but the pixels of the samples holds a value, in the blocks in use."""
-    return float(np.abs(p.data).sum()) == pytest.approx(float(unpack(p).abs().sum()), rel=1e-4)
+    """Whether nothing but the pixels of the samples holds a value, in the blocks in use and where a tap may reach."""
+    g, tensor = p.geometry, torch.from_numpy(p.data)
+    ends = tensor.as_strided((g.channels, g.lead), (g.stride, 1)).abs().sum() + tensor[-LANES:].abs().sum()
+    return float(ends) == 0 and float(p.padded().abs().sum()) == pytest.approx(float(unpack(p).abs().sum()), rel=1e-4)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_buffers_of_a_workspace_lie_apart_and_low(requests):
+    """Each request takes a buffer of so many channels and gives back the one that was taken so many requests before."""
+    workspace, lent, most = Workspace(), [], 0
+    for number, (channels, back) in enumerate(requests):
+        planes = workspace.take(Geometry(channels, 3, 3, 1), 16)
+        assert planes.data.ctypes.data % 64 == 0
+        planes.data.fill(number)
+        lent.append((number, planes))
+        assert all((other.data == n).all() for n, other in lent)
+        most += planes.data.nbytes
+        assert workspace.lent == len(lent) and workspace.bytes <= most
+        if back < len(lent):
+            workspace.give(lent.pop(-1 - back)[1])
+    workspace.clear()
+    held = workspace.bytes
+    assert workspace.take(Geometry(1, 3, 3, 1), 16).data.nbytes <= held == workspace.bytes
+
+
+def test_the_lowest_place_that_is_large_enough_is_taken():
+    workspace = Workspace()
+    first, second, _ = (workspace.take(Geometry(channels, 2, 2, 1), 16) for channels in (3, 1, 1))
+    workspace.give(first)
+    held, again = workspace.bytes, workspace.take(Geometry(2, 2, 2, 1), 16)
+    assert np.shares_memory(again.data, first.data) and not np.shares_memory(again.data, second.data)
+    assert workspace.bytes == held
+    workspace.take(Geometry(3, 2, 2, 1), 16)
+    assert workspace.bytes == held + first.data.nbytes
+
+
+def test_what_a_slab_cannot_hold_has_one_of_its_own(monkeypatch):
+    monkeypatch.setattr(layout, "SLAB", 1000)
+    workspace = Workspace()
+    buffers = [workspace.take(Geometry(channels, 2, 2, 1), 16) for channels in (1, 9, 1, 1)]
+    assert not any(np.shares_memory(a.data, b.data) for a, b in combinations(buffers, 2))
+    assert workspace.bytes == sum(planes.data.nbytes for planes in buffers)
 
 
 @given(st.integers(1, 5), SIZES, SIZES, SAMPLES, st.integers(0, 2))
@@ -74,11 +121,13 @@ def test_distances_of_a_three_by_three_kernel_by_hand():
 
 
 @given(
-    SIZES, SIZES, SIZES, SIZES, st.sampled_from([1, 3]), st.sampled_from([1, 2]), SAMPLES, st.floats(0.0005, 0.5),
-    st.integers(0, 99),
+    SIZES, SIZES, SIZES, SIZES, st.sampled_from([1, 3]), st.sampled_from([1, 2]), SAMPLES, st.integers(0, 2),
+    st.floats(0.0005, 0.5), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_convolution_and_both_gradients_equal_torch(c_out, c_in, height, width, size, stride, samples, density, seed):
+def test_convolution_and_both_gradients_equal_torch(
+    c_out, c_in, height, width, size, stride, samples, spare, density, seed
+):
     keep = torch.rand(c_out, c_in, size, size, generator=torch.Generator().manual_seed(seed)) < density
     weight, images = draw(*keep.shape, seed=seed) * keep, draw(samples, c_in, height, width, seed=seed + 1)
 
@@ -89,21 +138,21 @@ def test_convolution_and_both_gradients_equal_torch(c_out, c_in, height, width, 
         return y.detach(), *torch.autograd.grad(y, (x, w), grad), grad
 
     exact, single = reference(torch.float64), reference(torch.float32)
-    wide = planes(images)
+    wide = planes(images, spare)
     x = wide
     if stride == 2:
-        x = Workspace().take(phases_of(wide.geometry), samples)
+        x = empty(phases_of(wide.geometry), samples)
         kernels.split_phases(x.data, wide.data, block_count(samples), x.geometry.shape, wide.geometry.shape)
         assert padding_is_zero(x)
     run = tiles(x.geometry.height, x.geometry.width, samples)
     shape, p = x.geometry.shape, build_pattern(keep, stride, x.geometry)
     values = weight[keep].numpy()
-    y = planes(torch.full_like(single[0], 3))
+    y = empty(replace(x.geometry, channels=c_out), samples)
     kernels.conv_forward(y.data, x.data, p.first, p.tap, values, run, shape)
     assert_no_worse(unpack(y), single[0], exact[0])
     assert padding_is_zero(y)
 
-    gy, gx, gvalue = planes(single[3]), Workspace().take(x.geometry, samples), np.zeros(len(values), np.float32)
+    gy, gx, gvalue = planes(single[3], spare), empty(x.geometry, samples), np.zeros(len(values), np.float32)
     back = (p.back_first, p.back_tap)
     kernels.conv_backward(gx.data, gvalue, gy.data, x.data, *back, values[p.back_order], run, shape, False)
     alone = np.zeros_like(gvalue)
@@ -113,13 +162,13 @@ def test_convolution_and_both_gradients_equal_torch(c_out, c_in, height, width, 
         ordered[p.back_order] = found
         assert_no_worse(torch.from_numpy(ordered), single[2][keep], exact[2][keep])
     assert padding_is_zero(gx)
-    twice = Workspace().take(x.geometry, samples)
+    twice = empty(x.geometry, samples)
     twice.data[:] = gx.data
     kernels.conv_backward(twice.data, alone, gy.data, x.data, *back, values[p.back_order], run, shape, True)
     np.testing.assert_allclose(twice.data, 2 * gx.data, rtol=1e-5, atol=1e-5)
     whole = gx
     if stride == 2:
-        whole = Workspace().take(wide.geometry, samples)
+        whole = empty(wide.geometry, samples)
         kernels.merge_phases(whole.data, gx.data, block_count(samples), shape, wide.geometry.shape)
     assert_no_worse(unpack(whole), single[1], exact[1])
 
@@ -144,7 +193,7 @@ def test_norm_with_residual_and_relu_equals_torch(channels, height, width, sampl
     exact, single = reference(torch.float64), reference(torch.float32)
     y = planes(images)
     shape = y.geometry.shape
-    m, variance, z = np.empty(channels), np.empty(channels), planes(torch.full_like(images, 3))
+    m, variance, z = np.empty(channels), np.empty(channels), empty(y.geometry, samples)
     norms.forward(
         z.data, m, variance, y.data, gamma.numpy(), beta.numpy(), 1e-5, planes(other).data, residual, relu,
         samples, shape,
@@ -156,11 +205,11 @@ def test_norm_with_residual_and_relu_equals_torch(channels, height, width, sampl
     assert_no_worse(unpack(z), single[0], exact[0])
     g, gscale, gshift = planes(grad), np.empty(channels, np.float32), np.empty(channels, np.float32)
     z = planes(single[0])
-    norms.backward(
-        g.data, gscale, gshift, g.data, y.data, z.data, relu, m, inverse, gamma.numpy(), samples, shape
-    )  # fmt: skip
-    assert padding_is_zero(g)
-    for found, own, right in zip((unpack(g), gscale, gshift), single[1:], exact[1:], strict=True):
+    norms.backward(y.data, gscale, gshift, g.data, z.data, relu, m, inverse, gamma.numpy(), samples, shape)
+    assert padding_is_zero(y)
+    masked = grad * (single[0] > 0) if relu else grad
+    assert torch.equal(unpack(g), masked) and padding_is_zero(g)
+    for found, own, right in zip((unpack(y), gscale, gshift), single[1:], exact[1:], strict=True):
         assert_no_worse(torch.as_tensor(found)[..., :], own, right, factor=20)
 
 
@@ -171,11 +220,12 @@ def test_max_pool_gives_ties_to_the_first_as_torch_does(channels, height, width,
     pooled = F.max_pool2d(images, 2)
     grad = draw(*pooled.shape, seed=1)
     (expected,) = torch.autograd.grad(pooled, images, grad)
-    x, out = planes(images.detach()), planes(torch.zeros_like(pooled))
+    x = planes(images.detach())
+    out = empty(replace(x.geometry, height=height // 2, width=width // 2), samples)
     narrow, wide = out.geometry.shape, x.geometry.shape
     norms.max_pool(out.data, x.data, samples, narrow, wide)
     assert torch.equal(unpack(out), pooled.detach())
-    gx = Workspace().take(replace(x.geometry), samples)
+    gx = empty(x.geometry, samples)
     norms.max_pool_backward(gx.data, planes(grad).data, x.data, out.data, samples, narrow, wide)
     assert torch.equal(unpack(gx), expected)
     assert padding_is_zero(gx)

@@ -120,6 +120,27 @@ def test_a_diverged_run_is_found_where_it_lies_whatever_auto_means_here(here, pl
     assert "stopped" in found and found["config"]["torch_device"] == "cpu"
 
 
+def test_the_time_left_is_reckoned_from_runs_that_were_carried_out(here, plan, tmp_path, capsys, monkeypatch):
+    """One run of three was finished before: it says nothing of the time that the others take."""
+    configs = [tiny(rounds=0, seed=seed) for seed in range(3)]
+    run(configs[0], tmp_path / "runs")
+    (record,) = (tmp_path / "runs").rglob("record.json")
+    os.utime(record, (0, 0))
+    plan(configs)
+    monkeypatch.setattr(sweep, "as_completed", list)  # in the order of the plan
+    run_plan("tiny", tmp_path, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 of 3 runs" and lines[1].startswith("2 of 3 runs, about") and len(lines) == 3
+
+
+def test_an_output_that_cannot_be_written_is_said_once_and_before_any_run(here, plan, tmp_path):
+    (tmp_path / "file").touch()
+    plan([tiny(), tiny(seed=1)])
+    with pytest.raises(OSError, match="choose a folder that can be written to"):
+        run_plan("tiny", tmp_path / "file", 1)
+    assert here.made == []
+
+
 @pytest.mark.parametrize("processes", [0, -1])
 def test_fewer_than_one_process_is_refused(processes, here, plan, tmp_path):
     plan([tiny()])

@@ -16,7 +16,6 @@ from fedtiny_lite.progressive import (
     exchange_counts,
     exchange_rate,
     grow_and_prune,
-    growth_lists,
     is_adjustment,
     merge_growth_lists,
 )
@@ -49,7 +48,7 @@ def list_gradients(client: Client, mask: Mask, counts: Mapping[str, int]) -> tup
     if not counts:
         return {}, 0
     images, labels = growth_batch(client)
-    lists = growth_lists(client.model, mask.to(images.device), counts, images, labels)
+    lists = client.engine(mask).growth_lists(client.model, mask.to(images.device), counts, images, labels)
     return lists, growth_flops(client.layers, mask.kept, tuple(counts)) * len(images)
 
 

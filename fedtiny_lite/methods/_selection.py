@@ -18,7 +18,7 @@ from fedtiny_lite.protocol import Exchange, Reply, State
 from fedtiny_lite.seeding import numpy_generator
 from fedtiny_lite.selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
 from fedtiny_lite.server import Server, masked_start, pretrained, send_model, shares
-from fedtiny_lite.training import Score, evaluate
+from fedtiny_lite.training import Score
 
 
 def start_with_pool(server: Server) -> State:
@@ -58,7 +58,8 @@ def answer_statistics(client: Client, message: Message) -> Reply:
     stats, flops = [], 0
     for candidate in received_pool(client):
         load_candidate(client, candidate)
-        stats.append(_flatten(recalibrate_bn(client.model, split, client.pixels), client))
+        found = client.engine(candidate).recalibrate_bn(client.model, candidate, split, client.pixels)
+        stats.append(_flatten(found, client))
         flops += forward_flops(client.layers, candidate.kept) * len(split)
     return _judged(client, {"stats": torch.stack(stats)}, flops, len(split))
 
@@ -90,7 +91,7 @@ def answer_losses(client: Client, message: Message) -> Reply:
     scores, flops = [], 0
     for c, candidate in enumerate(received_pool(client)):
         load_candidate(client, candidate, None if stats is None else stats[c])
-        scores.append(evaluate(client.model, split, client.pixels))
+        scores.append(client.engine(candidate).evaluate(client.model, candidate, split, client.pixels))
         flops += forward_flops(client.layers, candidate.kept) * len(split)
     losses = torch.tensor([score.loss_sum for score in scores], dtype=torch.float64)
     correct = torch.tensor([score.correct for score in scores])

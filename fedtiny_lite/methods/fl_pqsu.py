@@ -21,7 +21,6 @@ from fedtiny_lite.messages import Message, encode_state
 from fedtiny_lite.protocol import Exchange, Method, Reply, State
 from fedtiny_lite.quantisation import dequantise_parts, quantise_parts
 from fedtiny_lite.server import Server, average, masked_start, pretrained, send_model
-from fedtiny_lite.training import evaluate
 
 
 def start(server: Server) -> State:
@@ -67,7 +66,7 @@ def worth_uploading(client: Client, mask: Mask) -> tuple[bool, int]:
     if client.config.selective_upload == "no":
         return True, 0
     split, last = client.development_split(), client.memory.get("loss")
-    loss = torch.tensor(evaluate(client.model, split, client.pixels).loss_sum / len(split))
+    loss = torch.tensor(client.engine(mask).evaluate(client.model, mask, split, client.pixels).loss_sum / len(split))
     worth = last is None or not bool(loss >= last)
     if worth:
         client.memory["loss"] = loss

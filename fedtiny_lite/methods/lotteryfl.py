@@ -25,7 +25,6 @@ from fedtiny_lite.messages import Message, decode_state, encode_mask, encode_sta
 from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import Exchange, Method, Reply, State
 from fedtiny_lite.server import Server, average_over_holders, full_mask, masked_start, pretrained
-from fedtiny_lite.training import evaluate
 
 
 def start(server: Server) -> State:
@@ -106,7 +105,7 @@ def try_ticket(
     if not goal["anyway"]:
         split = client.development_split()
         load_state(client.model, state)
-        score = evaluate(client.model, split, client.pixels)
+        score = client.engine(mask).evaluate(client.model, mask, split, client.pixels)
         judging = forward_flops(client.layers, mask.kept) * len(split)
         if score.correct <= client.config.lottery_accuracy * score.count:
             return state, mask, judging

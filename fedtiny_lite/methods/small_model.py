@@ -13,7 +13,7 @@ from torch import nn
 from fedtiny_lite.config import Config
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods.fedavg import start
-from fedtiny_lite.models import SmallNet, build_model, materialise, prunable_names
+from fedtiny_lite.models import build_model, empty_model, materialise, prunable_names
 from fedtiny_lite.protocol import Method
 
 
@@ -26,7 +26,7 @@ def model(
     """
 
     def parameters(width: int) -> int:
-        return sum(p.numel() for p in rung(width, classes, in_shape).parameters())
+        return sum(p.numel() for p in empty_model("small", width, classes, in_shape).parameters())
 
     width = bisect_right(range(1, math.isqrt(allowed) + 2), allowed, key=parameters)  # it has more than w^2 parameters
     if width == 0:
@@ -35,13 +35,7 @@ def model(
             f"density = {config.density:g} allows {allowed:,} parameters, but the smallest small model has "
             f"{parameters(1):,}; choose a density of {least:g} or more"
         )
-    return materialise(rung(width, classes, in_shape), generator)
-
-
-def rung(width: int, classes: int, in_shape: tuple[int, int, int]) -> SmallNet:
-    """The small model of `width`, without data."""
-    with torch.device("meta"):
-        return SmallNet((width, width, width), 8 * width, classes, in_shape)
+    return materialise(empty_model("small", width, classes, in_shape), generator)
 
 
 def least_density(config: Config, needed: int, classes: int, in_shape: tuple[int, int, int]) -> float:

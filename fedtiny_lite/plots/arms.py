@@ -57,6 +57,13 @@ def by_method(records: Iterable[dict]) -> dict[str, list[dict]]:
     return by_arm(records, tuple(NAMES.values()))
 
 
+def families(records: Iterable[dict]) -> dict[str, tuple[str, ...]]:
+    """`FAMILIES`; an arm that stands in neither, such as a method of one's own, comes last in both."""
+    named = {name for names in FAMILIES.values() for name in names}
+    others = [name for name in by_method(records) if name not in named]
+    return {title: (*names, *others) for title, names in FAMILIES.items()}
+
+
 def densities(records: Iterable[dict]) -> list[float]:
     """The densities asked for, largest first; the dense model has none."""
     return sorted({r["config"]["density"] for r in records if arm(r) != "dense"}, reverse=True)
@@ -89,6 +96,13 @@ def budget_used(record: dict) -> float:
     model = record["model"]
     allowed = model["budget"] / sum(model["prunable"].values())
     return max(entry["prunable_density"] for entry in (record["start"], *record["rounds"])) / allowed
+
+
+def above_budget(record: dict) -> list[int]:
+    """The rounds, from 1, in which a client held more weights than the budget; 0 stands for before training."""
+    before = max((entry["client_kept"] for entry in record["prelude"]), default=0)
+    held = (before, *(entry["client_kept"] for entry in record["rounds"]))
+    return [r for r, count in enumerate(held) if count > record["model"]["budget"]]
 
 
 def emptied(record: dict) -> list[str]:

@@ -12,13 +12,14 @@ from fedtiny_lite.bundles import load_plan
 from fedtiny_lite.config import Config
 from fedtiny_lite.plans import ABLATIONS
 from fedtiny_lite.plots.arms import (
-    FAMILIES,
+    above_budget,
     accuracies,
     amortised,
     at_density,
     by_arm,
     by_method,
     densities,
+    families,
     grouped,
     paired_differences,
 )
@@ -113,15 +114,26 @@ def verdict(gaps: Sequence[float]) -> int:
 
 
 def rounds_figure(records: Sequence[dict], density: float) -> Figure:
-    """Test accuracy after each round at one density: masks that stay, masks that change."""
+    """Test accuracy after each round at one density: masks that stay, masks that change; × above the budget."""
     fig, arms = figure((12.5, 4.8)), by_arm(at_density(records, density))
-    for ax, (title, names) in zip(fig.subplots(1, 2, sharey=True), FAMILIES.items(), strict=True):
-        round_lines(ax, {name: arms[name] for name in names if name in arms})
+    for ax, (title, names) in zip(fig.subplots(1, 2, sharey=True), families(records).items(), strict=True):
+        shown = {name: arms[name] for name in names if name in arms}
+        round_lines(ax, shown)
+        _budget_crosses(ax, shown)
         ax.set_title(title)
     accuracy_row(fig)
-    what = f"density {density:g}; measured on the test images; line: mean, band: lowest to highest seed"
+    what = f"density {density:g}; measured on the test images; line: mean, band: lowest to highest seed\n"
+    what += "×: a client held more weights than its budget, in that round or, at 0, before training"
     subtitle(fig, "Accuracy over rounds", describe(at_density(records, density), what))
     return fig
+
+
+def _budget_crosses(ax: Axes, arms: Mapping[str, Sequence[dict]]) -> None:
+    """A cross on a line wherever one of its runs was above the budget; the dense model has none."""
+    for runs in (runs for name, runs in arms.items() if name != "dense"):
+        over = sorted({r for run in runs for r in above_budget(run)})
+        heights = [mean((run["start"], *run["rounds"])[r]["test_accuracy"] for run in runs) for r in over]
+        ax.scatter(over, heights, s=30, color="black", marker="x", linewidth=1.2, zorder=3)
 
 
 def differences_figure(groups: Mapping[str, Sequence[dict]], first: str = "FedTiny") -> Figure:
@@ -186,8 +198,9 @@ def pareto_figure(records: Sequence[dict]) -> Figure:
     left.set_xlabel("training FLOPs per client and round / dense (counted)")
     right.set_xlabel("kB per client and round, both ways (counted)")
     accuracy_row(fig)
-    what = "accuracy measured, mean over seeds; the larger a point, the denser the model\n"
-    subtitle(fig, "Cost and accuracy", describe(records, what + "grey line: no cheaper point is as accurate"))
+    what = "accuracy measured, mean over seeds; cost counted, with what precedes training, over the rounds\n"
+    what += "the larger a point, the denser the model; grey line: no cheaper point is as accurate"
+    subtitle(fig, "Cost and accuracy", describe(records, what))
     return fig
 
 
@@ -204,12 +217,13 @@ def _costs(records: Sequence[dict], what: Sequence[str]) -> dict[tuple[str, floa
 def _cloud(ax: Axes, points: Mapping[tuple[str, float], tuple[float, float]]) -> None:
     front = pareto_front(list(points.values()))
     ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, alpha=0.7)
-    names = list(dict.fromkeys(name for name, _ in points))
+    names, levels = list(dict.fromkeys(name for name, _ in points)), sorted({density for _, density in points})
     for name, (colour, marker, _) in styles(names).items():
         own = sorted((density, point) for (other, density), point in points.items() if other == name)
         ax.plot(*zip(*(point for _, point in own), strict=True), color=colour, linewidth=0.7, alpha=0.5)
-        for number, (_, point) in enumerate(own):
-            ax.scatter(*point, s=16 + 16 * number, color=colour, marker=marker or "*", label=name)
+        for density, point in own:
+            size = 16 + 16 * levels.index(density)
+            ax.scatter(*point, s=size, color=colour, marker=marker or "*", label=name)
     ax.set_xscale("log")
 
 

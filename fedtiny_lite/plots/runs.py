@@ -114,7 +114,7 @@ def density_lines(ax: Axes, arms: Mapping[str, Sequence[dict]], shown: Sequence[
         for density, group in held.items() if marker else ():
             for hollow, part in grouped(group, lambda run: bool(emptied(run))).items():
                 style = {"facecolor": "none" if hollow else colour, "edgecolor": colour, "marker": marker}
-                ax.scatter([density * aside] * len(part), accuracies(part), s=16, alpha=0.8, **style)
+                ax.scatter([density * aside] * len(part), accuracies(part), s=60 if hollow else 16, alpha=0.8, **style)
     ax.set_xscale("log")
     ax.set_xticks(shown, [f"{density:g}" for density in shown])
     ax.minorticks_off()

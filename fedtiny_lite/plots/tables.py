@@ -1,26 +1,65 @@
 """The comparison of all methods as text: tuning, budgets, accuracies, differences, ratios to the dense model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from statistics import mean, stdev
 
-from fedtiny_lite.config import METHODS
 from fedtiny_lite.plans import chosen, scores, trials
-from fedtiny_lite.plots.arms import NAMES, accuracies, aligned, at_density, by_method, densities, emptied
+from fedtiny_lite.plots.arms import (
+    above_budget,
+    accuracies,
+    aligned,
+    amortised,
+    at_density,
+    by_method,
+    densities,
+    emptied,
+    grouped,
+)
 from fedtiny_lite.plots.comparison import against_others, verdict
-from fedtiny_lite.statistics import t_interval
+from fedtiny_lite.statistics import p_value, t_interval
 
 
 def tuning_table(records: Sequence[dict]) -> str:
     """Per method: how many settings were tried, which was taken, and the validation accuracies."""
     rows = [("method", "tried", "taken", "its accuracy", "others")]
-    for method in (name for name in NAMES if name in METHODS):
+    ends = grid_ends(records)
+    for name, runs in by_method(records).items():
+        method = runs[0]["config"]["method"]
         tried = trials(method)
         best, found = chosen(records, method, tried), sorted(scores(records, method, tried))
-        rates = {settings["lr"] for settings in tried}
-        edge = " (end of grid)" if best["lr"] in (min(rates), max(rates)) else ""
-        taken = ", ".join(f"{key}={value:g}" for key, value in best.items()) + edge
-        rows.append((NAMES[method], str(len(tried)), taken, f"{found[-1]:.3f}", f"{found[0]:.3f} … {found[-2]:.3f}"))
+        knobs = [f"{key}={value:g}" for key, value in best.items() if key != "lr"]
+        taken = ", ".join([f"lr={best['lr']:g}" + f" ({ends.get(name)})" * (name in ends), *knobs])
+        rows.append((name, str(len(tried)), taken, f"{found[-1]:.3f}", f"{found[0]:.3f} … {found[-2]:.3f}"))
     return aligned(rows)
+
+
+def grid_ends(records: Sequence[dict]) -> dict[str, str]:
+    """Arms whose learning rate is the lowest or the highest that was tried for them: a better one may lie outside."""
+    ends = {}
+    for name, runs in by_method(records).items():
+        method = runs[0]["config"]["method"]
+        tried = trials(method)
+        rates, taken = [settings["lr"] for settings in tried], chosen(records, method, tried)["lr"]
+        if taken in (min(rates), max(rates)):
+            ends[name] = "lowest tried" if taken == min(rates) else "highest tried"
+    return ends
+
+
+def same_for_all(records: Sequence[dict]) -> str:
+    """What the records say of what runs share: the settings in which they differ, data, partitions, rounds."""
+    configs, found = [record["config"] for record in records], [record["data"] for record in records]
+    differ = [key for key in configs[0] if any(config.get(key) != configs[0][key] for config in configs)]
+    parts = ("fingerprint", "label_distance", "size_spread", "redraws")
+    seeds = grouped(records, lambda record: record["config"]["seed"])
+    splits = [{tuple(run["data"].get(part) for part in parts) for run in runs} for runs in seeds.values()]
+    rounds = sorted({len(record["rounds"]) for record in records})
+    lines = (
+        f"settings in which the runs differ: {', '.join(differ)}; in no other",
+        f"data (by fingerprint): {len({data.get('fingerprint') for data in found})}; rounds finished: {rounds}",
+        f"seeds: {len(seeds)}; partitions within a seed (by skew, sizes and redraws): {max(map(len, splits))}",
+    )
+    return "\n".join(lines)
 
 
 def budget_shares(record: dict) -> dict[str, float]:
@@ -56,12 +95,36 @@ def budget_table(records: Sequence[dict]) -> str:
     return "\n".join([aligned([head, *rows]), *lines])
 
 
-def accuracy_table(records: Sequence[dict]) -> str:
-    """Mean ± standard deviation of final accuracy per arm and density, and the number of seeds; * an emptied layer."""
+def accuracy_table(records: Sequence[dict], ends: Iterable[str] = ()) -> str:
+    """Mean ± standard deviation of final accuracy per arm and density, and the number of seeds; below it its marks.
+
+    `ends`: the arms of `grid_ends`.
+    """
     shown = densities(records)
     rows = [("method", *(f"density {density:g}" for density in shown))]
     for name, runs in by_method(records).items():
-        rows.append((name, *(_cell(at_density(runs, density)) for density in shown)))
+        over = name != "dense" and any(map(above_budget, runs))
+        marks = " †" * over + " ‡" * (name in ends)
+        rows.append((name + marks, *(_cell(at_density(runs, density)) for density in shown)))
+    notes = {
+        "*": "*: a run emptied a layer",
+        "†": "†: a client held more than its budget, before training or in a round",
+        "‡": "‡: its learning rate is at an end of the grid that was tried; a better one may lie outside",
+    }
+    table = aligned(rows)
+    return "\n".join([table, *(note for mark, note in notes.items() if mark in table)])
+
+
+def share_table(records: Sequence[dict]) -> str:
+    """Per density and arm what a client spends in all, before training included, as shares of the dense model's."""
+    dense, rows = by_method(records)["dense"], [("density", "method", "FLOPs", "bytes, both ways")]
+    for density in densities(records):
+        for name, runs in by_method(at_density(records, density)).items():
+            shares = [
+                sum(amortised(runs, part) for part in parts) / sum(amortised(dense, part) for part in parts)
+                for parts in (("training_flops",), ("bytes_down", "bytes_up"))
+            ]
+            rows.append((f"{density:g}", name, *(f"{share:.3f}" for share in shares)))
     return aligned(rows)
 
 
@@ -100,6 +163,23 @@ def _difference(values: Sequence[float]) -> str:
         return "-"
     average, low, _ = t_interval(values)
     return f"{average:+.3f} ± {average - low:.3f} ({sum(value > 0 for value in values)}/{len(values)})"
+
+
+def after_holm(gaps: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Those of `gaps[column][row]` that paired t tests tell from 0 if all of them together may err in 5 % of cases.
+
+    Holm (1979): the smallest p value times the number of tests, the next times one less, until one exceeds 0.05.
+    Differences that are 0 in every seed are no test.
+    """
+    tests = sorted(
+        (p_value(values), f"{row}, {column} ({mean(values):+.3f})")
+        for column, found in gaps.items()
+        for row, values in found.items()
+        if len(values) > 1 and any(values)
+    )
+    adjusted = accumulate((p * (len(tests) - place) for place, (p, _) in enumerate(tests)), max)
+    kept = [what for bound, (_, what) in zip(adjusted, tests, strict=True) if bound <= 0.05]
+    return f"told from 0 with Holm's correction for all {len(tests)} comparisons: {'; '.join(kept) or 'none'}"
 
 
 def in_words(groups: Mapping[str, Sequence[dict]], first: str = "FedTiny") -> str:

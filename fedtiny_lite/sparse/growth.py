@@ -1,6 +1,6 @@
 """Growth lists on the sparse engine: the largest gradients at pruned positions, with no dense layer gradient."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,74 +8,76 @@ from torch import Tensor, nn
 from fedtiny_lite.masks import Mask
 from fedtiny_lite.progressive import GrowthList, keep_largest
 from fedtiny_lite.sparse.layers import ConvNorm
-from fedtiny_lite.sparse.layout import Planes
+from fedtiny_lite.sparse.layout import Planes, block_count
 from fedtiny_lite.sparse.patterns import tap_source
 from fedtiny_lite.sparse.training import sparse_twin
 
-TILE_VALUES = 65536
-"""Gradient values computed at a time, 256 KiB: whole matrix products, yet no layer's dense gradient."""
-
 
 def sparse_growth_lists(
-    model: nn.Module, mask: Mask, counts: Mapping[str, int], images: Tensor, labels: Tensor, batch_size: int
+    model: nn.Module, mask: Mask, counts: Mapping[str, int], images: Tensor, labels: Tensor
 ) -> dict[str, GrowthList]:
     """`progressive.growth_lists` on the sparse engine; the model stays as it is.
 
-    One pass forward and backward; where it comes by a named layer, that layer's list is made from the layer's input
-    and output gradient as they lie in the workspace. `batch_size`: of the twin, at least the images'.
+    One pass forward, and backward down to the first named layer; where it comes by one, that layer's list is made from
+    the layer's input and output gradient as they lie in the workspace.
     """
-    network = sparse_twin(model, mask, max(batch_size, len(images)), tuple(images.shape[1:]))
-    lists = {}
-    for conv in network.convs:
-        name = f"{conv.name}.weight"
-        if name in counts:
-            conv.observer = _collector(lists, name, conv, counts[name])
+    network = sparse_twin(model, mask, len(images), tuple(images.shape[1:]))
+    lists, down_to = {}, len(network.layers)
+    for number, layer in reversed([*enumerate(network.layers)]):
+        for conv in layer.convs:
+            name = f"{conv.name}.weight"
+            if name in counts:
+                conv.observer, down_to = _collector(lists, name, conv, counts[name]), number
     try:
-        network.backward(images, labels)
+        network.backward(images, labels, down_to)
     finally:
         for conv in network.convs:
             conv.observer = None
     if "linear.weight" in counts:
         gradient = network.weight.grad
-        lists["linear.weight"] = _largest_pruned(
-            [(torch.arange(gradient.numel()), gradient.flatten())], mask["linear.weight"], counts["linear.weight"]
-        )
+        lists["linear.weight"] = _largest_pruned([gradient], mask["linear.weight"], counts["linear.weight"])
     return {name: lists[name] for name in counts}
 
 
 def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: int):
     def collect(x: Planes, gy: Planes) -> None:
-        lists[name] = _largest_pruned(_gradient_tiles(conv, x, gy), conv.keep, count)
+        size = conv.keep.shape[-1]
+        gradients = (_tap_gradient(conv, x, gy, ky, kx) for ky in range(size) for kx in range(size))
+        lists[name] = _largest_pruned(gradients, conv.keep, count)
 
     return collect
 
 
-def _gradient_tiles(conv: ConvNorm, x: Planes, gy: Planes) -> Iterator[tuple[Tensor, Tensor]]:
-    """The dense weight gradient in tiles: flat indices and values.
+def _tap_gradient(conv: ConvNorm, x: Planes, gy: Planes, ky: int, kx: int) -> Tensor:
+    """The dense gradient [C_out, C_in] of one tap: the products of all pixels of gy with those of x that it reads.
 
-    For one tap and a run of output channels it is the matrix product of the gradients with all inputs, shifted by the
-    tap: the padding between images is zero in both, so that rows may be multiplied as they lie.
+    The zero columns between the rows of pixels are zero in both, so that rows may be multiplied as they lie.
     """
-    c_out, c_in, size, _ = conv.keep.shape
-    rows = max(1, TILE_VALUES // c_in)
-    for ky in range(size):
-        for kx in range(size):
-            phase, shift = tap_source(ky, kx, size, conv.stride, conv.before)
-            inputs = x.matrix(shift)[phase :: conv.stride**2]
-            for top in range(0, c_out, rows):
-                gradient = gy.matrix()[top : top + rows] @ inputs.T
-                out = torch.arange(top, top + len(gradient)).unsqueeze(1)
-                flat = ((out * c_in + torch.arange(c_in)) * size + ky) * size + kx
-                yield flat.flatten(), gradient.flatten()
+    phase, dy, dx = tap_source(ky, kx, conv.keep.shape[-1], conv.stride)
+    top, rows = max(0, -dy), gy.geometry.height - abs(dy)
+    gradient = torch.zeros(conv.keep.shape[:2])
+    for block in range(block_count(x.samples)):
+        read = x.matrix(block, top + dy, rows, dx)[phase :: conv.stride**2]
+        gradient.addmm_(gy.matrix(block, top, rows), read.T)
+    return gradient
 
 
-def _largest_pruned(tiles, keep: Tensor, count: int) -> GrowthList:
-    """The `count` largest |values| of all tiles where `keep` is False, ascending by index."""
-    keep = keep.flatten()
-    index, value = torch.empty(0, dtype=torch.int64), torch.empty(0)
-    for flat, gradient in tiles:
-        eligible = ~keep[flat]
-        if len(value) == count:
-            eligible &= gradient.abs() >= value.abs().min()
-        index, value = keep_largest(torch.cat([index, flat[eligible]]), torch.cat([value, gradient[eligible]]), count)
-    return index, value
+def _largest_pruned(gradients: Iterable[Tensor], keep: Tensor, count: int) -> GrowthList:
+    """The `count` largest |values| where `keep` is False, ascending by index; `gradients`: [C_out, C_in], tap by tap.
+
+    Of each tap only what is not below the `count` largest so far is looked at.
+    """
+    keep = keep.reshape(*keep.shape[:2], -1).flatten(0, 1)  # [C_out C_in, taps]
+    top, least, chosen = torch.empty(0), 0.0, []
+    for tap, gradient in enumerate(gradients):
+        gradient = gradient.flatten()
+        magnitude = gradient.abs().masked_fill_(keep[:, tap], -1)
+        pairs = (magnitude >= least).nonzero().squeeze(1)
+        top = torch.cat([top, magnitude[pairs]])
+        if len(top) > count:
+            top = top.topk(count, sorted=False).values
+            least = float(top.min())
+            pairs = pairs[magnitude[pairs] >= least]
+        chosen.append((pairs * keep.shape[1] + tap, gradient[pairs]))
+    index, value = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    return keep_largest(index, value, count)

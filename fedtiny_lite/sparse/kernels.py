@@ -28,7 +28,7 @@ def conv_forward(y, x, first, tap, value, tiles, shape):
         for o in range(len(first) - 1):
             row = y[start + o * stride : start + o * stride + run]
             _add_planes(row, x, first[o], first[o + 1], tap, value, start)
-            _clear_padding(row, tiles[t, 0], height, width)
+            clear_padding(y, start + o * stride, tiles[t, 0], tiles[t, 1], height, width)
 
 
 @kernel
@@ -73,7 +73,7 @@ def conv_backward(gx, gvalue, gy, x, first, tap, value, tiles, shape, add):
             if not add:
                 row[:] = 0
             _both_gradients(row, gvalue, x[start + c * stride :][:run], gy, first[c], first[c + 1], tap, value, start)
-            _clear_padding(row, tiles[t, 0], height, width)
+            clear_padding(gx, start + c * stride, tiles[t, 0], tiles[t, 1], height, width)
 
 
 @kernel
@@ -124,15 +124,17 @@ def weight_gradient(gvalue, gy, x, first, tap, tiles, shape):
 
 
 @kernel
-def _clear_padding(row, first_line, height, width):
-    """Zero the last pixel of every line, and the lines below an image, in a run that starts at line `first_line`."""
+def clear_padding(data, start, first, lines, height, width):
+    """Zero the last pixel of each of `lines` lines from `start` on, and the lines below an image, next one included.
+
+    `first`: number of the line that begins at `start`, counted through the blocks.
+    """
     line = (width + 1) * 16
-    for n in range(len(row) // line):
-        at = n * line
-        if (first_line + n) % (height + 1) != height:
-            at += width * 16
-        for i in range(at, (n + 1) * line):
-            row[i] = 0
+    for n in range(lines + 1):
+        last = (first + n) % (height + 1) == height
+        if last or n < lines:
+            pixels = data[start + n * line :][:line]
+            pixels[0 if last else width * 16 :] = 0
 
 
 @kernel
@@ -141,14 +143,16 @@ def split_phases(out, x, blocks, shape, wide):
 
     `shape` is that of `out`, `wide` that of x. A convolution of stride 2 is one of stride 1 on the phases.
     """
-    for c in range((len(out) - shape[0]) // shape[1]):
-        for n in range(blocks * shape[2]):
+    lead, stride, height, width = shape
+    for c in range((len(out) - lead) // stride):
+        for n in range(blocks * height):
             to, at, columns = _phase_line(c, n, shape, wide)
             for j in range(columns):
+                pixel, source = out[to + j * 16 :][:16], x[at + j * 32 :][:16]
                 for i in range(16):
-                    out[to + j * 16 + i] = x[at + j * 32 + i]
-            for i in range(columns * 16, shape[3] * 16):
-                out[to + i] = 0
+                    pixel[i] = source[i]
+            out[to + columns * 16 : to + width * 16] = 0
+        clear_padding(out, lead + c * stride, 0, blocks * (height + 1), height, width)
 
 
 @kernel
@@ -158,8 +162,11 @@ def merge_phases(x, out, blocks, shape, wide):
         for n in range(blocks * shape[2]):
             to, at, columns = _phase_line(c, n, shape, wide)
             for j in range(columns):
+                pixel, source = x[at + j * 32 :][:16], out[to + j * 16 :][:16]
                 for i in range(16):
-                    x[at + j * 32 + i] = out[to + j * 16 + i]
+                    pixel[i] = source[i]
+        if c % 4 == 3:
+            clear_padding(x, wide[0] + c // 4 * wide[1], 0, blocks * (wide[2] + 1), wide[2], wide[3])
 
 
 @kernel

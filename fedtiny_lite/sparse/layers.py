@@ -1,9 +1,10 @@
 """The layers of a sparse network, forward and backward: convolution with its norm, max-pool, residual block.
 
-A layer's `forward` takes the activation before it and returns its own. For the backward pass it keeps what it cannot
-make again: a convolution its result before the norm, a pool and a block their output. `output` gives the activation
-once more, kept or made again from the result before the norm, and hands it over to the caller. `backward` takes the
-gradient of the output, which it overwrites and gives back to the workspace, the input x and the output z.
+A layer's `forward` takes the activation before it and returns its own. It normalises by the batch's statistics, towards
+which the running ones move by `momentum`, or by the running ones if that is None. If `keep`, it keeps for the backward
+pass what it cannot make again: a convolution its result before the norm, a pool and a block their output. `output`
+gives the activation once more, kept or made again from the result before the norm, and hands it over to the caller.
+`backward` takes the gradient g of the output, the input x and the output z, and gives g and z back to the workspace.
 """
 
 from collections.abc import Callable
@@ -36,9 +37,10 @@ class ConvNorm:
             raise ValueError(f"the sparse engine has no convolution such as {name}: {conv}")
         self.name, self.norm_name, self.relu, self.first, self.workspace = name, norm_name, relu, False, workspace
         self.before, self.after = before, replace(before, channels=conv.out_channels)
-        self.stride, self.eps, self.momentum = conv.stride[0], norm.eps, norm.momentum
+        self.stride, self.eps = conv.stride[0], norm.eps
         self.keep = None
         self.observer: Observer | None = None
+        self.convs = [self]
 
     # --- parameters -----------------------------------------------------------------------------------------
 
@@ -67,17 +69,22 @@ class ConvNorm:
 
     # --- forward --------------------------------------------------------------------------------------------
 
-    def forward(self, x: Planes, training: bool, shortcut: Planes | None = None) -> Planes:
+    def forward(self, x: Planes, momentum: float | None, keep: bool, shortcut: Planes | None = None) -> Planes:
         y = self.workspace.take(self.after, x.samples)
         p, shape = self.pattern, self.after.shape
         kernels.conv_forward(y.data, x.data, p.first, p.tap, self.values.numpy(), _tiles(y), shape)
-        if not training:
+        if momentum is None:
             self.mean, self.inverse = self.running_mean.numpy(), _inverse(self.running_var.numpy(), self.eps)
-            return self._normalise(y, shortcut, into=y)
-        self.y = y
-        return self._normalise_batch(y, shortcut)
+            z = self._normalise(y, shortcut)
+        else:
+            z = self._normalise_batch(y, momentum, shortcut)
+        if keep:
+            self.y = y
+        else:
+            self.workspace.give(y)
+        return z
 
-    def _normalise_batch(self, y: Planes, shortcut: Planes | None) -> Planes:
+    def _normalise_batch(self, y: Planes, momentum: float, shortcut: Planes | None) -> Planes:
         """Normalises by the batch's own statistics and moves the running ones, as torch does."""
         count = y.samples * self.after.height * self.after.width
         if count == 1:
@@ -89,37 +96,39 @@ class ConvNorm:
             (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
         )  # fmt: skip
         self.inverse = _inverse(variance, self.eps)
-        self.running_mean.lerp_(torch.from_numpy(self.mean).float(), self.momentum)
-        self.running_var.lerp_(torch.from_numpy(variance * count / (count - 1)).float(), self.momentum)
+        self.running_mean.lerp_(torch.from_numpy(self.mean).float(), momentum)
+        self.running_var.lerp_(torch.from_numpy(variance * count / (count - 1)).float(), momentum)
         return z
 
-    def _normalise(self, y: Planes, shortcut: Planes | None, into: Planes) -> Planes:
-        scale = self.gamma.numpy() * self.inverse
+    def _normalise(self, y: Planes, shortcut: Planes | None) -> Planes:
+        z = self.workspace.take(self.after, y.samples)
         norms.apply(
-            into.data, y.data, np.float64(self.mean), scale, self.beta.numpy(),
+            z.data, y.data, np.float64(self.mean), self.gamma.numpy() * self.inverse, self.beta.numpy(),
             (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
         )  # fmt: skip
-        return into
+        return z
 
     def output(self) -> Planes:
-        return self._normalise(self.y, None, into=self.workspace.take(self.after, self.y.samples))
+        return self._normalise(self.y, None)
 
     # --- backward -------------------------------------------------------------------------------------------
 
     def backward(self, g: Planes, x: Planes, z: Planes) -> Planes | None:
-        return self.conv_backward(self.norm_backward(g, z, into=g), x)
+        self.norm_backward(g, z)
+        self.workspace.give(g)
+        self.workspace.give(z)
+        return self.conv_backward(x)
 
-    def norm_backward(self, g: Planes, z: Planes, into: Planes) -> Planes:
-        """The gradient of the convolution's result, in `into`, which may be g; g is zeroed where z is."""
+    def norm_backward(self, g: Planes, z: Planes) -> None:
+        """The gradient of the convolution's result, in place of that result; g is zeroed where z is."""
         norms.backward(
-            into.data, self.gamma.grad.numpy(), self.beta.grad.numpy(), g.data, self.y.data, z.data, self.relu,
+            self.y.data, self.gamma.grad.numpy(), self.beta.grad.numpy(), g.data, z.data, self.relu,
             self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
         )  # fmt: skip
-        self.workspace.give(self.y)
-        return into
 
-    def conv_backward(self, gy: Planes, x: Planes, into: Planes | None = None) -> Planes | None:
-        """The gradient of x, added to `into` where that is given; none for the first layer. Gives gy back."""
+    def conv_backward(self, x: Planes, into: Planes | None = None) -> Planes | None:
+        """The gradient of x, added to `into` where that is given; none for the first layer."""
+        gy = self.y
         if self.observer:
             self.observer(x, gy)
         p, gradient, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
@@ -140,13 +149,13 @@ class ConvNorm:
 class MaxPool:
     """The largest of each 2x2 pixels; a last odd row or column is left out."""
 
-    keeps_output = True
+    keeps_output, convs = True, ()
 
     def __init__(self, before: Geometry, workspace: Workspace):
         self.before, self.workspace = before, workspace
         self.after = replace(before, height=before.height // 2, width=before.width // 2)
 
-    def forward(self, x: Planes, training: bool) -> Planes:
+    def forward(self, x: Planes, momentum: float | None, keep: bool) -> Planes:
         self.z = self.workspace.take(self.after, x.samples)
         norms.max_pool(self.z.data, x.data, x.samples, self.after.shape, self.before.shape)
         return self.z
@@ -158,6 +167,7 @@ class MaxPool:
         gx = self.workspace.take(self.before, x.samples)
         norms.max_pool_backward(gx.data, g.data, x.data, z.data, x.samples, self.after.shape, self.before.shape)
         self.workspace.give(g)
+        self.workspace.give(z)
         return gx
 
 
@@ -177,29 +187,33 @@ class Residual:
             self.shortcut = ConvNorm(model, f"{name}.downsample.0", f"{name}.downsample.1", inner, workspace, False)
         self.convs = [conv for conv in (self.conv1, self.conv2, self.shortcut) if conv]
 
-    def forward(self, x: Planes, training: bool) -> Planes:
+    def forward(self, x: Planes, momentum: float | None, keep: bool) -> Planes:
         inner = self._split(x)
-        z1 = self.conv1.forward(inner, training)
-        beside = self.shortcut.forward(inner, training) if self.shortcut else x
-        self.z = self.conv2.forward(z1, training, beside)
+        z1 = self.conv1.forward(inner, momentum, keep)
+        beside = self.shortcut.forward(inner, momentum, keep) if self.shortcut else x
+        self._give_split(inner)
+        self.z = self.conv2.forward(z1, momentum, keep, beside)
         self.workspace.give(z1)
         if self.shortcut:
             self.workspace.give(beside)
-        self._give_split(inner)
         return self.z
 
     def output(self) -> Planes:
         return self.z
 
     def backward(self, g: Planes, x: Planes, z: Planes) -> Planes:
+        self.conv2.norm_backward(g, z)
+        self.workspace.give(z)
         z1 = self.conv1.output()
-        gy2 = self.conv2.norm_backward(g, z, into=self.workspace.take(self.after, g.samples))
-        gz1 = self.conv2.conv_backward(gy2, z1)
-        gy1 = self.conv1.norm_backward(gz1, z1, into=gz1)
+        gz1 = self.conv2.conv_backward(z1)
+        self.conv1.norm_backward(gz1, z1)
         self.workspace.give(z1)
+        self.workspace.give(gz1)
         inner = self._split(x)
-        beside = self.shortcut.backward(g, inner, g) if self.shortcut else g
-        gx = self.conv1.conv_backward(gy1, inner, into=beside)
+        if self.shortcut:
+            self.shortcut.norm_backward(g, g)
+            self.workspace.give(g)
+        gx = self.conv1.conv_backward(inner, into=self.shortcut.conv_backward(inner) if self.shortcut else g)
         self._give_split(inner)
         return self._merge(gx)
 

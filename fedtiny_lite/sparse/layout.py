@@ -9,7 +9,8 @@ every pixel of every sample:
     distance(dy, dx) = (dy (W+1) + dx) 16
 
 All kernels keep one promise: whatever is padding, columns, rows and the lanes of samples that a last block lacks, is
-zero. A buffer has room for a fixed number of blocks; a smaller batch leaves the last ones untouched.
+zero in what they write. A buffer has room for a fixed number of blocks; in those that a smaller batch leaves out
+anything may lie.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from torch.nn import functional as F
 LANES = 16
 TILE = 8192
 """Floats that a kernel works on at a time: 32 KiB, what a core's nearest cache holds."""
+SLAB = 2**26
+"""Floats of address space that a workspace asks for at a time: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Geometry:
 
     @property
     def lead(self) -> int:
-        """Floats of padding before the first channel."""
+        """Floats of padding before each channel that a tap may reach."""
         return self.line + LANES
 
     @property
@@ -68,40 +71,88 @@ class Planes:
     data: np.ndarray
     samples: int
 
-    def images(self) -> Tensor:
-        """The blocks in use as a view [C, blocks, H, W, 16]."""
-        g, tensor = self.geometry, torch.from_numpy(self.data)
-        blocks = block_count(self.samples)
+    def padded(self) -> Tensor:
+        """The blocks in use as a view [C, blocks, H + 1, W + 1, 16]."""
+        g, blocks = self.geometry, block_count(self.samples)
         strides = (g.stride, (g.height + 1) * g.line, g.line, LANES, 1)
-        return tensor.as_strided((g.channels, blocks, g.height, g.width, LANES), strides, g.lead)
+        shape = (g.channels, blocks, g.height + 1, g.width + 1, LANES)
+        return torch.from_numpy(self.data).as_strided(shape, strides, g.lead)
 
-    def matrix(self, shift: int = 0) -> Tensor:
-        """The blocks in use as a view [C, floats], every value `shift` floats further on than it lies."""
-        g, tensor = self.geometry, torch.from_numpy(self.data)
-        # The last zero row is left out: a view that is moved down a row ends with the buffer.
-        length = block_count(self.samples) * (g.height + 1) * g.line - g.line - LANES
-        return tensor.as_strided((g.channels, length), (g.stride, 1), g.lead + shift)
+    def images(self) -> Tensor:
+        """Without padding, [C, blocks, H, W, 16]."""
+        return self.padded()[:, :, :-1, :-1]
+
+    def matrix(self, block: int, row: int, rows: int, column: int = 0) -> Tensor:
+        """`rows` rows of pixels of a block from pixel (row, column) on, zero columns included: a view [C, floats]."""
+        g = self.geometry
+        at = g.lead + (block * (g.height + 1) + row) * g.line + column * LANES
+        return torch.from_numpy(self.data).as_strided((g.channels, rows * g.line), (g.stride, 1), at)
+
+    def clear_borders(self) -> None:
+        """Zero what is read but belongs to no block in use: both ends, and beside the blocks out of use."""
+        g, blocks = self.geometry, block_count(self.samples)
+        self.data[: g.lead] = 0
+        self.data[-LANES:] = 0
+        if blocks < g.blocks:
+            tensor, end = torch.from_numpy(self.data), g.lead + blocks * (g.height + 1) * g.line
+            tensor.as_strided((g.channels, g.lead), (g.stride, 1)).zero_()
+            tensor.as_strided((g.channels, LANES), (g.stride, 1), end).zero_()
 
 
 class Workspace:
-    """Buffers by geometry, handed out and taken back, so that steps and layers share them."""
+    """Memory that activations of all shapes share: each takes the lowest place that is free, and gives it back.
+
+    It comes in slabs of address space, of which the operating system makes real only what is written. `bytes` counts
+    up to the highest place that was ever lent.
+    """
 
     def __init__(self):
-        self._free: dict[Geometry, list[np.ndarray]] = {}
-        self.bytes, self.lent = 0, 0
+        self._slabs: list[np.ndarray] = []
+        self._high: list[int] = []
+        self._lent: dict[Planes, tuple[int, int, int]] = {}  # number of the slab, first float, end
+
+    @property
+    def bytes(self) -> int:
+        return 4 * sum(self._high)
+
+    @property
+    def lent(self) -> int:
+        """How many buffers are out."""
+        return len(self._lent)
 
     def take(self, geometry: Geometry, samples: int) -> Planes:
-        """A buffer whose padding is zero and whose pixels hold anything."""
-        free = self._free.setdefault(geometry, [])
-        if not free:
-            self.bytes += 4 * geometry.size
-            free.append(torch.zeros(geometry.size).numpy())  # torch aligns to 64 bytes, numpy does not
-        self.lent += 1
-        return Planes(geometry, free.pop(), samples)
+        """A buffer that begins at a multiple of 64 bytes and holds anything, but zeros at its borders."""
+        number, start, end = self._lowest(geometry.size)
+        planes = Planes(geometry, self._slabs[number][start:end], samples)
+        planes.clear_borders()
+        self._lent[planes] = number, start, end
+        self._high[number] = max(self._high[number], end)
+        return planes
 
     def give(self, planes: Planes) -> None:
-        self.lent -= 1
-        self._free[planes.geometry].append(planes.data)
+        del self._lent[planes]
+
+    def clear(self) -> None:
+        """Takes back all that is out."""
+        self._lent.clear()
+
+    def _lowest(self, size: int) -> tuple[int, int, int]:
+        lent = sorted(self._lent.values())
+        for number, slab in enumerate(self._slabs):
+            free = 0
+            for start, end in [place[1:] for place in lent if place[0] == number] + [(len(slab), 0)]:
+                if free + size <= start:
+                    return number, free, free + size
+                free = end
+        self._slabs.append(_aligned(max(SLAB, size)))
+        self._high.append(0)
+        return len(self._high) - 1, 0, size
+
+
+def _aligned(floats: int) -> np.ndarray:
+    """Memory from a multiple of 64 bytes on."""
+    raw = np.empty(floats + LANES, np.float32)  # for this much numpy asks the system for large pages, torch does not
+    return raw[-raw.ctypes.data // 4 % LANES :][:floats]
 
 
 def block_count(samples: int) -> int:
@@ -110,10 +161,9 @@ def block_count(samples: int) -> int:
 
 def pack(images: Tensor, planes: Planes) -> Planes:
     """Copies images [N, C, H, W] into the layout; lanes without a sample become zero."""
-    missing = -len(images) % LANES
-    full = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
-    blocks = full.unflatten(0, (-1, LANES))  # [blocks, 16, C, H, W]
-    planes.images().copy_(blocks.permute(2, 0, 3, 4, 1))
+    full = F.pad(images, (0, 1, 0, 1, 0, 0, 0, -len(images) % LANES))
+    blocks = full.unflatten(0, (-1, LANES))  # [blocks, 16, C, H + 1, W + 1]
+    planes.padded().copy_(blocks.permute(2, 0, 3, 4, 1))
     return planes
 
 
@@ -128,7 +178,7 @@ def tiles(height: int, width: int, samples: int) -> np.ndarray:
     """The rows of pixels of all blocks in use, cut into runs of about TILE floats: int32 [tiles, 2], (first row, rows).
 
     Rows count through the blocks, each with its zero row. A large image is cut into tiles that skip the zero row; of
-    small ones several blocks make one tile, zero rows included.
+    small ones several blocks make one tile, with the zero rows between them.
     """
     blocks, line = block_count(samples), (width + 1) * LANES
     at_once = max(1, TILE // line)

@@ -23,10 +23,11 @@ class SparseNetwork:
     def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
         self.batch_size, self.in_shape, self.workspace = batch_size, in_shape, Workspace()
         self.before = Geometry(*in_shape, block_count(batch_size))
+        self.capacity = self.before.blocks * LANES
         self.grid = model.grid if isinstance(model, PlainNet) else 1
         self.layers = _layers(model, self.before, self.workspace)
-        self.convs = [conv for layer in self.layers for conv in _convs(layer)]
-        self.convs[0].first = True
+        self.convs = [conv for layer in self.layers for conv in layer.convs]
+        self.convs[0].first, self.momentum = True, model.get_submodule(self.convs[0].norm_name).momentum
 
     def load(self, model: nn.Module, mask: Mask) -> None:
         """Takes over the model's state; a layer's pattern is made anew where its mask changed."""
@@ -57,33 +58,48 @@ class SparseNetwork:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W], N of any size, by the running statistics."""
-        parts = images.split(self.before.blocks * LANES)
-        return torch.cat([self._head(self._forward(part, training=False)) for part in parts])
+        parts = images.split(self.capacity)
+        return torch.cat([self._head(self._forward(part, momentum=None, keep=False)) for part in parts])
 
-    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a training batch; the parameters' `grad` and the running statistics are set anew."""
-        features = self._forward(images, training=True).requires_grad_()
+    def recalibrate(self, images: Tensor, momentum: float) -> None:
+        """Moves the running statistics towards those of a batch, by `momentum`, as torch does in training mode.
+
+        Each is then (1 - momentum) running + momentum batch, with the unbiased variance. Nothing is kept for a
+        backward pass. Raises ValueError for more images than the network has room for.
+        """
+        self._forward(images, momentum, keep=False)
+
+    def backward(self, images: Tensor, labels: Tensor, down_to: int = 0) -> Tensor:
+        """The mean loss of a training batch; the parameters' `grad` and the running statistics are set anew.
+
+        `down_to`: number of the layer at which to stop; those before it get no gradient. Raises ValueError as
+        `recalibrate` does.
+        """
+        features = self._forward(images, self.momentum, keep=True).requires_grad_()
         loss = F.cross_entropy(self._head(features), labels)
         g, self.weight.grad, self.bias.grad = torch.autograd.grad(loss, (features, self.weight, self.bias))
         z = self.layers[-1].output()
         g = pack(g, self.workspace.take(z.geometry, len(images)))
-        for number in reversed(range(len(self.layers))):
+        for number in reversed(range(down_to, len(self.layers))):
             x = self.layers[number - 1].output() if number else self.input
             g = self.layers[number].backward(g, x, z)
-            self.workspace.give(z)
             z = x
-        self.workspace.give(self.input)
+        if not down_to:
+            self.workspace.give(self.input)
         return loss.detach()
 
-    def _forward(self, images: Tensor, training: bool) -> Tensor:
+    def _forward(self, images: Tensor, momentum: float | None, keep: bool) -> Tensor:
         """The last map, [N, C, H, W]; between the layers, what no layer keeps goes back to the workspace."""
+        if len(images) > self.capacity:
+            raise ValueError(f"{len(images)} images in a network for {self.capacity}; give it a larger batch_size")
+        self.workspace.clear()  # of what a pass that ended early left out
         x = pack(images, self.workspace.take(self.before, len(images)))
-        self.input, kept = x, training
+        self.input, kept = x, keep
         for layer in self.layers:
-            z = layer.forward(x, training)
+            z = layer.forward(x, momentum, keep)
             if not kept:
                 self.workspace.give(x)
-            x, kept = z, training and layer.keeps_output
+            x, kept = z, keep and layer.keeps_output
         features = unpack(x)
         if not kept:
             self.workspace.give(x)
@@ -93,8 +109,9 @@ class SparseNetwork:
         return F.linear(F.adaptive_avg_pool2d(features, self.grid).flatten(1), self.weight, self.bias)
 
 
-def _convs(layer: Layer) -> list[ConvNorm]:
-    return [layer] if isinstance(layer, ConvNorm) else getattr(layer, "convs", [])
+def has_twin(model: nn.Module) -> bool:
+    """Whether the sparse engine has this kind of model."""
+    return isinstance(model, PlainNet | ResNet18)
 
 
 def _layers(model: nn.Module, before: Geometry, workspace: Workspace) -> list[Layer]:

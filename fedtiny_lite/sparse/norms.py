@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedtiny_lite.sparse.kernels import kernel
+from fedtiny_lite.sparse.kernels import clear_padding, kernel
 
 
 @kernel
@@ -80,23 +80,24 @@ def _apply_channel(z, y, at, mean, scale, beta, shortcut, residual, relu, sample
                 value = (line[i] - middle) * factor + beta
                 out[i] = floor if value < floor else value
         _clear_lanes(out, samples - n // (height + 1) * 16)
+    clear_padding(z, at, 0, -(-samples // 16) * (height + 1), height, width)
 
 
 @kernel
-def backward(gy, gscale, gshift, g, y, z, relu, mean, inverse, gamma, samples, shape):
-    """The gradient of the norm's input from g, that of its output z; gscale and gshift are those of gamma and beta.
+def backward(y, gscale, gshift, g, z, relu, mean, inverse, gamma, samples, shape):
+    """y becomes the gradient of itself, the norm's input, from g, that of its output z.
 
-    Where `relu`, g is set to 0, in place, where z is: what is left in it is the gradient of the shortcut. gy may be g.
-    `inverse`: 1 / standard deviation of each channel.
+    Where `relu`, g is set to 0, in place, where z is: what is left in it is the gradient of the shortcut. gscale and
+    gshift are the gradients of gamma and beta. `inverse`: 1 / standard deviation of each channel.
     """
     lead, stride, height, width = shape
     count = samples * height * width
-    blocks = -(-samples // 16)
+    lines = -(-samples // 16) * (height + 1)
     for c in range(len(mean)):
         at = lead + c * stride
         m = np.float32(mean[c])
         total, product = 0.0, 0.0
-        for n in range(blocks * (height + 1)):
+        for n in range(lines):
             start = at + n * (width + 1) * 16
             a, b = _masked_sums(g[start:][: width * 16], y[start:][: width * 16], z[start:][: width * 16], m, relu)
             total, product = total + a, product + b
@@ -104,27 +105,29 @@ def backward(gy, gscale, gshift, g, y, z, relu, mean, inverse, gamma, samples, s
         factor = np.float32(gamma[c] * inverse[c])
         slope = np.float32(-gamma[c] * inverse[c] ** 3 * product / count)
         offset = np.float32(-gamma[c] * inverse[c] * total / count)
-        for n in range(blocks * (height + 1)):
-            if n % (height + 1) == height:
-                continue
-            start = at + n * (width + 1) * 16
-            out, grad, line = gy[start:][: width * 16], g[start:][: width * 16], y[start:][: width * 16]
-            for i in range(len(out)):
-                out[i] = grad[i] * factor + (line[i] - m) * slope + offset
-            _clear_lanes(out, samples - n // (height + 1) * 16)
+        for n in range(lines):
+            if n % (height + 1) < height:
+                start = at + n * (width + 1) * 16
+                line, grad = y[start:][: width * 16], g[start:][: width * 16]
+                for i in range(len(line)):
+                    line[i] = grad[i] * factor + (line[i] - m) * slope + offset
+                _clear_lanes(line, samples - n // (height + 1) * 16)
 
 
 @kernel
 def _masked_sums(g, y, z, mean, relu):
-    """Sums of g and of g (y - mean), after g was set to 0 where z is."""
+    """Sums of g and of g (y - mean), after g was set to 0 where z is, if `relu`."""
     total, product = np.float32(0), np.float32(0)
-    for i in range(len(g)):
-        value = g[i]
-        if relu:
-            value = value if z[i] > 0 else np.float32(0)
+    if relu:
+        for i in range(len(g)):
+            value = g[i] if z[i] > 0 else np.float32(0)
             g[i] = value
-        total += value
-        product += value * (y[i] - mean)
+            total += value
+            product += value * (y[i] - mean)
+    else:
+        for i in range(len(g)):
+            total += g[i]
+            product += g[i] * (y[i] - mean)
     return np.float64(total), np.float64(product)
 
 
@@ -140,14 +143,17 @@ def _clear_lanes(line, lanes):
 @kernel
 def max_pool(out, x, samples, shape, wide):
     """out = the largest of each 2x2 pixels of x; `shape` is that of `out`, `wide` that of x."""
-    for c in range((len(out) - shape[0]) // shape[1]):
-        for n in range(-(-samples // 16) * shape[2]):
+    lead, stride, height, width = shape
+    blocks = -(-samples // 16)
+    for c in range((len(out) - lead) // stride):
+        for n in range(blocks * height):
             to, at = _window(c, n, shape, wide)
-            for j in range(shape[3]):
+            for j in range(width):
                 for i in range(16):
                     a = at + j * 32 + i
                     b = a + (wide[3] + 1) * 16
                     out[to + j * 16 + i] = max(max(x[a], x[a + 16]), max(x[b], x[b + 16]))
+        clear_padding(out, lead + c * stride, 0, blocks * (height + 1), height, width)
 
 
 @kernel

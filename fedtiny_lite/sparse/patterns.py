@@ -38,8 +38,8 @@ def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
     """
     index = keep.flatten().nonzero().squeeze(1).numpy()
     out, channel, ky, kx = np.unravel_index(index, keep.shape)
-    phase, shift = tap_source(ky, kx, keep.shape[-1], stride, before)
-    channel = stride**2 * channel + phase
+    phase, dy, dx = tap_source(ky, kx, keep.shape[-1], stride)
+    channel, shift = stride**2 * channel + phase, dy * before.line + dx * LANES
     if max(before.size, keep.shape[0] * before.stride) > np.iinfo(np.int32).max:
         raise ValueError(f"a batch of {before.blocks * LANES} is too large for the sparse engine; take a smaller one")
     order = np.argsort(channel, kind="stable")
@@ -53,12 +53,12 @@ def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
     )
 
 
-def tap_source(ky, kx, size: int, stride: int, before: Geometry):
-    """For tap (ky, kx) of a kernel of `size`: the phase it reads (0 at stride 1), and how far from its own pixel."""
+def tap_source(ky, kx, size: int, stride: int):
+    """For tap (ky, kx) of a kernel of `size`: the phase it reads (0 at stride 1), and how many rows and columns off."""
     dy, dx, phase = ky - size // 2, kx - size // 2, 0
     if stride == 2:
         phase, dy, dx = 2 * (dy % 2) + dx % 2, dy // 2, dx // 2
-    return phase, dy * before.line + dx * LANES
+    return phase, dy, dx
 
 
 def _row_starts(row: np.ndarray, rows: int) -> np.ndarray:

@@ -1,17 +1,20 @@
-"""Training and evaluation on the sparse engine, with the signatures and results of `fedtiny_lite.training`."""
+"""Training, evaluation and BN re-estimation on the sparse engine, with the results of the dense ones."""
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.data import Split, batches, to_float
+from fedtiny_lite.data import Split
 from fedtiny_lite.masks import Mask, apply_mask
+from fedtiny_lite.selection import BnStats, bn_stats, observe_all
 from fedtiny_lite.sparse.network import SparseNetwork
-from fedtiny_lite.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, training_batch
+from fedtiny_lite.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, score, sgd, training_batch
+
+PREDICTED = 64
+"""Images predicted at a time, where training does not take more."""
 
 _networks: WeakKeyDictionary[nn.Module, SparseNetwork] = WeakKeyDictionary()
 
@@ -48,13 +51,7 @@ def train_sparse(
         raise ValueError("the sparse engine has no gradients of pruned weights; use the dense engine for this method")
     model.train()
     network = sparse_twin(model, mask, config.batch_size, tuple(split.images.shape[1:]))
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
+    optimiser = sgd(network.parameters(), config)
     for index in schedule:
         network.backward(*training_batch(split, index, pixels, config.augment, generator))
         optimiser.step()
@@ -63,13 +60,18 @@ def train_sparse(
     apply_mask(dict(model.named_parameters()), mask)
 
 
-def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation, batch_size: int) -> Score:
-    """`training.evaluate` by the sparse engine, at most `batch_size` images at a time."""
-    network = sparse_twin(model, mask, batch_size, tuple(split.images.shape[1:]))
-    loss_sum, correct = 0.0, 0
-    for index in batches(len(split), EVALUATION_BATCH, None):
-        batch = split.take(index)
-        logits = network.predict(to_float(batch.images, pixels.mean, pixels.std))
-        loss_sum += float(F.cross_entropy(logits.double(), batch.labels, reduction="sum"))
-        correct += int((logits.argmax(1) == batch.labels).sum())
-    return Score(loss_sum, correct, len(split))
+def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Score:
+    """`training.evaluate` by the sparse engine."""
+    return score(sparse_twin(model, mask, PREDICTED, tuple(split.images.shape[1:])).predict, split, pixels)
+
+
+def recalibrate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> BnStats:
+    """`selection.recalibrate_bn` by the sparse engine: the same batches, so the same statistics.
+
+    They may be larger than those trained on, so it has a network of its own; nothing but two activations is kept.
+    """
+    network = SparseNetwork(model, min(len(split), EVALUATION_BATCH), tuple(split.images.shape[1:]))
+    network.load(model, mask)
+    observe_all(network.recalibrate, split, pixels)
+    network.store(model)
+    return bn_stats(model)

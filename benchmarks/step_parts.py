@@ -1,0 +1,152 @@
+"""Where a step's time goes: kernel by kernel, layer by layer; and what else a client does on the sparse engine."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+from numba.core.dispatcher import Dispatcher
+from torch import Tensor, nn
+
+from benchmarks.steps import SHAPE, Case, Client, cpu_seconds, interleaved, noise, prepare
+from fedtiny_lite.costs import layer_shapes
+from fedtiny_lite.progressive import exchange_counts
+from fedtiny_lite.sparse import kernels, norms
+from fedtiny_lite.sparse.growth import sparse_growth_lists
+from fedtiny_lite.sparse.patterns import build_pattern
+
+GROWTH_RATE = 0.3  # of a layer's kept weights, as in the paper's first adjustment
+DIRECTIONS = {
+    "forward": "forward",
+    "output": "backward",
+    "norm_backward": "backward",
+    "conv_backward": "backward",
+}
+"""Methods of a ConvNorm -> direction. `output` makes its output once more."""
+
+
+def kernel_parts() -> dict[tuple[ModuleType, str], str]:
+    """(module, name) of each compiled kernel that Python calls -> part of the step: its name, a norm's `norm_...`."""
+    found = {}
+    for module in (kernels, norms):
+        for name, value in vars(module).items():
+            if isinstance(value, Dispatcher) and not name.startswith("_"):
+                is_norm = module is norms and not name.startswith("max_pool")
+                found[module, name] = f"norm_{name}" if is_norm else name
+    return found
+
+
+@contextmanager
+def stopwatch(calls: Mapping[tuple[Any, str], Any]) -> Iterator[Counter]:
+    """While open, each call of owner.name adds its CPU seconds to the counter. `calls`: (owner, name) -> its label."""
+    spent = Counter()
+
+    def timed(function: Callable, label: Any) -> Callable:
+        def call(*args, **kwargs):
+            start = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[label] += time.thread_time() - start
+
+        return call
+
+    with ExitStack() as stack:
+        for (owner, name), label in calls.items():
+            stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name), label)))
+        yield spent
+
+
+def sparse_parts(client: Client, steps: int) -> tuple[dict[str, float], list[dict]]:
+    """Mean seconds of a sparse step by part, the rest among them; and of each convolution with its norm.
+
+    A layer's backward pass includes making its output again; ReLU and residual sum are in the norm's kernels.
+    """
+    parts, convs = kernel_parts(), client.network.convs
+    methods = {(conv, name): (conv.name, direction) for conv in convs for name, direction in DIRECTIONS.items()}
+    with stopwatch(parts | methods) as spent:
+        total = sum(cpu_seconds(client.step) for _ in range(steps))
+    seconds = {part: spent[part] / steps for part in parts.values() if part in spent}
+    return seconds | {"rest": total / steps - sum(seconds.values())}, _layer_rows(client, spent, steps)
+
+
+def dense_layers(client: Client, steps: int) -> list[dict]:
+    """Mean seconds of each convolution with its norm in a dense step, by hooks; ReLU and residual sum are not in it.
+
+    The backward pass of a module begins with the gradient of its output and ends when that of its weight is stored,
+    which autograd does before it turns to another module.
+    """
+    spent, hooks = Counter(), []
+    for conv, norm in conv_norms(client.model).items():
+        for name in (conv, norm):
+            hooks += _watch(client.model.get_submodule(name), conv, spent)
+    for _ in range(steps):
+        client.step()
+    for hook in hooks:
+        hook.remove()
+    return _layer_rows(client, spent, steps)
+
+
+def conv_norms(model: nn.Module) -> dict[str, str]:
+    """Name of each convolution -> name of its norm, the module that follows it."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    return dict(zip(names[::2], names[1::2], strict=True))
+
+
+def _watch(module: nn.Module, label: str, spent: Counter) -> list:
+    """Hooks that add the CPU seconds of both passes of a module to spent[label, direction]."""
+    start = 0.0
+
+    def begin(*_) -> None:
+        nonlocal start
+        start = time.thread_time()
+
+    def end_forward(_module, _args, output: Tensor) -> None:
+        spent[label, "forward"] += time.thread_time() - start
+        output.register_hook(begin)
+
+    def end_backward(_weight) -> None:
+        spent[label, "backward"] += time.thread_time() - start
+
+    return [
+        module.register_forward_pre_hook(begin),
+        module.register_forward_hook(end_forward),
+        module.weight.register_post_accumulate_grad_hook(end_backward),
+    ]
+
+
+def _layer_rows(client: Client, spent: Mapping[tuple[str, str], float], steps: int) -> list[dict]:
+    kept = client.mask.kept if client.mask else {}
+    rows = []
+    for shape in layer_shapes(client.model, SHAPE):
+        name, count = shape.name.removesuffix(".weight"), kept.get(shape.name, shape.weights)
+        if name in conv_norms(client.model):  # the linear layer is not timed
+            seconds = {direction: spent[name, direction] / steps for direction in ("forward", "backward")}
+            rows.append({"name": name, "kept": count, "macs": count * shape.pixels} | seconds)
+    return rows
+
+
+def growth_seconds(case: Case, turns: int) -> dict[str, float]:
+    """Seconds of the growth step on the model's last block, and of a training step at the same mask."""
+    trained, (images, labels) = prepare(case), noise(case.batch)
+    model, mask = trained.model, trained.mask
+    counts = exchange_counts(mask, model.blocks[-1], GROWTH_RATE)
+
+    def growth() -> None:
+        sparse_growth_lists(model, mask, counts, images, labels)
+
+    return interleaved({"seconds": growth, "step_seconds": trained.step}, turns)
+
+
+def pattern_seconds(case: Case, turns: int) -> dict[str, float]:
+    """Seconds to build the patterns of all layers."""
+    convs = prepare(case).network.convs
+
+    def build() -> None:
+        for conv in convs:
+            build_pattern(conv.keep, conv.stride, conv.before)
+
+    return interleaved({"seconds": build}, turns)
