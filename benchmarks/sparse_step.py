@@ -11,8 +11,8 @@ better layout. There too: the growth step, building the patterns, and in process
 clients at once. These last ones are wall seconds: leave them two cores with nothing else to do.
 
 --quick: fewer turns and only what the targets are about. Without it, records/sparse_step.json is written. Exits with 1
-and a line for each target that was missed. Needs Linux and 5 GB of memory. Modules: `steps` is what is timed, `step_parts` where time
-goes, `step_processes` what needs processes of its own.
+and a line for each target that was missed. Needs Linux and 5 GB of memory. Modules: `steps` is what is timed,
+`step_parts` where time goes, `step_processes` what needs processes of its own.
 """
 
 import argparse

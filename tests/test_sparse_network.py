@@ -210,6 +210,7 @@ def test_a_new_mask_and_a_new_state_are_taken_over():
 def test_a_twin_goes_with_its_model():
     model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
     sparse_twin(model, mask, 16, (1, 8, 8))
+    gc.collect()
     before = len(_networks)
     del model
     gc.collect()
