@@ -32,7 +32,8 @@ figures: $(INSTALLED)
 	$(BIN)/python -m fedtiny_lite figures --out $(OUT)
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.round_overhead; missed=$$?; $(BIN)/python -m benchmarks.sparse_step && exit $$missed
+	@status=0; for name in round_overhead engine_choice sparse_step inference; do \
+	  $(BIN)/python -m benchmarks.$$name || status=1; done; exit $$status
 
 strip: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --ClearOutputPreprocessor.enabled=True --inplace notebooks/*.ipynb

@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import engine_choice, step_parts, step_processes, steps
 from benchmarks import sparse_step as bench
-from benchmarks import step_parts, step_processes, steps
 from benchmarks.steps import Case
 from fedtiny_lite.records import read_json
 
@@ -274,3 +274,14 @@ def test_main_writes_the_record_and_exits_by_the_targets(missing, monkeypatch, t
     assert found["targets"] == bench.targets(found)
     assert found["threads"] == 1 and found["batch"] == 64
     assert capsys.readouterr().out.count("MISS: two clients") == 4 * missing
+
+
+# --- engine=auto ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "gain", "poor"), [(0.25, 0.99, True), (0.25, 1, False), (0.26, 3, False), (0.26, 3.1, True)]
+)
+def test_auto_is_poor_where_it_takes_the_slower_engine(share, gain, poor):
+    assert engine_choice.is_poor(share, gain) == poor
+    assert ("takes sparse" in engine_choice.verdict(share, gain)) == (share == 0.25)
