@@ -22,15 +22,13 @@ import torch
 
 from fedtiny_lite import checkpoint, records
 from fedtiny_lite.config import Config
-from fedtiny_lite.engine import engine_for
 from fedtiny_lite.federation import Federation, build_federation, client_of, load_method, resolve_device
-from fedtiny_lite.masks import check_masked, kept_parameters
+from fedtiny_lite.masks import check_masked
 from fedtiny_lite.messages import pack, unpack
-from fedtiny_lite.models import load_state
 from fedtiny_lite.protocol import Exchange, Method, State
+from fedtiny_lite.scoring import final, score
 from fedtiny_lite.server import Server, accept
 from fedtiny_lite.tiny_model import final_model, save_tiny
-from fedtiny_lite.training import correct_by_class
 
 
 def run(config: Config, out: Path | str | None = None, on_round: Callable | None = None) -> dict:
@@ -72,7 +70,7 @@ def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor
         for r in range(len(record["rounds"]), config.rounds):
             began = time.perf_counter()
             state, memories, entry = carry_out(federation, method.training, -1, state, r, memories, pool)
-            entry = {"round": r} | _score(federation, state) | entry | {"seconds": time.perf_counter() - began}
+            entry = {"round": r} | score(federation, state) | entry | {"seconds": time.perf_counter() - began}
             record["rounds"].append(entry)
             if folder:
                 checkpoint.save(folder, config, record, state, memories)
@@ -81,7 +79,7 @@ def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor
         when = f"in round {len(record['rounds'])}" if record["start"] else "before training"
         _store(record | {"stopped": f"{when}: {error}"}, folder)
         raise
-    record |= {"final": _final(federation, method, record, state), "complete": True}
+    record |= {"final": final(federation, method, record, state), "complete": True}
     if folder:
         save_tiny(folder / "model.tiny", final_model(federation.server, state))
     _store(record, folder)
@@ -97,7 +95,7 @@ def _prepare(
     for index, exchange in enumerate(method.prelude(config)):
         state, memories, entry = carry_out(federation, exchange, index, state, -1, memories, pool)
         record["prelude"].append({"exchange": exchange.name} | entry)
-    record["start"] = {"round": -1} | _score(federation, state)
+    record["start"] = {"round": -1} | score(federation, state)
     on_round(record["start"], state)
     return state, memories
 
@@ -197,55 +195,6 @@ def _new_record(config: Config, federation: Federation) -> dict:
         "environment": records.environment() | {"workers": config.workers},
         "complete": False,
     }
-
-
-def _score(federation: Federation, state: State) -> dict:
-    """Accuracy and loss of the server's model on the images that the run is scored on, and its achieved densities.
-
-    `model_density`: kept / all parameters of `config.model`, where a small model stands in for it too;
-    `prunable_density`: kept / all prunable weights of the model that is trained.
-    """
-    server, on = federation.server, federation.server.config.score_on
-    load_state(server.model, state.weights)
-    engine = engine_for(server.config, server.model, federation.layers, state.mask.kept)
-    score = engine.evaluate(server.model, state.mask, federation.test, server.pixels)
-    return {
-        f"{on}_accuracy": score.correct / score.count,
-        f"{on}_loss": score.loss_sum / score.count,
-        "model_density": kept_parameters(state.weights, state.mask) / server.parameters,
-        "prunable_density": state.mask.prunable_density,
-        "empty_layers": list(state.mask.empty),
-    }
-
-
-def _final(federation: Federation, method: Method, record: dict, state: State) -> dict:
-    last = record["rounds"][-1] if record["rounds"] else record["start"]
-    entries = record["prelude"] + record["rounds"]
-    totals = ("bytes_up", "bytes_down", "training_flops", "seconds")
-    largest = ("client_flops", "client_state_bytes")
-    personal = {"personal_accuracy": _personal_accuracy(federation, method, state)} if method.personal else {}
-    return (
-        {name: last[name] for name in record["start"] if name != "round"}
-        | {name: sum(entry[name] for entry in entries) for name in totals}
-        | {f"most_{name}": max((entry[name] for entry in entries), default=0) for name in largest}
-        | {"kept": state.mask.kept, "client_kept": last.get("client_kept", state.mask.total)}
-        | personal
-    )
-
-
-def _personal_accuracy(federation: Federation, method: Method, state: State) -> float:
-    """Each client's own model on the scored images, whose classes count as often as they do among its samples; the
-    mean over clients.
-    """
-    server, accuracies = federation.server, []
-    for k, split in enumerate(federation.splits):
-        weights, mask = method.personal(server, state, k)
-        check_masked(weights, mask)
-        load_state(server.model, weights)
-        correct, counts = correct_by_class(server.model, federation.test, server.pixels, federation.classes)
-        share = torch.bincount(split.labels, minlength=federation.classes) / len(split)
-        accuracies.append(float((share * correct / counts.clamp(min=1)).sum()))
-    return sum(accuracies) / len(accuracies)
 
 
 def _store(record: dict, folder: Path | None) -> None:

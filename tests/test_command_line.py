@@ -163,3 +163,12 @@ def test_export_of_a_torn_model_names_it(tmp_path, capsys):
     (tmp_path / "model.tiny").write_bytes(b"FTL1 and no more")
     assert main(["export", str(tmp_path)]) == 1
     assert "model.tiny: these bytes are not a whole message" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(tmp_path, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedtiny_lite.simulate.run", stopped)
+    assert main(["run", "--out", str(tmp_path)]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
