@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer turns, only what the targets are about; no record")
     quick = parser.parse_args(arguments).quick
     torch.set_num_threads(1)
+    for model in ("resnet18", "vgg11"):  # compiles the kernels, so that no timed step does
+        prepare(Case(model, 8, "sparse", "uniform", 0.1, batch=16)).step()
     print(machine(), flush=True)
     record = measure(quick)
     if not quick:
