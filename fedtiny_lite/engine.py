@@ -67,11 +67,11 @@ def engine_for(config: Config, model: nn.Module, layers: Sequence[LayerShape], k
     return SPARSE if config.engine == "sparse" else DENSE
 
 
-def check_engine(config: Config, model: nn.Module) -> None:
-    """Raises ValueError if the settings ask for the sparse engine where it cannot run."""
+def check_engine(config: Config, model: nn.Module, device: torch.device) -> None:
+    """Raises ValueError if the settings ask for the sparse engine on a model or a device where it cannot run."""
     if config.engine != "sparse":
         return
-    if torch.device(config.torch_device).type != "cpu":
+    if device.type != "cpu":
         raise ValueError("engine = 'sparse' runs on the CPU; set torch_device=cpu, or engine=auto or dense for a GPU")
     if not has_twin(model):
         raise ValueError(f"engine = 'sparse' has no {type(model).__name__}; set engine=auto or dense")

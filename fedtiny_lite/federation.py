@@ -80,7 +80,7 @@ def _build_server(config: Config, public: Split, dataset: Dataset, in_shape) -> 
         model = own_model(config, allowed, classes, in_shape, generator)
         blocks = prunable_blocks(model, prune_linear=True)
         budget = sum(model.get_parameter(name).numel() for block in blocks for name in block)
-    check_engine(config, model)
+    check_engine(config, model, public.images.device)
     initial = state_of(model)
     server = Server(
         config=config,

@@ -19,10 +19,10 @@ def score(federation: Federation, state: State) -> dict:
     server, on = federation.server, federation.server.config.score_on
     load_state(server.model, state.weights)
     engine = engine_for(server.config, server.model, federation.layers, state.mask.kept)
-    score = engine.evaluate(server.model, state.mask, federation.test, server.pixels)
+    found = engine.evaluate(server.model, state.mask, federation.test, server.pixels)
     return {
-        f"{on}_accuracy": score.correct / score.count,
-        f"{on}_loss": score.loss_sum / score.count,
+        f"{on}_accuracy": found.correct / found.count,
+        f"{on}_loss": found.loss_sum / found.count,
         "model_density": kept_parameters(state.weights, state.mask) / server.parameters,
         "prunable_density": state.mask.prunable_density,
         "empty_layers": list(state.mask.empty),

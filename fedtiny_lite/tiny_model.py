@@ -105,8 +105,12 @@ def load_tiny(path: str | Path) -> TinyModel:
     except ValueError as error:
         raise ValueError(f"{path}: {error}; copy the file again, or run again what wrote it") from error
     meta = message.meta
-    if meta.get("tiny_model") != VERSION:
+    if "tiny_model" not in meta:
         raise ValueError(f"{path} is a message of this package, but no tiny model; those are named model.tiny")
+    if meta["tiny_model"] != VERSION:
+        raise ValueError(
+            f"{path} has format {meta['tiny_model']}, this package reads {VERSION}; install the fedtiny-lite it is from"
+        )
     pixels = Normalisation(tuple(meta["mean"]), tuple(meta["std"]))
     architecture = meta["model"], meta["width"], tuple(meta["classes"]), tuple(meta["in_shape"])
     tiny = TinyModel(*architecture, pixels, {}, Mask({}), meta["folded"])

@@ -4,7 +4,6 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +48,10 @@ def padding_is_zero(p) -> bool:
     """Whether nothing but the pixels of the samples holds a value, in the blocks in use and where a tap may reach."""
     g, tensor = p.geometry, torch.from_numpy(p.data)
     ends = tensor.as_strided((g.channels, g.lead), (g.stride, 1)).abs().sum() + tensor[-LANES:].abs().sum()
-    return float(ends) == 0 and float(p.padded().abs().sum()) == pytest.approx(float(unpack(p).abs().sum()), rel=1e-4)
+    borders = p.padded().clone()
+    borders[:, :, :-1, :-1] = 0
+    lanes = p.images().permute(1, 4, 0, 2, 3).flatten(0, 1)[p.samples :]
+    return float(ends) == 0 and not borders.any() and not lanes.any()
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=30))
@@ -121,8 +123,8 @@ def test_distances_of_a_three_by_three_kernel_by_hand():
 
 
 @given(
-    SIZES, SIZES, SIZES, SIZES, st.sampled_from([1, 3]), st.sampled_from([1, 2]), SAMPLES, st.integers(0, 2),
-    st.floats(0.0005, 0.5), st.integers(0, 99),
+    SIZES, SIZES, SIZES | st.just(33), SIZES | st.just(40), st.sampled_from([1, 3]), st.sampled_from([1, 2]), SAMPLES,
+    st.integers(0, 2), st.floats(0.0005, 0.5), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_convolution_and_both_gradients_equal_torch(
@@ -166,6 +168,7 @@ def test_convolution_and_both_gradients_equal_torch(
     twice.data[:] = gx.data
     kernels.conv_backward(twice.data, alone, gy.data, x.data, *back, values[p.back_order], run, shape, True)
     np.testing.assert_allclose(twice.data, 2 * gx.data, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(alone, 2 * gvalue, rtol=1e-3, atol=1e-3)
     whole = gx
     if stride == 2:
         whole = empty(wide.geometry, samples)
@@ -226,6 +229,6 @@ def test_max_pool_gives_ties_to_the_first_as_torch_does(channels, height, width,
     norms.max_pool(out.data, x.data, samples, narrow, wide)
     assert torch.equal(unpack(out), pooled.detach())
     gx = empty(x.geometry, samples)
-    norms.max_pool_backward(gx.data, planes(grad).data, x.data, out.data, samples, narrow, wide)
+    norms.max_pool_backward(gx.data, planes(grad).data, x.data, samples, narrow, wide)
     assert torch.equal(unpack(gx), expected)
     assert padding_is_zero(gx)

@@ -1,6 +1,7 @@
 """The sparse twin of each model: values, gradients, training and growth lists equal to the dense engine's."""
 
 import gc
+import weakref
 from copy import deepcopy
 
 import pytest
@@ -292,3 +293,26 @@ def test_what_the_engine_cannot_do_is_refused():
     split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="no gradients"):
         train_sparse(model, split, PIXELS, mask, make_config(), [], seeded(), on_gradient=lambda *_: None)
+
+
+@pytest.mark.parametrize("samples", [65, 129, 193])
+def test_predictions_do_not_depend_on_the_room_for_a_batch(samples):
+    model, mask = masked("cnn", 8, (1, 8, 8), 0.2, prune_linear=False)
+    images, found = torch.randn(samples, 1, 8, 8, generator=seeded(1)), []
+    for room in (64, 128, 256):
+        network = SparseNetwork(model, room, (1, 8, 8))
+        network.load(model, mask)
+        found.append(network.predict(images))
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_a_dropped_network_frees_its_memory_at_once(name):
+    network = SparseNetwork(masked(name, 4, (1, 8, 8), 0.2)[0], 16, (1, 8, 8))
+    workspace = weakref.ref(network.workspace)
+    gc.disable()
+    try:
+        del network
+        assert workspace() is None
+    finally:
+        gc.enable()

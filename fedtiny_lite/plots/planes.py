@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 
-LANES = 16
+LANES = 16  # as in sparse.layout, which needs torch
 ZERO, UNUSED, MARKED = "#f3d3a6", "#dddddd", PALETTE[3]
 Shape = tuple[int, int, int, int]
 

@@ -25,6 +25,8 @@ PARTS = {  # what is drawn -> beginnings of its names in the record; all others 
     "norms, ReLU, residual sums": ("norm_",),
     "phases of stride 2, pooling": ("split_phases", "merge_phases", "max_pool"),
 }
+MEANS = "CPU seconds, means of {turns} steps"
+PROCESSES = "medians;\nmemory of whole processes, growth in CPU seconds, two clients in wall seconds"
 Step = Mapping[str, object]
 
 
@@ -55,10 +57,11 @@ def models(record: Mapping) -> list[tuple[str, int]]:
     return list(dict.fromkeys((row["model"], row["width"]) for row in record["steps"]))
 
 
-def measured(record: Mapping) -> str:
-    """Where and how the record was measured, for captions."""
+def measured(record: Mapping, how: str = "CPU seconds, medians of {turns} turns") -> str:
+    """Where and how the record was measured, for captions; `how` may name the number of turns."""
     threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
-    return f"measured: {provenance([record])}; {threads}, batch {record['batch']}, medians of {record['turns']} turns"
+    how = how.format(turns=record["turns"])
+    return f"measured: {provenance([record])}; {threads}, batch {record['batch']}, {how}"
 
 
 def mask_name(mask: str) -> str:
@@ -150,7 +153,7 @@ def parts_figure(record: Mapping, model: str, width: int, mask: str) -> Figure:
         ax.set_axisbelow(True)
     fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5)
     title = f"Where the time of a step goes: {model} width {width}, {mask_name(mask)} masks"
-    subtitle(fig, title, measured(record))
+    subtitle(fig, title, measured(record, MEANS))
     return fig
 
 
@@ -180,7 +183,9 @@ def layer_figure(record: Mapping, model: str, width: int, mask: str) -> Figure:
         ax.grid(alpha=0.3)
     axes[1].set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8.5)
-    subtitle(fig, f"Each convolution with its norm: {model} width {width}, {mask_name(mask)} masks", measured(record))
+    subtitle(
+        fig, f"Each convolution with its norm: {model} width {width}, {mask_name(mask)} masks", measured(record, MEANS)
+    )
     return fig
 
 
@@ -216,7 +221,7 @@ def memory_figure(record: Mapping, model: str, width: int) -> Figure:
     right.tick_params(axis="x", labelsize=8)
     middle.axhline(1, color="black", lw=1)
     middle.margins(y=0.12)
-    subtitle(fig, f"Memory, growth and two clients: {model} width {width}", measured(record))
+    subtitle(fig, f"Memory, growth and two clients: {model} width {width}", measured(record, PROCESSES))
     return fig
 
 

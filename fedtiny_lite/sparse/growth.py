@@ -72,12 +72,12 @@ def _largest_pruned(gradients: Iterable[Tensor], keep: Tensor, count: int) -> Gr
     for tap, gradient in enumerate(gradients):
         gradient = gradient.flatten()
         magnitude = gradient.abs().masked_fill_(keep[:, tap], -1)
-        pairs = (magnitude >= least).nonzero().squeeze(1)
+        pairs = (~(magnitude < least)).nonzero().squeeze(1)  # NaN is listed, as by the dense engine
         top = torch.cat([top, magnitude[pairs]])
         if len(top) > count:
             top = top.topk(count, sorted=False).values
             least = float(top.min())
-            pairs = pairs[magnitude[pairs] >= least]
+            pairs = pairs[~(magnitude[pairs] < least)]
         chosen.append((pairs * keep.shape[1] + tap, gradient[pairs]))
     index, value = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     return keep_largest(index, value, count)

@@ -5,17 +5,22 @@
 A pattern gives for row o the kept weights first[o] .. first[o+1], and for each the distance tap[k] from the place of
 a pixel in channel 0 to the pixel it reads; channel and shift are both in it. Four weights are taken in one pass, so
 that the row is loaded and stored once for four multiplications. Work goes tile by tile, all rows of a tile before the
-next tile: the row lies in the nearest cache, the tile of all channels in the second. One thread, and the interpreter
-lock is released: clients run side by side.
+next tile: the row lies in the nearest cache, the tile of all channels in the second. One thread; clients run side by
+side in processes.
 
-Compiled code is kept in `__pycache__` beside this file, or where NUMBA_CACHE_DIR says.
+Compiled code is kept in `__pycache__` beside this file, or where NUMBA_CACHE_DIR says. numba compiles anew when a
+function's own file changes: after a change of `kernel` or `clear_padding` empty that folder, as `norms` holds copies.
 """
 
 import numba
 import numpy as np
 
-# Sums may be taken in any order and fused with products; NaN and infinity stay what they are.
-kernel = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+# Sums may be taken in any order and fused with products; NaN and infinity in them stay what they are.
+_flags = dict(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+kernel = numba.njit(**_flags)
+part = numba.njit(**_flags, forceinline=True)
+"""A part of kernels, put whole into each. As a function it would be compiled by itself and once more with its caller;
+which of the two ran, and so the last bits, would depend on what the cache held."""
 
 
 @kernel
@@ -31,7 +36,7 @@ def conv_forward(y, x, first, tap, value, tiles, shape):
             clear_padding(y, start + o * stride, tiles[t, 0], tiles[t, 1], height, width)
 
 
-@kernel
+@part
 def _add_planes(row, x, k, end, tap, value, start):
     """row = the sum of the shifted planes of the kept weights k .. end."""
     run = len(row)
@@ -76,7 +81,7 @@ def conv_backward(gx, gvalue, gy, x, first, tap, value, tiles, shape, add):
             clear_padding(gx, start + c * stride, tiles[t, 0], tiles[t, 1], height, width)
 
 
-@kernel
+@part
 def _both_gradients(row, gvalue, x, gy, k, end, tap, value, start):
     run = len(row)
     while k + 4 <= end:
@@ -123,7 +128,7 @@ def weight_gradient(gvalue, gy, x, first, tap, tiles, shape):
                 gvalue[k] += total
 
 
-@kernel
+@part
 def clear_padding(data, start, first, lines, height, width):
     """Zero the last pixel of each of `lines` lines from `start` on, and the lines below an image, next one included.
 
@@ -169,7 +174,7 @@ def merge_phases(x, out, blocks, shape, wide):
             clear_padding(x, wide[0] + c // 4 * wide[1], 0, blocks * (wide[2] + 1), wide[2], wide[3])
 
 
-@kernel
+@part
 def _phase_line(c, n, shape, wide):
     """Row n of phase channel c: where it starts, where its first pixel lies in the wide image, how many exist there."""
     phase, channel = c % 4, c // 4

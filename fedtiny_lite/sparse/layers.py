@@ -40,7 +40,11 @@ class ConvNorm:
         self.stride, self.eps = conv.stride[0], norm.eps
         self.keep = None
         self.observer: Observer | None = None
-        self.convs = [self]
+
+    @property
+    def convs(self) -> list["ConvNorm"]:
+        """Itself; made anew, as a list of itself would keep a dropped network's memory until garbage is collected."""
+        return [self]
 
     # --- parameters -----------------------------------------------------------------------------------------
 
@@ -58,7 +62,7 @@ class ConvNorm:
     def store(self, model: nn.Module) -> None:
         """Writes weights, the norm's parameters and its statistics into the torch model; pruned weights become 0."""
         weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
-        weight.zero_().flatten()[torch.from_numpy(self.pattern.index)] = self.values
+        weight.zero_().view(-1)[torch.from_numpy(self.pattern.index)] = self.values
         norm.weight.detach().copy_(self.gamma)
         norm.bias.detach().copy_(self.beta)
         norm.running_mean.copy_(self.running_mean)
@@ -165,7 +169,7 @@ class MaxPool:
 
     def backward(self, g: Planes, x: Planes, z: Planes) -> Planes:
         gx = self.workspace.take(self.before, x.samples)
-        norms.max_pool_backward(gx.data, g.data, x.data, z.data, x.samples, self.after.shape, self.before.shape)
+        norms.max_pool_backward(gx.data, g.data, x.data, x.samples, self.after.shape, self.before.shape)
         self.workspace.give(g)
         self.workspace.give(z)
         return gx

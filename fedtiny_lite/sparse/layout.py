@@ -189,4 +189,4 @@ def tiles(height: int, width: int, samples: int) -> np.ndarray:
     else:
         step = at_once // (height + 1)
         runs = [(b * (height + 1), min(step, blocks - b) * (height + 1) - 1) for b in range(0, blocks, step)]
-    return np.array(runs, np.int32)
+    return np.array(runs, np.int32).reshape(-1, 2)

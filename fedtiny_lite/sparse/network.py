@@ -21,7 +21,7 @@ class SparseNetwork:
     """
 
     def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
-        self.batch_size, self.in_shape, self.workspace = batch_size, in_shape, Workspace()
+        self.in_shape, self.workspace = in_shape, Workspace()
         self.before = Geometry(*in_shape, block_count(batch_size))
         self.capacity = self.before.blocks * LANES
         self.grid = model.grid if isinstance(model, PlainNet) else 1
@@ -58,8 +58,8 @@ class SparseNetwork:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W], N of any size, by the running statistics."""
-        parts = images.split(self.capacity)
-        return torch.cat([self._head(self._forward(part, momentum=None, keep=False)) for part in parts])
+        parts = images.split(self.capacity)  # the head takes all at once: its last bits depend on how many there are
+        return self._head(torch.cat([self._forward(part, momentum=None, keep=False) for part in parts]))
 
     def recalibrate(self, images: Tensor, momentum: float) -> None:
         """Moves the running statistics towards those of a batch, by `momentum`, as torch does in training mode.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedtiny_lite.sparse.kernels import clear_padding, kernel
+from fedtiny_lite.sparse.kernels import clear_padding, kernel, part
 
 
 @kernel
@@ -19,11 +19,11 @@ def forward(z, mean, variance, y, gamma, beta, eps, shortcut, residual, relu, sa
         total, squares = _channel_sums(y, at, samples, height, width)
         mean[c] = y[at] + total / count
         variance[c] = max(squares / count - (total / count) ** 2, 0.0)
-        scale = gamma[c] / np.sqrt(variance[c] + eps)
+        scale = gamma[c] * (1 / np.sqrt(variance[c] + eps))  # as `apply` is given it
         _apply_channel(z, y, at, mean[c], scale, beta[c], shortcut, residual, relu, samples, height, width)
 
 
-@kernel
+@part
 def _channel_sums(y, at, samples, height, width):
     """Sums of the distances from y[at] and of their squares over a channel, float64."""
     total, squares = 0.0, 0.0
@@ -35,7 +35,7 @@ def _channel_sums(y, at, samples, height, width):
     return total, squares
 
 
-@kernel
+@part
 def _sums(line, pivot, lanes):
     total, squares = np.float32(0), np.float32(0)
     if lanes == 16:
@@ -61,7 +61,7 @@ def apply(z, y, mean, scale, beta, shortcut, residual, relu, samples, shape):
         _apply_channel(z, y, at, mean[c], scale[c], beta[c], shortcut, residual, relu, samples, height, width)
 
 
-@kernel
+@part
 def _apply_channel(z, y, at, mean, scale, beta, shortcut, residual, relu, samples, height, width):
     middle, factor = np.float32(mean), np.float32(scale)
     floor = np.float32(0 if relu else -np.inf)
@@ -114,7 +114,7 @@ def backward(y, gscale, gshift, g, z, relu, mean, inverse, gamma, samples, shape
                 _clear_lanes(line, samples - n // (height + 1) * 16)
 
 
-@kernel
+@part
 def _masked_sums(g, y, z, mean, relu):
     """Sums of g and of g (y - mean), after g was set to 0 where z is, if `relu`."""
     total, product = np.float32(0), np.float32(0)
@@ -131,7 +131,7 @@ def _masked_sums(g, y, z, mean, relu):
     return np.float64(total), np.float64(product)
 
 
-@kernel
+@part
 def _clear_lanes(line, lanes):
     """Zero the lanes of a line of pixels that hold no sample."""
     if lanes < 16:
@@ -157,17 +157,17 @@ def max_pool(out, x, samples, shape, wide):
 
 
 @kernel
-def max_pool_backward(gx, g, x, out, samples, shape, wide):
+def max_pool_backward(gx, g, x, samples, shape, wide):
     """gx = g at the first of each 2x2 pixels that is the largest, 0 elsewhere."""
     gx[:] = 0
-    for c in range((len(out) - shape[0]) // shape[1]):
+    for c in range((len(g) - shape[0]) // shape[1]):
         for n in range(-(-samples // 16) * shape[2]):
             to, at = _window(c, n, shape, wide)
             for j in range(shape[3]):
                 for i in range(16):
                     a = at + j * 32 + i
                     b = a + (wide[3] + 1) * 16
-                    largest, value = out[to + j * 16 + i], g[to + j * 16 + i]
+                    largest, value = max(max(x[a], x[a + 16]), max(x[b], x[b + 16])), g[to + j * 16 + i]
                     if x[a] == largest:
                         gx[a] = value
                     elif x[a + 16] == largest:
@@ -178,7 +178,7 @@ def max_pool_backward(gx, g, x, out, samples, shape, wide):
                         gx[b + 16] = value
 
 
-@kernel
+@part
 def _window(c, n, shape, wide):
     """Where row n of channel c starts in the small image, and its first row in the wide one."""
     block, i = n // shape[2], n % shape[2]

@@ -26,7 +26,7 @@ def sparse_twin(model: nn.Module, mask: Mask, batch_size: int, in_shape: tuple[i
     whose mask did not change, serve again.
     """
     twin = _networks.get(model)
-    if twin is None or twin.batch_size < batch_size or twin.in_shape != in_shape:
+    if twin is None or twin.capacity < batch_size or twin.in_shape != in_shape:
         twin = _networks[model] = SparseNetwork(model, batch_size, in_shape)
     twin.load(model, mask)
     return twin
@@ -44,8 +44,8 @@ def train_sparse(
 ) -> None:
     """`training.train` on the kept weights alone: the same batches and augmentation, the same SGD.
 
-    In dense masked training the momentum of a pruned weight is masked away in every step, so kept weights move as if
-    the pruned ones did not exist. Raises ValueError for `on_gradient`, which needs dense gradients.
+    In dense masked training a pruned weight is set back to 0 after every step, so kept weights move as if the pruned
+    ones did not exist. Raises ValueError for `on_gradient`, which needs dense gradients.
     """
     if on_gradient:
         raise ValueError("the sparse engine has no gradients of pruned weights; use the dense engine for this method")
