@@ -148,7 +148,7 @@ def test_captions_name_machine_and_method():
     text = sparse.measured(RECORD)
     assert text == "measured: a processor, torch 2, commit unknown; 1 thread, batch 64, CPU seconds, medians of 5 turns"
     text = sparse.measured(RECORD, sparse.MEANS)
-    assert text.endswith("CPU seconds, means of 5 steps")
+    assert text.endswith("CPU seconds, means of 5 steps, timed part by part")
     assert text in sparse.parts_figure(RECORD, "cnn", 8, "erk").texts[-1].get_text()
 
 

@@ -25,7 +25,7 @@ PARTS = {  # what is drawn -> beginnings of its names in the record; all others 
     "norms, ReLU, residual sums": ("norm_",),
     "phases of stride 2, pooling": ("split_phases", "merge_phases", "max_pool"),
 }
-MEANS = "CPU seconds, means of {turns} steps"
+MEANS = "CPU seconds, means of {turns} steps, timed part by part"
 PROCESSES = "medians;\nmemory of whole processes, growth in CPU seconds, two clients in wall seconds"
 Step = Mapping[str, object]
 
