@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fedtiny_lite import records, simulate
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data import distort, limit, load_dataset, public_split, to_float
+from fedtiny_lite.engine import DENSE
 from fedtiny_lite.masks import apply_mask
 from fedtiny_lite.messages import Message, encode_state
 from fedtiny_lite.methods import _selection
@@ -162,13 +163,13 @@ def test_the_pool_is_sent_once_and_statistics_then_cost_four_bytes_a_number():
 
 
 def test_both_exchanges_use_the_same_development_split(monkeypatch):
-    seen, recalibrate, evaluate = [], _selection.recalibrate_bn, _selection.evaluate
-    for name, original in (("recalibrate_bn", recalibrate), ("evaluate", evaluate)):
-        monkeypatch.setattr(
-            _selection,
-            name,
-            lambda model, split, pixels, f=original: seen.append(split) or f(model, split, pixels),
-        )
+    seen = []
+
+    def noted(function):
+        return lambda model, mask, split, pixels: seen.append(split) or function(model, mask, split, pixels)
+
+    spy = dataclasses.replace(DENSE, recalibrate_bn=noted(DENSE.recalibrate_bn), evaluate=noted(DENSE.evaluate))
+    monkeypatch.setattr("fedtiny_lite.client.engine_for", lambda *_: spy)
     config = tiny(dev_fraction=0.1, pool_size=1, rounds=0)
     simulate.run(config)
     federation = simulate.build_federation(config)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedtiny_lite import records, simulate
 from fedtiny_lite.config import make_config
+from fedtiny_lite.engine import DENSE
 from fedtiny_lite.federation import build_federation, client_of
 from fedtiny_lite.messages import Message, pack
 from fedtiny_lite.methods import fl_pqsu
@@ -131,12 +133,18 @@ def test_a_round_equals_quantised_training_the_plain_way():
 # --- who uploads ------------------------------------------------------------------------------------------
 
 
+def judge_by(losses, monkeypatch):
+    """Lets the clients' engine find the next of `losses` per image whenever it evaluates."""
+    engine = replace(DENSE, evaluate=lambda model, mask, split, pixels: Score(next(losses) * len(split), 0, 1))
+    monkeypatch.setattr("fedtiny_lite.client.engine_for", lambda *_: engine)
+
+
 @pytest.mark.parametrize("rule, uploads", [("yes", [True, False, True, False, True]), ("no", [True] * 5)])
 def test_a_client_uploads_when_its_loss_fell_below_that_of_its_last_upload(rule, uploads, monkeypatch):
     config = tiny(selective_upload=rule)
     federation, memory = build_federation(config), {}
     losses = iter([5.0, 6.0, 4.0, 4.0, 3.9])
-    monkeypatch.setattr(fl_pqsu, "evaluate", lambda model, split, pixels: Score(next(losses) * len(split), 0, 1))
+    judge_by(losses, monkeypatch)
     found = []
     for r in range(5):
         worth, flops = fl_pqsu.worth_uploading(
@@ -151,7 +159,7 @@ def test_a_loss_that_is_no_number_is_uploaded_and_forgotten_again(monkeypatch):
     client = client_of(build_federation(tiny()), 0, 0, {"loss": torch.tensor(1.0)})
     mask = full_mask(client.mask_shapes)
     losses = iter([math.nan, 9.0])
-    monkeypatch.setattr(fl_pqsu, "evaluate", lambda model, split, pixels: Score(next(losses) * len(split), 0, 1))
+    judge_by(losses, monkeypatch)
     assert [fl_pqsu.worth_uploading(client, mask)[0] for _ in range(2)] == [True, True]
 
 

@@ -15,6 +15,7 @@ from fedtiny_lite import federation as federation_module
 from fedtiny_lite import simulate
 from fedtiny_lite.config import METHODS, PROFILES, make_config
 from fedtiny_lite.data import Dataset, Split, to_float
+from fedtiny_lite.engine import DENSE, SPARSE
 from fedtiny_lite.masks import Mask
 from fedtiny_lite.messages import Message, index_bits
 from fedtiny_lite.methods import _selection, fedtiny
@@ -120,16 +121,20 @@ def test_mistake_05_a_client_sends_its_largest_gradients_only(replies):
     assert 3 * listed <= with_lists - without <= 3 * (listed + 200)  # names and shapes of four tensors
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_mistake_06_what_leaves_a_client_is_masked_after_its_last_step(method, monkeypatch):
-    strays, train = [], client_module.train
+@pytest.mark.parametrize(
+    "method, engine", [*((method, DENSE) for method in METHODS), ("fedtiny", SPARSE), ("feddst", SPARSE)]
+)
+def test_mistake_06_what_leaves_a_client_is_masked_after_its_last_step(method, engine, monkeypatch):
+    strays = []
 
     def spy(model, split, pixels, mask, *rest):
-        train(model, split, pixels, mask, *rest)
+        engine.train(model, split, pixels, mask, *rest)
         weights = state_of(model)
         strays.append(sum(int(torch.count_nonzero(weights[name][~keep])) for name, keep in mask.items()))
 
-    monkeypatch.setattr(client_module, "train", spy)
+    spying = dataclasses.replace(engine, train=spy)
+    monkeypatch.setattr(client_module, "DENSE", spying)
+    monkeypatch.setattr(client_module, "engine_for", lambda *_: spying)
     simulate.run(tiny(method=method, weight_decay=0.01))
     assert len(strays) >= 6 and not any(strays)  # two rounds of three clients, and what comes before them
 
