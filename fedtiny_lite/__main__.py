@@ -94,7 +94,9 @@ def run_command(options: argparse.Namespace) -> int:
     record = run(config, options.out / "runs", on_round=_print_round)
     final = record["final"]
     on = config.score_on
-    print(f"{on} accuracy {final[f'{on}_accuracy']:.4f}, model density {final['model_density']:.4f}")
+    engines = sorted({name for entry in record["rounds"] for name in entry.get("trained_on", ())})
+    told = f", trained on the {' and '.join(engines)} engine" if engines else ""
+    print(f"{on} accuracy {final[f'{on}_accuracy']:.4f}, model density {final['model_density']:.4f}{told}")
     if final["empty_layers"]:
         print(f"layers that keep nothing: {', '.join(final['empty_layers'])}")
     print(options.out / "runs" / record["run_id"] / "record.json")

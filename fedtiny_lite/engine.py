@@ -74,4 +74,4 @@ def check_engine(config: Config, model: nn.Module, device: torch.device) -> None
     if device.type != "cpu":
         raise ValueError("engine = 'sparse' runs on the CPU; set torch_device=cpu, or engine=auto or dense for a GPU")
     if not has_twin(model):
-        raise ValueError(f"engine = 'sparse' has no {type(model).__name__}; set engine=auto or dense")
+        raise ValueError(f"engine = 'sparse' cannot train the network of {config.method}; set engine=auto or dense")

@@ -175,7 +175,8 @@ def _constants(tiny: TinyModel) -> dict[str, Tensor]:
 def predictor(tiny: TinyModel, engine: str = "dense", batch_size: int = 64) -> Callable[[Tensor], Tensor]:
     """A function from uint8 images [N, C, H, W] to logits [N, classes], `batch_size` images at a time, on the CPU.
 
-    `engine`: "dense" is torch; "sparse" multiplies kept weights alone, and has no small model: ValueError.
+    `engine`: "dense" is torch; "sparse" multiplies kept weights alone, and has no small model: ValueError. The function
+    raises ValueError for images of another shape or kind.
     """
     if engine not in ("dense", "sparse"):
         raise ValueError(f"engine = {engine!r}: choose one of dense, sparse")
@@ -187,6 +188,9 @@ def predictor(tiny: TinyModel, engine: str = "dense", batch_size: int = 64) -> C
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != tiny.in_shape:
+            given = f"{type(images).__name__} of {getattr(images, 'dtype', 'no')} and shape {tuple(images.shape)}"
+            raise ValueError(f"images are a {given}; give a uint8 torch tensor of shape (N, {str(tiny.in_shape)[1:]}")
         parts = (to_float(part, tiny.pixels.mean, tiny.pixels.std) for part in images.split(batch_size))
         return torch.cat([forward(part) for part in parts])
 

@@ -217,6 +217,15 @@ def test_the_small_model_is_computed_densely():
         predictor(model, "fast")
 
 
+@pytest.mark.parametrize("engine", ["dense", "sparse"])
+def test_images_of_another_kind_are_refused(engine):
+    model = tiny("cnn")
+    images, predict = images_of(model, 3), predictor(model, engine)
+    for wrong in (images.float(), images[:, 0], images[..., 1:], images.numpy()):
+        with pytest.raises(ValueError, match=r"give a uint8 torch tensor of shape \(N, "):
+            predict(wrong)
+
+
 @pytest.mark.parametrize(("name", "fold"), [("cnn", True), ("resnet18", False), ("small", False)])
 def test_onnx_gives_torchs_logits(name, fold, tmp_path):
     """From pixels in [0, 1], in batches of any size; the map before the cnn's linear layer does not divide evenly."""
