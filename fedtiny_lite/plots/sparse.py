@@ -102,6 +102,7 @@ def speed_figure(record: Mapping) -> Figure:
 
 
 def log_axes(ax: Axes, xlabel: str) -> None:
+    """Both axes logarithmic, with plain numbers on them."""
     ax.set(xscale="log", yscale="log", xlabel=xlabel)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (ax.xaxis, ax.yaxis):

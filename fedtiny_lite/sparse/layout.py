@@ -156,6 +156,7 @@ def _aligned(floats: int) -> np.ndarray:
 
 
 def block_count(samples: int) -> int:
+    """Blocks of 16 that hold `samples` samples, the last one perhaps in part."""
     return -(-samples // LANES)
 
 
