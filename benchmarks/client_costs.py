@@ -20,13 +20,14 @@ import torch
 from PIL import Image
 
 from benchmarks.memory import peak_growth
-from fedtiny_lite import simulate
-from fedtiny_lite.bundles import COMMITTED
 from fedtiny_lite.config import METHODS, Config, make_config
-from fedtiny_lite.costs import activation_bytes
-from fedtiny_lite.federation import build_federation, load_method
-from fedtiny_lite.messages import Message, pack, unpack
-from fedtiny_lite.records import environment, read_json, write_json
+from fedtiny_lite.federated.messages import Message, pack, unpack
+from fedtiny_lite.model.costs import activation_bytes
+from fedtiny_lite.records.bundles import COMMITTED
+from fedtiny_lite.records.environment import environment
+from fedtiny_lite.records.files import read_json, write_json
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, load_method
 
 BATCH, CLASSES, SHOTS = 64, 10, 5
 IN_SHAPE = (3, 32, 32)

@@ -13,8 +13,8 @@ import sys
 import torch
 
 from benchmarks.steps import Case, counted, interleaved, prepare
-from fedtiny_lite.engine import SPARSE_SHARE
-from fedtiny_lite.records import cpu_model
+from fedtiny_lite.records.environment import cpu_model
+from fedtiny_lite.sparse.engine import SPARSE_SHARE
 
 MODELS = (("cnn", 8), ("cnn", 32), ("resnet18", 8), ("resnet18", 16), ("resnet18", 32), ("vgg11", 8), ("vgg11", 32))
 DENSITIES = (0.9, 0.5, 0.25, 0.1, 0.02)

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.steps import CLASSES, FLOAT32, LAYOUTS, SHAPE, Case, interleaved, new_mask, new_model
-from fedtiny_lite.data import Split, to_float
-from fedtiny_lite.masks import apply_mask
-from fedtiny_lite.models import load_state, state_of
-from fedtiny_lite.records import ROOT, cpu_model, environment, write_json
-from fedtiny_lite.selection import recalibrate_bn
-from fedtiny_lite.tiny_model import TinyModel, export_onnx, fold_bn, load_tiny, predictor, save_tiny
-from fedtiny_lite.training import Normalisation
+from fedtiny_lite.data.datasets import Split, to_float
+from fedtiny_lite.export.tiny_model import TinyModel, export_onnx, fold_bn, load_tiny, predictor, save_tiny
+from fedtiny_lite.model.masks import apply_mask
+from fedtiny_lite.model.networks import load_state, state_of
+from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.pruning.bn_selection import recalibrate_bn
+from fedtiny_lite.records.environment import cpu_model, environment
+from fedtiny_lite.records.files import ROOT, write_json
 
 DENSITIES, BATCHES, TURNS = (0.1, 0.01, 0.001), (1, 16, 64), 11
 PIXELS = Normalisation((0.5,) * 3, (0.25,) * 3)

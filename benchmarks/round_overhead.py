@@ -31,10 +31,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fedtiny_lite.config import Config, make_config
-from fedtiny_lite.data import batches, default_data_dir, load_dataset
-from fedtiny_lite.records import cpu_model
-from fedtiny_lite.simulate import Federation, build_federation, run
-from fedtiny_lite.training import evaluate, training_batch
+from fedtiny_lite.data.datasets import batches, default_data_dir, load_dataset
+from fedtiny_lite.model.training import evaluate, training_batch
+from fedtiny_lite.records.environment import cpu_model
+from fedtiny_lite.simulation.rounds import Federation, build_federation, run
 
 DIGITS_OVERHEAD, RESNET_OVERHEAD, TWO_WORKERS = 1.15, 1.05, 1.6
 # No time goes into a start; one run times rounds with and without an adjustment.

@@ -27,8 +27,9 @@ import torch
 from benchmarks.step_parts import dense_layers, growth_seconds, pattern_seconds, sparse_parts
 from benchmarks.step_processes import pair_seconds, peak_bytes
 from benchmarks.steps import BATCH, FLOAT32, LAYOUTS, Case, counted, interleaved, prepare
-from fedtiny_lite.bundles import COMMITTED
-from fedtiny_lite.records import cpu_model, environment, write_json
+from fedtiny_lite.records.bundles import COMMITTED
+from fedtiny_lite.records.environment import cpu_model, environment
+from fedtiny_lite.records.files import write_json
 
 RESNET, MODELS = ("resnet18", 64), (("resnet18", 64), ("resnet18", 16), ("vgg11", 64))
 # Times as fast as the best dense float32 at least, ResNet18 of width 64, uniform masks.

@@ -12,8 +12,8 @@ from numba.core.dispatcher import Dispatcher
 from torch import Tensor, nn
 
 from benchmarks.steps import SHAPE, Case, Client, cpu_seconds, interleaved, noise, prepare
-from fedtiny_lite.costs import layer_shapes
-from fedtiny_lite.progressive import exchange_counts
+from fedtiny_lite.model.costs import layer_shapes
+from fedtiny_lite.pruning.progressive import exchange_counts
 from fedtiny_lite.sparse import kernels, norms
 from fedtiny_lite.sparse.growth import sparse_growth_lists
 from fedtiny_lite.sparse.patterns import build_pattern

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtiny_lite.costs import forward_flops, layer_shapes
-from fedtiny_lite.masks import Mask, erk_counts, random_mask, uniform_counts
-from fedtiny_lite.models import build_model, prunable_names
+from fedtiny_lite.model.costs import forward_flops, layer_shapes
+from fedtiny_lite.model.masks import Mask, erk_counts, random_mask, uniform_counts
+from fedtiny_lite.model.networks import build_model, prunable_names
 from fedtiny_lite.sparse.network import SparseNetwork
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 64

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
-from fedtiny_lite.plans import PLANS
+from fedtiny_lite.experiments.plans import PLANS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def _settings_help() -> str:
 
 def run_command(options: argparse.Namespace) -> int:
     """One run, a line a round, then the path of the record."""
-    from fedtiny_lite.simulate import run
+    from fedtiny_lite.simulation.rounds import run
 
     named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
     settings = parse_settings(options.set)
@@ -111,7 +111,7 @@ def _print_round(entry: dict, state) -> None:
 
 def sweep_command(options: argparse.Namespace) -> int:
     """What is left of a plan, then the path of its bundle; finished runs are not repeated."""
-    from fedtiny_lite.sweep import run_plan
+    from fedtiny_lite.experiments.sweep import run_plan
 
     print(run_plan(options.plan, options.out, options.processes))
     return 0
@@ -119,8 +119,8 @@ def sweep_command(options: argparse.Namespace) -> int:
 
 def notebooks_command(options: argparse.Namespace) -> int:
     """Execute notebooks, then print the table of claims; 1 if a notebook failed or a claim missed its band."""
-    from fedtiny_lite.notebook_runner import find_notebooks, run_notebooks
-    from fedtiny_lite.records import claims_table, load_claims
+    from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_notebooks
+    from fedtiny_lite.records.claims import claims_table, load_claims
 
     make_config(options.profile)
     runs = run_notebooks(find_notebooks(options.names), options.profile, options.out)
@@ -134,7 +134,7 @@ def notebooks_command(options: argparse.Namespace) -> int:
 def figures_command(options: argparse.Namespace) -> int:
     """Accuracy over rounds and over density of every finished run below `out`."""
     from fedtiny_lite.plots.runs import save_run_figures
-    from fedtiny_lite.records import load_records
+    from fedtiny_lite.records.schema import load_records
 
     records = load_records(options.out)
     paths = save_run_figures(records, options.out / "figures")
@@ -146,7 +146,7 @@ def figures_command(options: argparse.Namespace) -> int:
 
 def export_command(options: argparse.Namespace) -> int:
     """The sizes of a run's model in the form that was asked for, then the path of what was written last."""
-    from fedtiny_lite.tiny_model import export_onnx, fold_bn, load_tiny, save_tiny
+    from fedtiny_lite.export.tiny_model import export_onnx, fold_bn, load_tiny, save_tiny
 
     folder = options.run.parent if options.run.name == "record.json" else options.run
     path = folder / "model.tiny"

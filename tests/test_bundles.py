@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite import bundles
-from fedtiny_lite.bundles import load_plan, provenance, read_bundle, write_bundle
 from fedtiny_lite.config import make_config
-from fedtiny_lite.records import plain
-from fedtiny_lite.simulate import run
+from fedtiny_lite.records import bundles
+from fedtiny_lite.records.bundles import load_plan, provenance, read_bundle, write_bundle
+from fedtiny_lite.records.files import plain
+from fedtiny_lite.simulation.rounds import run
 
 SECTIONS = ("config", "data", "model", "environment")
 LEFT_OUT = {"labels", "histogram", "sizes", "effective_classes"}

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtiny_lite import checkpoint, records
 from fedtiny_lite.config import make_config
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.messages import pack, unpack
-from fedtiny_lite.simulate import run
+from fedtiny_lite.federated.messages import pack, unpack
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import checkpoint
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
 CONFIG = make_config("smoke", **TINY)
@@ -92,7 +93,7 @@ def test_a_run_on_a_torn_checkpoint_stops_and_starts_over_once_it_is_deleted(sav
     with pytest.raises(ValueError, match=f"{path}.*delete it"):
         run(CONFIG, tmp_path)
     path.unlink()
-    assert records.canonical(run(CONFIG, tmp_path)) == records.canonical(run(CONFIG))
+    assert schema.canonical(run(CONFIG, tmp_path)) == schema.canonical(run(CONFIG))
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(saved, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 
 from fedtiny_lite.__main__ import main
 from fedtiny_lite.config import METHODS, Config, make_config, parse_settings
-from fedtiny_lite.plans import PLANS
-from fedtiny_lite.simulate import run
-from fedtiny_lite.tiny_model import load_tiny
+from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.export.tiny_model import load_tiny
+from fedtiny_lite.simulation.rounds import run
 
 TINY = ["rounds=1", "pretrain_epochs=0", "width=2", "density=0.1", "clients=2"]
 
@@ -90,7 +90,7 @@ def test_a_sweep_of_an_unknown_plan_exits_with_1_and_names_the_known_ones(tmp_pa
 
 
 def test_a_sweep_before_its_tuning_says_what_to_run_first(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("fedtiny_lite.bundles.COMMITTED", tmp_path)
+    monkeypatch.setattr("fedtiny_lite.records.bundles.COMMITTED", tmp_path)
     assert main(["sweep", "digits", "--out", str(tmp_path)]) == 1
     assert "python -m fedtiny_lite sweep digits_tuning" in capsys.readouterr().err
 
@@ -169,6 +169,6 @@ def test_ctrl_c_is_no_traceback(tmp_path, capsys, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedtiny_lite.simulate.run", stopped)
+    monkeypatch.setattr("fedtiny_lite.simulation.rounds.run", stopped)
     assert main(["run", "--out", str(tmp_path)]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err

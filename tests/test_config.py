@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
-from fedtiny_lite.records import ROOT
+from fedtiny_lite.records.files import ROOT
 
 NAN, INF = float("nan"), float("inf")
 

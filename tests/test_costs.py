@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedtiny_lite.costs import (
+from fedtiny_lite.model.costs import (
     LayerShape,
     activation_bytes,
     forward_flops,
@@ -22,7 +22,7 @@ from fedtiny_lite.costs import (
     tensor_bytes,
     training_flops,
 )
-from fedtiny_lite.models import MODELS, build_model, prunable_blocks, state_of
+from fedtiny_lite.model.networks import MODELS, build_model, prunable_blocks, state_of
 
 CIFAR = (3, 32, 32)
 TOY = (LayerShape("a.weight", 90, 16, 10, 9), LayerShape("b.weight", 100, 1, 5, 20))

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from fedtiny_lite import data, sources
-from fedtiny_lite.augmentation import augment
-from fedtiny_lite.data import Split, batches, distort, limit, load_dataset, public_split, to_float
-from fedtiny_lite.partition import partition
-from fedtiny_lite.vision import torchvision
+from fedtiny_lite.data import datasets as data
+from fedtiny_lite.data import sources
+from fedtiny_lite.data.augmentation import augment
+from fedtiny_lite.data.datasets import Split, batches, distort, limit, load_dataset, public_split, to_float
+from fedtiny_lite.data.partition import partition
+from fedtiny_lite.data.vision import torchvision
 
 
 def generator(seed=0):

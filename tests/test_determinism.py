@@ -10,10 +10,11 @@ import sys
 
 import pytest
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.records import ROOT
-from fedtiny_lite.simulate import run
+from fedtiny_lite.records import schema
+from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.rounds import run
 
 TINY = dict(
     width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=4,
@@ -32,7 +33,7 @@ def tiny(method="fedtiny", **settings):
 @functools.cache
 def undisturbed(method: str) -> bytes:
     """What an uninterrupted run in one process, in the usual order, records."""
-    return records.canonical(run(tiny(method=method)))
+    return schema.canonical(run(tiny(method=method)))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_any_order_of_clients_gives_the_same_record(method, monkeypatch):
     for seed in (-1, 0):
         pool = Shuffled(seed)
         monkeypatch.setattr(simulate, "_pool", lambda _, pool=pool: contextlib.nullcontext(pool))
-        assert records.canonical(run(tiny(method=method))) == undisturbed(method)
+        assert schema.canonical(run(tiny(method=method))) == undisturbed(method)
         orders.add(tuple(pool.executed))
     assert len(orders) == 2
 
@@ -96,7 +97,7 @@ def test_workers_and_an_interruption_midway_give_the_same_record(method, workers
             run(tiny(method=method, workers=2), tmp_path, stop)
     record = run(tiny(method=method), tmp_path)
     assert record["environment"]["workers"] == 2
-    assert records.canonical(record) == undisturbed(method)
+    assert schema.canonical(record) == undisturbed(method)
 
 
 def test_these_runs_are_eventful():
@@ -121,7 +122,7 @@ def test_two_workers_one_of_which_dies_and_then_one_process_give_the_same_record
         run(tiny(workers=2), tmp_path, kill_a_worker)
     record = run(tiny(), tmp_path, kill_a_worker)
     assert seen == [-1, 0, 1, 2, 3]
-    assert records.canonical(record) == reference
+    assert schema.canonical(record) == reference
     assert record["environment"]["workers"] == 2
 
 
@@ -132,10 +133,10 @@ def test_two_workers_one_of_which_dies_and_then_one_process_give_the_same_record
     ids=str,
 )  # fmt: skip
 def test_other_runs_in_the_same_process_change_nothing(settings):
-    first = records.canonical(run(tiny(rounds=2, **settings)))
+    first = schema.canonical(run(tiny(rounds=2, **settings)))
     for other in (tiny(seed=1, rounds=1), tiny(method="fedavg", width=3, rounds=1)):
         run(other)
-    assert records.canonical(run(tiny(rounds=2, **settings))) == first
+    assert schema.canonical(run(tiny(rounds=2, **settings))) == first
 
 
 @pytest.mark.parametrize("method", ["fedtiny", "magnitude", "fl_pqsu", "lotteryfl"])
@@ -152,7 +153,7 @@ def test_a_run_stopped_after_every_round_gives_the_same_record(method, tmp_path)
             run(config, tmp_path, stop)
     record = run(config, tmp_path, stop)
     assert started == [-1, 0, 1, 2, 3]
-    assert records.canonical(record) == undisturbed(method)
+    assert schema.canonical(record) == undisturbed(method)
 
 
 @pytest.mark.parametrize("client", [0, 3])
@@ -171,7 +172,7 @@ def test_a_run_stopped_between_two_clients_gives_the_same_record(client, referen
     resumed = []
     record = run(tiny(), tmp_path, lambda entry, state: resumed.append(entry["round"]))
     assert resumed == [2, 3]
-    assert records.canonical(record) == reference
+    assert schema.canonical(record) == reference
 
 
 # Runs in a process of its own, so that it can fork: each attempt is a fork that a real SIGKILL ends.
@@ -179,8 +180,8 @@ KILLER = """
 import json, os, pathlib, signal, sys
 import torch
 from fedtiny_lite.config import Config
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.simulate import run
+from fedtiny_lite.simulation.setup import build_federation
+from fedtiny_lite.simulation.rounds import run
 
 out, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 config, calls = Config(**json.loads(sys.argv[3])), json.loads(sys.argv[4])
@@ -276,8 +277,8 @@ def test_a_run_killed_at_any_moment_gives_the_same_record(tmp_path):
         check=True,
     )
     folder = tmp_path / "out" / config.run_id
-    record = records.read_record(folder / "record.json")
-    assert records.canonical(record) == records.canonical(expected)
+    record = schema.read_record(folder / "record.json")
+    assert schema.canonical(record) == schema.canonical(expected)
     finished = [int(line) for line in log.read_text().split() if line != "-1"]
     assert finished == sorted(set(finished)), "a finished round was run again"
-    assert records.load_records(tmp_path / "out") == [record]
+    assert schema.load_records(tmp_path / "out") == [record]

@@ -8,15 +8,15 @@ import sys
 import pytest
 import torch
 
-from fedtiny_lite import records
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.costs import layer_shapes
-from fedtiny_lite.data import Split
-from fedtiny_lite.engine import DENSE, SPARSE, SPARSE_SHARE, check_engine, engine_for
-from fedtiny_lite.masks import apply_mask, random_mask
-from fedtiny_lite.models import SmallNet, build_model, prunable_names, state_of
-from fedtiny_lite.simulate import run
-from fedtiny_lite.training import Normalisation
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model.costs import layer_shapes
+from fedtiny_lite.model.masks import apply_mask, random_mask
+from fedtiny_lite.model.networks import SmallNet, build_model, prunable_names, state_of
+from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records import files, schema
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.sparse.engine import DENSE, SPARSE, SPARSE_SHARE, check_engine, engine_for
 
 TINY = dict(width=2, density=0.1, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
 PIXELS = Normalisation((0.5,), (0.25,))
@@ -109,21 +109,21 @@ def test_a_run_ends_alike_on_both_engines(method):
 def test_a_sparse_run_repeats_bit_for_bit_on_workers_too():
     config = make_config("smoke", engine="sparse", **TINY)
     other = make_config("smoke", engine="sparse", workers=2, **TINY)
-    assert records.canonical(run(config)) == records.canonical(run(other))
+    assert schema.canonical(run(config)) == schema.canonical(run(other))
 
 
 def test_code_that_is_compiled_now_gives_the_bits_of_code_from_the_cache(tmp_path):
     """Two processes, the first of which finds nothing compiled."""
     program = (
-        "import json, sys; from fedtiny_lite import records; from fedtiny_lite.config import make_config;"
-        "from fedtiny_lite.simulate import run;"
+        "import json, sys; from fedtiny_lite.records import schema; from fedtiny_lite.config import make_config;"
+        "from fedtiny_lite.simulation.rounds import run;"
         "config = make_config('smoke', engine='sparse', rounds=1, **json.loads(sys.argv[1]));"
-        "sys.stdout.buffer.write(records.canonical(run(config)))"
+        "sys.stdout.buffer.write(schema.canonical(run(config)))"
     )
     found = [
         subprocess.run(
             [sys.executable, "-c", program, json.dumps(TINY)],
-            cwd=records.ROOT,
+            cwd=files.ROOT,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
             stdout=subprocess.PIPE,
             check=True,

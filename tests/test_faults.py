@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.messages import encode_state, pack, read_mask, unpack
-from fedtiny_lite.records import ROOT
-from fedtiny_lite.simulate import run
+from fedtiny_lite.federated.messages import encode_state, pack, read_mask, unpack
+from fedtiny_lite.records import files, schema
+from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.rounds import run
 
 TINY = dict(
     width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=3,
@@ -158,20 +159,20 @@ def test_a_run_that_is_interrupted_before_its_first_checkpoint_leaves_no_folder(
 def test_a_torn_record_is_named_and_never_taken_as_finished(tmp_path):
     config = tiny(method="magnitude")
     path = tmp_path / config.run_id / "record.json"
-    expected = records.canonical(run(config, tmp_path))
+    expected = schema.canonical(run(config, tmp_path))
     torn = path.read_text()[:-20]
     path.write_text(torn)
     with pytest.raises(ValueError, match=rf"{path} is torn .*delete it and run again"):
         run(config, tmp_path)
     assert path.read_text() == torn
     path.unlink()
-    assert records.canonical(run(config, tmp_path)) == expected
+    assert schema.canonical(run(config, tmp_path)) == expected
 
 
 def test_a_record_of_another_run_is_not_taken_for_this_one(tmp_path):
     theirs, ours = tiny(method="magnitude", rounds=1), tiny(method="magnitude", rounds=2)
     path = tmp_path / ours.run_id / "record.json"
-    records.write_json(path, run(theirs))
+    files.write_json(path, run(theirs))
     with pytest.raises(ValueError, match=f"{path} .*another run"):
         run(ours, tmp_path)
 
@@ -239,11 +240,11 @@ def test_when_all_clients_diverge_the_run_stops_with_its_record_so_far(method, p
             with pytest.raises(FloatingPointError, match=r"^all 4 clients returned NaN.*lower learning rate"):
                 run(config, tmp_path)
         patch.undo()
-    record = records.read_record(path)
+    record = schema.read_record(path)
     assert record["complete"] is False and record["stopped"].startswith("in round 2: all 4 clients returned NaN")
     cut = {"rounds": expected["rounds"][:2], "final": {}, "complete": False, "stopped": record["stopped"]}
-    assert records.canonical(record) == records.canonical(expected | cut)
-    assert records.load_records(tmp_path) == []
+    assert schema.canonical(record) == schema.canonical(expected | cut)
+    assert schema.load_records(tmp_path) == []
 
 
 def test_a_stopped_run_can_be_continued(poison, tmp_path, monkeypatch):
@@ -253,7 +254,7 @@ def test_a_stopped_run_can_be_continued(poison, tmp_path, monkeypatch):
     with pytest.raises(FloatingPointError):
         run(config, tmp_path)
     monkeypatch.setattr(simulate, "answer", inner)
-    assert records.canonical(run(config, tmp_path)) == records.canonical(run(config))
+    assert schema.canonical(run(config, tmp_path)) == schema.canonical(run(config))
     assert sorted(path.name for path in (tmp_path / config.run_id).iterdir()) == ["model.tiny", "record.json"]
 
 
@@ -267,8 +268,8 @@ def test_an_absurd_learning_rate_stops_with_a_record(method, settings, tmp_path)
     config = tiny(method=method, **settings)
     with pytest.raises(FloatingPointError, match=r"all [14] clients returned NaN"):
         run(config, tmp_path)
-    record = records.read_record(tmp_path / config.run_id / "record.json")
-    assert record["complete"] is False and record["rounds"] == [] == records.load_records(tmp_path)
+    record = schema.read_record(tmp_path / config.run_id / "record.json")
+    assert record["complete"] is False and record["rounds"] == [] == schema.load_records(tmp_path)
     asks_first = {"fedtiny", "ssfl", "prunefl"} if "pretrain_lr" in settings else {"prunefl"}
     when = "before training" if method in asks_first else "in round 0"
     assert record["stopped"].startswith(f"{when}: all ")
@@ -280,7 +281,7 @@ def test_an_absurd_learning_rate_stops_with_a_record(method, settings, tmp_path)
 RUNNER = """
 import json, multiprocessing, sys
 from fedtiny_lite.config import Config
-from fedtiny_lite.simulate import run
+from fedtiny_lite.simulation.rounds import run
 
 def report(entry, state):
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)

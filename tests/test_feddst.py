@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite import costs, records, simulate
-from fedtiny_lite.client import growth_batch, local_schedule
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import forward_flops, model_state_memory, training_flops
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.masks import Mask, erk_counts, magnitude_mask
-from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.client import growth_batch, local_schedule
+from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.methods import feddst
-from fedtiny_lite.models import load_state, state_of
-from fedtiny_lite.server import pretrained
-from fedtiny_lite.training import train
+from fedtiny_lite.model import costs
+from fedtiny_lite.model.costs import forward_flops, model_state_memory, training_flops
+from fedtiny_lite.model.masks import Mask, erk_counts, magnitude_mask
+from fedtiny_lite.model.networks import load_state, state_of
+from fedtiny_lite.model.training import train
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
 
 
 def tiny(**settings):
@@ -202,4 +204,4 @@ def test_the_budget_holds_in_every_state(settings):
 def test_a_run_repeats_bit_for_bit(run):
     config, record, _ = run
     simulate.build_federation.cache_clear()
-    assert records.canonical(simulate.run(config)) == records.canonical(record)
+    assert schema.canonical(simulate.run(config)) == schema.canonical(record)

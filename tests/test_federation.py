@@ -7,18 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite import federation as federation_module
-from fedtiny_lite import server as server_module
-from fedtiny_lite.client import growth_batch, local_schedule
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.data import Dataset, Split, load_dataset, to_float
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.models import load_state, state_of
-from fedtiny_lite.records import load_records
+from fedtiny_lite.data.datasets import Dataset, Split, load_dataset, to_float
+from fedtiny_lite.federated import server as server_module
+from fedtiny_lite.federated.client import growth_batch, local_schedule
+from fedtiny_lite.federated.server import full_mask, pretrained
+from fedtiny_lite.model.networks import load_state, state_of
+from fedtiny_lite.model.training import epoch_batches, train
+from fedtiny_lite.records.schema import load_records
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.server import full_mask, pretrained
-from fedtiny_lite.simulate import run
-from fedtiny_lite.training import epoch_batches, train
+from fedtiny_lite.simulation import setup as federation_module
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation, client_of
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, server_shots=5, clients=3)
 

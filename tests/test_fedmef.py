@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fedtiny_lite import simulate
-from fedtiny_lite.activations import activation_memory, pruned_activations
 from fedtiny_lite.config import make_config
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.masks import Mask, erk_counts
-from fedtiny_lite.messages import decode_state, pack, unpack
+from fedtiny_lite.federated.messages import decode_state, pack, unpack
 from fedtiny_lite.methods import fedmef
+from fedtiny_lite.model.masks import Mask, erk_counts
+from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
 
 
 def tiny(**settings):

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite import simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.masks import Mask, erk_counts
-from fedtiny_lite.messages import decode_mask, pack, unpack
+from fedtiny_lite.federated.messages import decode_mask, pack, unpack
 from fedtiny_lite.methods import fedrts
-from fedtiny_lite.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
+from fedtiny_lite.model.masks import Mask, erk_counts
+from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
 
 
 def tiny(**settings):

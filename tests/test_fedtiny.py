@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.data import distort, limit, load_dataset, public_split, to_float
-from fedtiny_lite.engine import DENSE
-from fedtiny_lite.masks import apply_mask
-from fedtiny_lite.messages import Message, encode_state
+from fedtiny_lite.data.datasets import distort, limit, load_dataset, public_split, to_float
+from fedtiny_lite.federated.messages import Message, encode_state
+from fedtiny_lite.federated.server import accept, average, masked_start, pretrained
 from fedtiny_lite.methods import _selection
-from fedtiny_lite.models import bn_names, load_state, state_of
+from fedtiny_lite.model.masks import apply_mask
+from fedtiny_lite.model.networks import bn_names, load_state, state_of
+from fedtiny_lite.model.training import epoch_batches, train
+from fedtiny_lite.pruning.bn_selection import candidate_pool
+from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import numpy_generator, torch_generator
-from fedtiny_lite.selection import candidate_pool
-from fedtiny_lite.server import accept, average, masked_start, pretrained
-from fedtiny_lite.training import epoch_batches, train
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.sparse.engine import DENSE
 
 SELECTIONS = ("adaptive", "vanilla", "server", "fixed")
 
@@ -169,7 +170,7 @@ def test_both_exchanges_use_the_same_development_split(monkeypatch):
         return lambda model, mask, split, pixels: seen.append(split) or function(model, mask, split, pixels)
 
     spy = dataclasses.replace(DENSE, recalibrate_bn=noted(DENSE.recalibrate_bn), evaluate=noted(DENSE.evaluate))
-    monkeypatch.setattr("fedtiny_lite.client.engine_for", lambda *_: spy)
+    monkeypatch.setattr("fedtiny_lite.federated.client.engine_for", lambda *_: spy)
     config = tiny(dev_fraction=0.1, pool_size=1, rounds=0)
     simulate.run(config)
     federation = simulate.build_federation(config)
@@ -311,7 +312,7 @@ def test_a_mask_travels_only_when_it_changed():
 def test_a_client_answers_the_same_when_all_but_its_own_samples_are_gone(selection, monkeypatch):
     """No public, test or other client's image and no initial weight is there to be seen."""
     config = tiny(selection=selection)
-    expected = records.canonical(simulate.run(config))
+    expected = schema.canonical(simulate.run(config))
     build, reply = simulate.build_federation, simulate.answer
 
     def answer_alone(config, index, k, *rest):
@@ -323,7 +324,7 @@ def test_a_client_answers_the_same_when_all_but_its_own_samples_are_gone(selecti
             return reply(config, index, k, *rest)
 
     monkeypatch.setattr(simulate, "answer", answer_alone)
-    assert records.canonical(simulate.run(config)) == expected
+    assert schema.canonical(simulate.run(config)) == expected
 
 
 def test_the_order_in_which_clients_answer_changes_nothing(monkeypatch):
@@ -331,9 +332,9 @@ def test_the_order_in_which_clients_answer_changes_nothing(monkeypatch):
         return reversed([call(*row) for row in reversed(list(zip(*columns, strict=True)))])
 
     config = tiny(rounds=3, adjust_until=3)
-    expected = records.canonical(simulate.run(config))
+    expected = schema.canonical(simulate.run(config))
     monkeypatch.setattr(simulate, "map", last_first, raising=False)
-    assert records.canonical(simulate.run(config)) == expected
+    assert schema.canonical(simulate.run(config)) == expected
 
 
 @pytest.mark.parametrize("server_set", ["as_clients", "distorted"])

@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.engine import DENSE
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.messages import Message, pack
+from fedtiny_lite.federated.messages import Message, pack
+from fedtiny_lite.federated.quantisation import dequantise, dequantise_parts, quantise, quantise_parts
+from fedtiny_lite.federated.server import full_mask
 from fedtiny_lite.methods import fl_pqsu
-from fedtiny_lite.models import load_state, state_of
-from fedtiny_lite.quantisation import dequantise, dequantise_parts, quantise, quantise_parts
+from fedtiny_lite.model.networks import load_state, state_of
+from fedtiny_lite.model.training import Score, epoch_batches, train
+from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.server import full_mask
-from fedtiny_lite.training import Score, epoch_batches, train
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
+from fedtiny_lite.sparse.engine import DENSE
 
 
 def tiny(**settings):
@@ -136,7 +137,7 @@ def test_a_round_equals_quantised_training_the_plain_way():
 def judge_by(losses, monkeypatch):
     """Lets the clients' engine find the next of `losses` per image whenever it evaluates."""
     engine = replace(DENSE, evaluate=lambda model, mask, split, pixels: Score(next(losses) * len(split), 0, 1))
-    monkeypatch.setattr("fedtiny_lite.client.engine_for", lambda *_: engine)
+    monkeypatch.setattr("fedtiny_lite.federated.client.engine_for", lambda *_: engine)
 
 
 @pytest.mark.parametrize("rule, uploads", [("yes", [True, False, True, False, True]), ("no", [True] * 5)])
@@ -202,4 +203,4 @@ def test_runs_keep_the_budget_and_repeat_bit_for_bit(selective, density):
     record, states = trace(config)
     assert all(state.mask == states[0].mask and state.mask.total <= record["model"]["budget"] for state in states)
     assert all(entry["client_kept"] == states[0].mask.total for entry in record["rounds"])
-    assert records.canonical(trace(config)[0]) == records.canonical(record)
+    assert schema.canonical(trace(config)[0]) == schema.canonical(record)

@@ -9,14 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import forward_flops, training_flops
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.masks import Mask, apply_mask, uniform_counts
-from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.server import full_mask, pretrained
 from fedtiny_lite.methods import lotteryfl
-from fedtiny_lite.server import full_mask, pretrained
+from fedtiny_lite.model.costs import forward_flops, training_flops
+from fedtiny_lite.model.masks import Mask, apply_mask, uniform_counts
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
 
 
 def tiny(**settings):
@@ -237,4 +238,4 @@ def test_a_mask_travels_only_when_it_changed():
 
 def test_a_run_repeats_bit_for_bit():
     config = tiny(rounds=4)
-    assert records.canonical(trace(config)[0]) == records.canonical(trace(config)[0])
+    assert schema.canonical(trace(config)[0]) == schema.canonical(trace(config)[0])

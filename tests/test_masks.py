@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.masks import (
+from fedtiny_lite.model.masks import (
     Mask,
     apply_mask,
     check_masked,

@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtiny_lite.costs import tensor_bytes
-from fedtiny_lite.masks import Mask
-from fedtiny_lite.messages import (
+from fedtiny_lite.federated.messages import (
     decode_growth_list,
     decode_mask,
     decode_state,
@@ -25,6 +23,8 @@ from fedtiny_lite.messages import (
     read_mask,
     unpack,
 )
+from fedtiny_lite.model.costs import tensor_bytes
+from fedtiny_lite.model.masks import Mask
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 relaxed = settings(deadline=None)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite import simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import model_state_memory, other_sizes, training_flops
-from fedtiny_lite.data import to_float
-from fedtiny_lite.federation import build_federation, load_method
-from fedtiny_lite.models import load_state
+from fedtiny_lite.data.datasets import to_float
+from fedtiny_lite.federated.server import pretrained
+from fedtiny_lite.model.costs import model_state_memory, other_sizes, training_flops
+from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.server import pretrained
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, load_method
 
 ON_SERVER = ("snip", "grasp", "synflow")
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite import client as client_module
-from fedtiny_lite import federation as federation_module
-from fedtiny_lite import simulate
 from fedtiny_lite.config import METHODS, PROFILES, make_config
-from fedtiny_lite.data import Dataset, Split, to_float
-from fedtiny_lite.engine import DENSE, SPARSE
-from fedtiny_lite.masks import Mask
-from fedtiny_lite.messages import Message, index_bits
+from fedtiny_lite.data.datasets import Dataset, Split, to_float
+from fedtiny_lite.federated import client as client_module
+from fedtiny_lite.federated.messages import Message, index_bits
+from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.methods import _selection, fedtiny
-from fedtiny_lite.models import bn_names, build_model, load_state, state_of
-from fedtiny_lite.progressive import grow_and_prune, growth_lists
+from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.model.networks import bn_names, build_model, load_state, state_of
+from fedtiny_lite.pruning.progressive import grow_and_prune, growth_lists
 from fedtiny_lite.seeding import derive_seed
-from fedtiny_lite.server import pretrained
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import setup as federation_module
+from fedtiny_lite.sparse.engine import DENSE, SPARSE
 
 
 def tiny(**settings):
@@ -201,7 +201,7 @@ def test_mistake_11_the_papers_resnet18_has_eleven_million_parameters_in_four_st
 
 def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered, monkeypatch):
     config = tiny(samples=0, test_samples=0, rounds=2)
-    monkeypatch.setattr("fedtiny_lite.training.EVALUATION_BATCH", 32)  # 90 images: the last batch holds 26
+    monkeypatch.setattr("fedtiny_lite.model.training.EVALUATION_BATCH", 32)  # 90 images: the last batch holds 26
     federation = simulate.build_federation.__wrapped__(config)
     shuffled = Split(federation.test.images.flip(3), (federation.test.labels + 1) % 5)
     outcome = {}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedtiny_lite.models import (
+from fedtiny_lite.data.vision import torchvision
+from fedtiny_lite.model.networks import (
     MODELS,
     bn_names,
     build_model,
@@ -17,7 +18,6 @@ from fedtiny_lite.models import (
     prunable_names,
     state_of,
 )
-from fedtiny_lite.vision import torchvision
 
 CIFAR = (3, 32, 32)
 

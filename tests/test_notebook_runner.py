@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from fedtiny_lite import records
-from fedtiny_lite.notebook_runner import find_notebooks, run_notebooks
+from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_notebooks
+from fedtiny_lite.records import files
 
 PARAMETERS = """\
 profile: str = "digits"  # smoke, digits, laptop or paper
@@ -52,7 +52,7 @@ def executed(tmp_path_factory):
         write_notebook(folder / "nb", "01_good", LOOK, PICTURE),
     ]
     before = [source.read_bytes() for source in sources]
-    records.write_json(folder / "out" / "claims" / "00_bad.json", [{"claim": "stale"}])
+    files.write_json(folder / "out" / "claims" / "00_bad.json", [{"claim": "stale"}])
     return sources, before, folder / "out", run_notebooks(sources, "smoke", folder / "out", {"seeds": 2})
 
 
@@ -131,14 +131,14 @@ def test_a_kernel_that_dies_is_an_error_of_its_notebook(tmp_path):
 
 def test_another_registered_kernel_does_not_get_in_between(tmp_path, monkeypatch):
     spec = {"argv": ["false"], "display_name": "other", "language": "python"}
-    records.write_json(tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json", spec)
+    files.write_json(tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json", spec)
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     source = write_notebook(tmp_path / "nb", "00_a", LOOK)
     assert run_notebooks([source], "smoke", tmp_path / "out")[0].error is None
 
 
 def test_find_notebooks_by_the_start_of_their_names(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedtiny_lite.notebook_runner.ROOT", tmp_path)
+    monkeypatch.setattr("fedtiny_lite.experiments.notebook_runner.ROOT", tmp_path)
     for name in ("01_b", "00_a", "02_c"):
         write_notebook(tmp_path / "notebooks", name)
     assert [path.stem for path in find_notebooks()] == ["00_a", "01_b", "02_c"]

@@ -9,8 +9,8 @@ import nbformat
 import papermill
 import pytest
 
-from fedtiny_lite.notebook_runner import find_notebooks, run_notebooks
-from fedtiny_lite.records import claims_path, expected_bands
+from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_notebooks
+from fedtiny_lite.records.claims import claims_path, expected_bands
 
 NAMES = (
     "00_start_here",

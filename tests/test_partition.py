@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtiny_lite.partition import KINDS, partition, summarise
+from fedtiny_lite.data.partition import KINDS, partition, summarise
 
 LABELS = np.repeat(np.arange(10), 100)
 

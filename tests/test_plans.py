@@ -7,15 +7,26 @@ from functools import cache
 import pytest
 import torch
 
-from fedtiny_lite import bundles, plans
-from fedtiny_lite import server as server_module
-from fedtiny_lite.bundles import read_bundle
 from fedtiny_lite.config import METHODS, Config, make_config
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.plans import DENSITIES, KNOBS, PLANS, SEEDS, TRIALS, TUNING_SEEDS, chosen, plan_configs, trials
-from fedtiny_lite.plots.arms import NAMES
-from fedtiny_lite.records import canonical
-from fedtiny_lite.simulate import run
+from fedtiny_lite.experiments import plans
+from fedtiny_lite.experiments.plans import (
+    DENSITIES,
+    KNOBS,
+    PLANS,
+    SEEDS,
+    TRIALS,
+    TUNING_SEEDS,
+    chosen,
+    plan_configs,
+    trials,
+)
+from fedtiny_lite.federated import server as server_module
+from fedtiny_lite.records import bundles
+from fedtiny_lite.records.bundles import read_bundle
+from fedtiny_lite.records.schema import canonical
+from fedtiny_lite.report.arms import NAMES
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation
 
 TUNING = ("digits_tuning", "cifar_tuning")
 RESULTS = tuple(sorted(set(PLANS) - set(TUNING)))

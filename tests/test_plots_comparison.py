@@ -5,10 +5,12 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from fedtiny_lite import config
-from fedtiny_lite.bundles import write_bundle
 from fedtiny_lite.config import Config
-from fedtiny_lite.plans import ABLATIONS, trials
-from fedtiny_lite.plots import arms, comparison, runs, tables
+from fedtiny_lite.experiments.plans import ABLATIONS, trials
+from fedtiny_lite.plots import comparison as pictures
+from fedtiny_lite.plots import runs
+from fedtiny_lite.records.bundles import write_bundle
+from fedtiny_lite.report import arms, comparison, tables
 
 METHODS = tuple(method for method in config.METHODS if method in arms.NAMES)  # without a reader's own
 COLUMNS = ("before training", "first round", "any round", "last round", "server's model")
@@ -61,7 +63,7 @@ def test_a_method_of_ones_own_is_compared_too():
         run["config"] |= {"method": "mine"}
     assert all(names[-1] == "mine" for names in arms.families(found).values())
     assert arms.families(found[2:]) == arms.FAMILIES
-    drawn = comparison.rounds_figure(found, 0.02).axes
+    drawn = pictures.rounds_figure(found, 0.02).axes
     assert all("mine" in [line.get_label() for line in ax.lines] for ax in drawn)
     for table in (tables.accuracy_table(found), tables.share_table(found), tables.budget_table(found)):
         assert "\nmine " in table or "  mine " in table
@@ -240,7 +242,7 @@ def test_personal_accuracy_beside_the_global_one():
 
 
 def test_a_plan_that_was_not_run_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedtiny_lite.bundles.COMMITTED", tmp_path / "none")
+    monkeypatch.setattr("fedtiny_lite.records.bundles.COMMITTED", tmp_path / "none")
     found = comparison.load("digits", tmp_path)
     assert (found.finished, found.stopped) == ([], []) and "sweep digits" in found.sentence
 
@@ -262,7 +264,7 @@ def records():
 
 
 def test_rounds_and_densities_have_a_panel_per_family(records):
-    for fig in (comparison.rounds_figure(records, 0.01), runs.accuracy_over_density(records, 60, arms.FAMILIES)):
+    for fig in (pictures.rounds_figure(records, 0.01), runs.accuracy_over_density(records, 60, arms.FAMILIES)):
         assert [ax.get_title() for ax in fig.axes] == list(arms.FAMILIES)
         for ax, names in zip(fig.axes, arms.FAMILIES.values(), strict=True):
             assert sorted(line.get_label() for line in ax.lines) == sorted(names)
@@ -273,14 +275,14 @@ def test_rounds_and_densities_have_a_panel_per_family(records):
 def test_crosses_show_when_an_arm_was_above_its_budget():
     found = [record(0.5, method="lotteryfl", seed=seed) for seed in range(2)] + [record(0.9, method="fedavg")]
     found[0]["rounds"][0] |= {"client_kept": 21, "test_accuracy": 0.7}
-    fig = comparison.rounds_figure(found, 0.02)
+    fig = pictures.rounds_figure(found, 0.02)
     crosses = [dots.get_offsets().tolist() for dots in fig.axes[1].collections if isinstance(dots, PathCollection)]
     assert crosses == [[[1, pytest.approx(0.6)]]]
     assert "×: a client held more weights than its budget" in fig.texts[-1].get_text()
 
 
 def test_the_denser_a_point_the_larger(records):
-    left = comparison.pareto_figure(records).axes[0]
+    left = pictures.pareto_figure(records).axes[0]
     sizes = {dot.get_label(): [] for dot in left.collections}
     for dot in left.collections:
         sizes[dot.get_label()] += dot.get_sizes().tolist()
@@ -297,7 +299,7 @@ def test_runs_that_emptied_a_layer_are_hollow():
 
 
 def test_differences_have_a_row_per_method_and_a_dot_per_seed(records):
-    fig = comparison.differences_figure(comparison.columns(records, "density"))
+    fig = pictures.differences_figure(comparison.columns(records, "density"))
     assert [ax.get_title() for ax in fig.axes] == ["density 0.05", "density 0.01"]
     assert len(fig.axes[0].get_yticks()) == len(METHODS) - 1
     dots = [c.get_offsets() for c in fig.axes[1].collections if hasattr(c, "get_sizes") and len(c.get_sizes())]
@@ -305,12 +307,12 @@ def test_differences_have_a_row_per_method_and_a_dot_per_seed(records):
 
 
 def test_ablations_have_a_panel_per_setting():
-    fig = comparison.ablations_figure([record(0.5 + 0.01 * seed, seed=seed) for seed in range(3)])
+    fig = pictures.ablations_figure([record(0.5 + 0.01 * seed, seed=seed) for seed in range(3)])
     assert len(fig.axes) == 9 and fig.axes[1].get_title() == "granularity"
 
 
 def test_cost_figure_has_a_point_per_method_and_density(records):
-    fig = comparison.pareto_figure(records)
+    fig = pictures.pareto_figure(records)
     for ax in fig.axes:
         assert len(ax.collections) == 2 * (len(METHODS) - 1) + 1
         assert ax.get_xscale() == "log" and "counted" in ax.get_xlabel()

@@ -10,8 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import forward_flops, layer_shapes
-from fedtiny_lite.models import build_model
+from fedtiny_lite.model.costs import forward_flops, layer_shapes
+from fedtiny_lite.model.networks import build_model
 from fedtiny_lite.plots import client_costs, costs
 from fedtiny_lite.widgets.costs import density_panel, draw_layers, kept_by_mask
 

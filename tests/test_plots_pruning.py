@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedtiny_lite.masks import Mask
+from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.plots import pruning
 from fedtiny_lite.widgets.pruning import change_panel, matrices
 

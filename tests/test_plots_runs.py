@@ -4,8 +4,9 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from fedtiny_lite.plots import arms, runs
+from fedtiny_lite.plots import runs
 from fedtiny_lite.plots.style import DENSITY
+from fedtiny_lite.report import arms
 from fedtiny_lite.widgets.runs import curves_panel
 
 FEDTINY = {"method": "fedtiny", "selection": "adaptive", "progressive": "yes"}

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import forward_flops, layer_shapes
-from fedtiny_lite.models import build_model
+from fedtiny_lite.model.costs import forward_flops, layer_shapes
+from fedtiny_lite.model.networks import build_model
 from fedtiny_lite.plots import export, planes, prediction, sparse
 from fedtiny_lite.sparse import kernels
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, pack, tiles

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fedtiny_lite import progressive
-from fedtiny_lite.masks import Mask, random_mask
-from fedtiny_lite.models import MODELS, build_model, prunable_names, state_of
-from fedtiny_lite.progressive import (
+from fedtiny_lite.model.masks import Mask, random_mask
+from fedtiny_lite.model.networks import MODELS, build_model, prunable_names, state_of
+from fedtiny_lite.pruning import progressive
+from fedtiny_lite.pruning.progressive import (
     adjustment_units,
     exchange_counts,
     exchange_rate,

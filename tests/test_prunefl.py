@@ -10,14 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fedtiny_lite import costs, records, simulate
-from fedtiny_lite.client import local_schedule
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import LayerShape, forward_flops, layer_shapes, model_state_memory, training_flops
-from fedtiny_lite.data import to_float
-from fedtiny_lite.federation import build_federation, client_of
-from fedtiny_lite.masks import Mask, erk_counts, magnitude_mask
-from fedtiny_lite.messages import Message, encode_state, pack
+from fedtiny_lite.data.datasets import to_float
+from fedtiny_lite.federated.client import local_schedule
+from fedtiny_lite.federated.messages import Message, encode_state, pack
+from fedtiny_lite.federated.server import masked_start, pretrained
 from fedtiny_lite.methods import prunefl
 from fedtiny_lite.methods._adjusting import (
     SENDING,
@@ -26,8 +23,13 @@ from fedtiny_lite.methods._adjusting import (
     train_and_square,
     without_smallest,
 )
-from fedtiny_lite.models import build_model, load_state, prunable_names
-from fedtiny_lite.server import masked_start, pretrained
+from fedtiny_lite.model import costs
+from fedtiny_lite.model.costs import LayerShape, forward_flops, layer_shapes, model_state_memory, training_flops
+from fedtiny_lite.model.masks import Mask, erk_counts, magnitude_mask
+from fedtiny_lite.model.networks import build_model, load_state, prunable_names
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
 
 
 def tiny(**settings):
@@ -354,4 +356,4 @@ def test_fixed_layers_grow_by_squared_gradients():
 def test_a_run_repeats_bit_for_bit(run):
     config, record, _ = run
     simulate.build_federation.cache_clear()
-    assert records.canonical(simulate.run(config)) == records.canonical(record)
+    assert schema.canonical(simulate.run(config)) == schema.canonical(record)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtiny_lite import records
+from fedtiny_lite.records import claims, environment, files, schema
 
 RECORD = {"run_id": "a", "config": {"seed": 0}, "rounds": [{"loss": 1.5, "seconds": 2.0}], "complete": True}
 
@@ -33,14 +33,14 @@ def bands(tmp_path, monkeypatch):
     ]
     path = tmp_path / "expected.json"
     path.write_text(json.dumps(entries))
-    monkeypatch.setattr(records, "EXPECTED", path)
+    monkeypatch.setattr(claims, "EXPECTED", path)
 
 
 @given(trees)
 def test_what_is_written_is_read_back(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("json") / "a" / "b.json"
-    assert records.write_json(path, tree) == path
-    assert records.read_json(path) == tree
+    assert files.write_json(path, tree) == path
+    assert files.read_json(path) == tree
     assert [file.name for file in path.parent.iterdir()] == ["b.json"]
 
 
@@ -51,57 +51,57 @@ def test_numpy_and_non_finite_numbers_become_plain_json(tmp_path):
         "c": np.int64(3),
         "d": (float("nan"), True),
     }
-    path = records.write_json(tmp_path / "x.json", given)
+    path = files.write_json(tmp_path / "x.json", given)
     assert json.loads(path.read_text()) == {"a": None, "b": [1.0, None], "c": 3, "d": [None, True]}
 
 
 def test_a_failed_write_leaves_the_old_file_and_names_the_path(tmp_path, monkeypatch):
-    path = records.write_json(tmp_path / "x.json", {"old": 1})
+    path = files.write_json(tmp_path / "x.json", {"old": 1})
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "replace", full_disk)
+    monkeypatch.setattr(files.os, "replace", full_disk)
     with pytest.raises(OSError, match=r"cannot write it \(No space left on device\).*x\.json"):
-        records.write_json(path, {"new": 2})
-    assert records.read_json(path) == {"old": 1}
+        files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_writing_below_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(OSError, match="choose a folder that can be written to"):
-        records.write_json(tmp_path / "out" / "x.json", {})
+        files.write_json(tmp_path / "out" / "x.json", {})
 
 
 def test_read_record_refuses_what_is_not_one(tmp_path):
-    path = records.write_json(tmp_path / "x.json", RECORD)
-    assert records.read_record(path) == RECORD
+    path = files.write_json(tmp_path / "x.json", RECORD)
+    assert schema.read_record(path) == RECORD
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
     with pytest.raises(ValueError, match=r"x\.json is torn"):
-        records.read_record(path)
-    records.write_json(path, {"run_id": "a"})
+        schema.read_record(path)
+    files.write_json(path, {"run_id": "a"})
     with pytest.raises(ValueError, match="is not a record of a run"):
-        records.read_record(path)
+        schema.read_record(path)
     with pytest.raises(FileNotFoundError):
-        records.read_record(tmp_path / "none.json")
+        schema.read_record(tmp_path / "none.json")
 
 
 def test_load_records_takes_complete_ones_and_names_torn_ones(tmp_path):
-    records.write_json(tmp_path / "b" / "r.json", RECORD | {"run_id": "b"})
-    records.write_json(tmp_path / "a" / "r.json", RECORD | {"run_id": "a"})
-    records.write_json(tmp_path / "c.json", RECORD | {"complete": False})
-    records.write_json(tmp_path / "claims.json", [{"id": "x"}])
-    assert [record["run_id"] for record in records.load_records(tmp_path)] == ["a", "b"]
+    files.write_json(tmp_path / "b" / "r.json", RECORD | {"run_id": "b"})
+    files.write_json(tmp_path / "a" / "r.json", RECORD | {"run_id": "a"})
+    files.write_json(tmp_path / "c.json", RECORD | {"complete": False})
+    files.write_json(tmp_path / "claims.json", [{"id": "x"}])
+    assert [record["run_id"] for record in schema.load_records(tmp_path)] == ["a", "b"]
     (tmp_path / "torn.json").write_text('{"run_id": "d", "conf')
     with pytest.warns(UserWarning, match=r"torn\.json is torn"):
-        assert len(records.load_records(tmp_path)) == 2
+        assert len(schema.load_records(tmp_path)) == 2
 
 
 def test_canonical_leaves_out_measured_times_and_the_environment_only():
     record = {"b": [{"seconds": 1.0, "loss": 2.0}], "environment": {"cpu": "x"}, "a": {"environment": 1}}
-    assert records.canonical(record) == b'{"a":{"environment":1},"b":[{"loss":2.0}]}'
+    assert schema.canonical(record) == b'{"a":{"environment":1},"b":[{"loss":2.0}]}'
 
 
 @given(st.dictionaries(st.text(max_size=8), trees, max_size=4), st.floats(), st.floats())
@@ -109,28 +109,28 @@ def test_canonical_ignores_order_and_times(tree, one, other):
     first = {**tree, "seconds": one, "rounds": [{"seconds": one, "a": 1}]}
     second = {"rounds": [{"a": 1, "seconds": other}], **dict(reversed(tree.items())), "seconds": other}
     if "rounds" not in tree:
-        assert records.canonical(first) == records.canonical(second)
+        assert schema.canonical(first) == schema.canonical(second)
 
 
 def test_environment_says_what_a_run_ran_on():
-    found = records.environment()
+    found = environment.environment()
     assert found["python"] == sys.version.split()[0]
     assert found["packages"]["numpy"] == np.__version__
     assert found["cpu"] and found["cpu_count"] >= 1
-    assert str(records.ROOT) not in json.dumps(found)
+    assert str(files.ROOT) not in json.dumps(found)
 
 
 def test_commit_is_named_in_a_checkout_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    assert records.environment()["commit"] is None
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    assert environment.environment()["commit"] is None
     author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     (tmp_path / "file").write_text("1")
     for command in (["init", "-q"], ["add", "file"], [*author, "commit", "-q", "-m", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    commit = records.environment()["commit"]
+    commit = environment.environment()["commit"]
     assert len(commit) == 40 and int(commit, 16) >= 0
     (tmp_path / "file").write_text("2")
-    assert records.environment()["commit"] == f"{commit}-dirty"
+    assert environment.environment()["commit"] == f"{commit}-dirty"
 
 
 @pytest.mark.parametrize(
@@ -148,22 +148,22 @@ def test_commit_is_named_in_a_checkout_only(tmp_path, monkeypatch):
     ],
 )
 def test_check_holds_a_number_against_its_band(bands, claim, measured, profile, ok):
-    row = records.check(claim, measured, profile)
+    row = claims.check(claim, measured, profile)
     assert row["ok"] is ok
     assert (row["id"], row["profile"]) == (claim, profile)
 
 
 def test_check_names_the_known_claims(bands):
     with pytest.raises(ValueError, match=r"unknown claim 'gpa'.*gap, rank"):
-        records.check("gpa", 1, "digits")
+        claims.check("gpa", 1, "digits")
 
 
 def test_claims_table(bands, tmp_path):
-    assert records.claims_table(tmp_path) == "no claims were checked"
-    saved = [records.check("rank", 0.61, "digits"), records.check("rank", 0.1, "smoke")]
-    records.save_claims(saved, tmp_path, "02_selection")
-    records.save_claims([records.check("gap", 0.01, "digits")], tmp_path, "04_runs.ipynb")
-    lines = records.claims_table(tmp_path).splitlines()
+    assert claims.claims_table(tmp_path) == "no claims were checked"
+    saved = [claims.check("rank", 0.61, "digits"), claims.check("rank", 0.1, "smoke")]
+    claims.save_claims(saved, tmp_path, "02_selection")
+    claims.save_claims([claims.check("gap", 0.01, "digits")], tmp_path, "04_runs.ipynb")
+    lines = claims.claims_table(tmp_path).splitlines()
     assert [line.split() for line in lines[:3]] == [
         ["claim", "expected", "measured"],
         ["rank", "≥", "0.4", "and", "≤", "1", "0.61", "ok"],
@@ -171,4 +171,4 @@ def test_claims_table(bands, tmp_path):
     ]
     assert lines[3].endswith("0.01  MISS")
     assert max(map(len, lines)) < 110
-    assert len(records.claims_table(tmp_path, ["02_selection"]).splitlines()) == 3
+    assert len(claims.claims_table(tmp_path, ["02_selection"]).splitlines()) == 3

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import round_overhead as bench
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.models import state_of
+from fedtiny_lite.model.networks import state_of
+from fedtiny_lite.simulation.setup import build_federation
 
 SHORT = replace(bench.DIGITS, rounds=2, clients=4, samples=300)
 

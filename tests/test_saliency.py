@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fedtiny_lite.models import bn_names, build_model, prunable_names, state_of
-from fedtiny_lite.saliency import grasp_scores, iterated_mask, saliency_mask, snip_scores, synflow_scores
+from fedtiny_lite.model.networks import bn_names, build_model, prunable_names, state_of
+from fedtiny_lite.pruning.saliency import grasp_scores, iterated_mask, saliency_mask, snip_scores, synflow_scores
 
 CRITERIA = ("snip", "grasp", "synflow")
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtiny_lite import records
 from fedtiny_lite.config import make_config
+from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import derive_seed, numpy_generator, torch_generator
-from fedtiny_lite.simulate import run
+from fedtiny_lite.simulation.rounds import run
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=2)
 
@@ -62,7 +62,7 @@ def test_a_run_neither_reads_nor_moves_global_randomness(method):
     for seed in (1, 2):
         torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
         before = global_state()
-        found.add(records.canonical(run(config)))
+        found.add(schema.canonical(run(config)))
         assert global_state() == before
     assert len(found) == 1
 

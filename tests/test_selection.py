@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedtiny_lite import selection
-from fedtiny_lite.data import Split
-from fedtiny_lite.models import bn_names, build_model, prunable_names, state_of
-from fedtiny_lite.selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
-from fedtiny_lite.training import Normalisation, Score
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model.networks import bn_names, build_model, prunable_names, state_of
+from fedtiny_lite.model.training import Normalisation, Score
+from fedtiny_lite.pruning import bn_selection as selection
+from fedtiny_lite.pruning.bn_selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
 
 PIXELS = Normalisation((0.3,), (0.2,))
 

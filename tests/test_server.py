@@ -6,15 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite import server as server_module
 from fedtiny_lite.config import make_config
-from fedtiny_lite.data import Split
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.masks import Mask, apply_mask, check_masked
-from fedtiny_lite.messages import Message, decode_mask, encode_state
-from fedtiny_lite.models import load_state
-from fedtiny_lite.protocol import State
-from fedtiny_lite.server import (
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.federated import server as server_module
+from fedtiny_lite.federated.messages import Message, decode_mask, encode_state
+from fedtiny_lite.federated.protocol import State
+from fedtiny_lite.federated.server import (
     accept,
     average,
     average_over_holders,
@@ -24,6 +21,9 @@ from fedtiny_lite.server import (
     send_model,
     shares,
 )
+from fedtiny_lite.model.masks import Mask, apply_mask, check_masked
+from fedtiny_lite.model.networks import load_state
+from fedtiny_lite.simulation.setup import build_federation
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
 

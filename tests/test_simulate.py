@@ -7,17 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.costs import forward_flops, training_flops
-from fedtiny_lite.data import Split, to_float
-from fedtiny_lite.federation import build_federation, load_method
-from fedtiny_lite.messages import Message, decode_mask, encode_mask, pack, read_mask, unpack
-from fedtiny_lite.models import load_state
-from fedtiny_lite.protocol import Exchange, Reply
-from fedtiny_lite.server import accept
-from fedtiny_lite.simulate import run
-from fedtiny_lite.training import Normalisation, correct_by_class, evaluate
+from fedtiny_lite.data.datasets import Split, to_float
+from fedtiny_lite.federated.messages import Message, decode_mask, encode_mask, pack, read_mask, unpack
+from fedtiny_lite.federated.protocol import Exchange, Reply
+from fedtiny_lite.federated.server import accept
+from fedtiny_lite.model.costs import forward_flops, training_flops
+from fedtiny_lite.model.networks import load_state
+from fedtiny_lite.model.training import Normalisation, correct_by_class, evaluate
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation, load_method
 
 TINY = dict(
     width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=3,
@@ -49,7 +50,7 @@ def test_a_record_says_everything_and_is_plain_json(method, tmp_path):
     config = tiny(method=method)
     record = run(config, tmp_path)
     assert json.loads(json.dumps(record)) == record
-    assert records.read_record(tmp_path / config.run_id / "record.json") == record
+    assert schema.read_record(tmp_path / config.run_id / "record.json") == record
     assert record["run_id"] == config.run_id and record["config"] == config.identity()
     assert record["complete"] is True and "stopped" not in record
     assert [entry["round"] for entry in record["rounds"]] == [0, 1, 2]
@@ -182,7 +183,7 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
 def test_runs_of_other_settings_lie_beside_each_other(tmp_path):
     for seed in (0, 1):
         run(tiny(seed=seed, rounds=1), tmp_path)
-    assert [record["config"]["seed"] for record in records.load_records(tmp_path)].count(0) == 1
+    assert [record["config"]["seed"] for record in schema.load_records(tmp_path)].count(0) == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -325,7 +326,7 @@ def test_correct_answers_are_counted_by_class_whatever_the_batches(pairs, batch)
 
     split = Split(answers.to(torch.uint8).view(-1, 1, 1, 1), labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedtiny_lite.training.EVALUATION_BATCH", batch)
+        patch.setattr("fedtiny_lite.model.training.EVALUATION_BATCH", batch)
         correct, counts = correct_by_class(First(), split, Normalisation((0.0,), (1.0,)), 5)
     assert correct.tolist() == [sum(a == b == label for a, b in pairs) for label in range(5)]
     assert counts.tolist() == [sum(b == label for _, b in pairs) for label in range(5)]
@@ -347,4 +348,4 @@ def test_auto_is_recorded_as_the_device_that_was_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     auto, cpu = (run(tiny(rounds=0, torch_device=name)) for name in ("auto", "cpu"))
     assert auto["config"]["torch_device"] == "cpu"
-    assert records.canonical(auto) == records.canonical(cpu)
+    assert schema.canonical(auto) == schema.canonical(cpu)

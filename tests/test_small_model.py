@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedtiny_lite import records, simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.federation import build_federation
 from fedtiny_lite.methods.small_model import METHOD
-from fedtiny_lite.models import SmallNet
+from fedtiny_lite.model.networks import SmallNet
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation
 
 CIFAR, DIGIT = (3, 32, 32), (1, 8, 8)
 
@@ -106,4 +107,4 @@ def test_a_run_trains_all_of_it_and_repeats_bit_for_bit():
         assert entry["prunable_density"] == 1 and not any(pruned.any() for pruned in state.mask.pruned.values())
         assert 0 < entry["bytes_up"] / 3 - 4 * sent < 100  # float32, and a header
     assert all(not torch.equal(states[0].weights[name], states[-1].weights[name]) for name in states[0].weights)
-    assert records.canonical(simulate.run(tiny())) == records.canonical(record)
+    assert schema.canonical(simulate.run(tiny())) == schema.canonical(record)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.data import Split
-from fedtiny_lite.masks import Mask, apply_mask, check_masked, random_mask
-from fedtiny_lite.models import build_model, linear_name, prunable_names, state_of
-from fedtiny_lite.progressive import exchange_counts, growth_lists
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model.masks import Mask, apply_mask, check_masked, random_mask
+from fedtiny_lite.model.networks import build_model, linear_name, prunable_names, state_of
+from fedtiny_lite.model.training import Normalisation, epoch_batches, evaluate, train
+from fedtiny_lite.pruning.progressive import exchange_counts, growth_lists
 from fedtiny_lite.sparse.growth import sparse_growth_lists
 from fedtiny_lite.sparse.layout import Geometry
 from fedtiny_lite.sparse.network import SparseNetwork
 from fedtiny_lite.sparse.training import _networks, evaluate_sparse, sparse_twin, train_sparse
-from fedtiny_lite.training import Normalisation, epoch_batches, evaluate, train
 
 PIXELS = Normalisation((0.4,), (0.25,))
 MODELS = st.sampled_from(["cnn", "vgg11", "resnet18"])

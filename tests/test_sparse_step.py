@@ -10,7 +10,7 @@ import torch
 from benchmarks import engine_choice, step_parts, step_processes, steps
 from benchmarks import sparse_step as bench
 from benchmarks.steps import Case
-from fedtiny_lite.records import read_json
+from fedtiny_lite.records.files import read_json
 
 TINY = Case("resnet18", 2, "sparse", "uniform", 0.1, batch=4)
 DENSE = replace(TINY, engine="dense contiguous", mask=None, density=None)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from fedtiny_lite.statistics import p_value, rank_correlation, ranks, t_interval
+from fedtiny_lite.report.statistics import p_value, rank_correlation, ranks, t_interval
 
 
 def test_ranks_of_ties_are_averaged():

@@ -10,13 +10,15 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from fedtiny_lite import plans, simulate, sweep
 from fedtiny_lite.__main__ import main
-from fedtiny_lite.bundles import read_bundle
 from fedtiny_lite.config import make_config
-from fedtiny_lite.records import ROOT, canonical, load_records
-from fedtiny_lite.simulate import run
-from fedtiny_lite.sweep import run_all, run_plan
+from fedtiny_lite.experiments import plans, sweep
+from fedtiny_lite.experiments.sweep import run_all, run_plan
+from fedtiny_lite.records.bundles import read_bundle
+from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.records.schema import canonical, load_records
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.rounds import run
 
 TINY = dict(
     method="magnitude", clients=2, rounds=1, pretrain_epochs=0, width=2, density=0.1, samples=200, test_samples=50,
@@ -208,9 +210,9 @@ def test_a_sweep_with_a_failed_run_exits_with_1_and_names_it(here, plan, tmp_pat
 
 SWEEPER = """
 import json, sys
-from fedtiny_lite import plans
+from fedtiny_lite.experiments import plans
 from fedtiny_lite.config import Config
-from fedtiny_lite.sweep import run_plan
+from fedtiny_lite.experiments.sweep import run_plan
 
 if __name__ == "__main__":
     plans.PLANS["tiny"] = lambda out: [Config(**settings) for settings in json.loads(sys.argv[2])]

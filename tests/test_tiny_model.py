@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedtiny_lite import simulate
 from fedtiny_lite.config import make_config
-from fedtiny_lite.costs import layer_shapes, model_bytes, other_sizes
-from fedtiny_lite.data import to_float
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.masks import Mask, apply_mask, random_mask
-from fedtiny_lite.messages import pack, unpack
-from fedtiny_lite.models import build_model, load_state, prunable_names, state_of
-from fedtiny_lite.tiny_model import TinyModel, export_onnx, fold_bn, load_tiny, predictor, save_tiny
-from fedtiny_lite.training import Normalisation, evaluate
+from fedtiny_lite.data.datasets import to_float
+from fedtiny_lite.export.tiny_model import TinyModel, export_onnx, fold_bn, load_tiny, predictor, save_tiny
+from fedtiny_lite.federated.messages import pack, unpack
+from fedtiny_lite.model.costs import layer_shapes, model_bytes, other_sizes
+from fedtiny_lite.model.masks import Mask, apply_mask, random_mask
+from fedtiny_lite.model.networks import build_model, load_state, prunable_names, state_of
+from fedtiny_lite.model.training import Normalisation, evaluate
+from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation
 
 NETWORKS = {"cnn": (1, 8, 8), "vgg11": (3, 9, 11), "resnet18": (2, 7, 8), "small": (1, 10, 8)}
 PIXELS = Normalisation((0.4, 0.5, 0.1), (0.25, 0.3, 1 / 3))
@@ -245,7 +245,7 @@ def test_onnx_gives_torchs_logits(name, fold, tmp_path):
 
 
 def test_without_the_packages_for_onnx_the_error_says_how_to_get_them(monkeypatch, tmp_path):
-    monkeypatch.setattr("fedtiny_lite.tiny_model.find_spec", lambda name: None)
+    monkeypatch.setattr("fedtiny_lite.export.tiny_model.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'fedtiny-lite\[onnx\]'"):
         export_onnx(tiny("cnn"), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

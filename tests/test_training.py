@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fedtiny_lite import training
 from fedtiny_lite.config import make_config
-from fedtiny_lite.data import Split, batches, to_float
-from fedtiny_lite.masks import Mask, apply_mask, random_mask
-from fedtiny_lite.models import build_model, prunable_names, state_of
-from fedtiny_lite.training import Normalisation, Score, epoch_batches, evaluate, train, training_batch
+from fedtiny_lite.data.datasets import Split, batches, to_float
+from fedtiny_lite.model import training
+from fedtiny_lite.model.masks import Mask, apply_mask, random_mask
+from fedtiny_lite.model.networks import build_model, prunable_names, state_of
+from fedtiny_lite.model.training import Normalisation, Score, epoch_batches, evaluate, train, training_batch
 
 PIXELS = Normalisation((0.4,), (0.25,))
 

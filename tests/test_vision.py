@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from fedtiny_lite.vision import torchvision
+from fedtiny_lite.data.vision import torchvision
 
 
 def test_datasets_and_transforms_work():
@@ -22,6 +22,6 @@ def test_both_operators_are_declared():
 
 
 def test_opens_first_thing_and_after_torchvision_in_a_fresh_process():
-    code = "import fedtiny_lite.vision as v, torchvision; assert v.torchvision is torchvision; print('open')"
+    code = "import fedtiny_lite.data.vision as v, torchvision; assert v.torchvision is torchvision; print('open')"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "open", done.stderr

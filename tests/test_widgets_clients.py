@@ -4,8 +4,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.federation import build_federation
-from fedtiny_lite.masks import uniform_counts
+from fedtiny_lite.model.masks import uniform_counts
+from fedtiny_lite.simulation.setup import build_federation
 from fedtiny_lite.widgets import clients
 
 CONFIG = make_config("smoke")

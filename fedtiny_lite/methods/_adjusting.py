@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fedtiny_lite.client import Client, train_locally
-from fedtiny_lite.costs import LayerShape, growth_flops
-from fedtiny_lite.masks import Mask, largest
-from fedtiny_lite.messages import Message, decode_state
-from fedtiny_lite.server import Server, shares
+from fedtiny_lite.federated.client import Client, train_locally
+from fedtiny_lite.federated.messages import Message, decode_state
+from fedtiny_lite.federated.server import Server, shares
+from fedtiny_lite.model.costs import LayerShape, growth_flops
+from fedtiny_lite.model.masks import Mask, largest
 
 SENDING = 30
 """Output pixels that take a client as long as sending one weight: 5.6e-6 s against 1.8e-7 s a pixel in the wide layers

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from fedtiny_lite.client import Client, receive, reply, train_locally
-from fedtiny_lite.messages import Message, encode_state
-from fedtiny_lite.protocol import Exchange, Reply, State
-from fedtiny_lite.server import Server, average, send_model
+from fedtiny_lite.federated.client import Client, receive, reply, train_locally
+from fedtiny_lite.federated.messages import Message, encode_state
+from fedtiny_lite.federated.protocol import Exchange, Reply, State
+from fedtiny_lite.federated.server import Server, average, send_model
 
 
 def train_and_return(client: Client, message: Message) -> Reply:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedtiny_lite.client import Client, growth_batch, reply
-from fedtiny_lite.costs import growth_flops
-from fedtiny_lite.masks import Mask, erk_counts, magnitude_mask
-from fedtiny_lite.messages import Message, decode_growth_list, encode_growth_list, encode_state
-from fedtiny_lite.progressive import (
+from fedtiny_lite.federated.client import Client, growth_batch, reply
+from fedtiny_lite.federated.messages import Message, decode_growth_list, encode_growth_list, encode_state
+from fedtiny_lite.federated.protocol import Reply, State
+from fedtiny_lite.federated.server import Server, average, masked_start, pretrained, send_model, shares
+from fedtiny_lite.model.costs import growth_flops
+from fedtiny_lite.model.masks import Mask, erk_counts, magnitude_mask
+from fedtiny_lite.pruning.progressive import (
     GrowthList,
     exchange_counts,
     exchange_rate,
@@ -19,8 +21,6 @@ from fedtiny_lite.progressive import (
     is_adjustment,
     merge_growth_lists,
 )
-from fedtiny_lite.protocol import Reply, State
-from fedtiny_lite.server import Server, average, masked_start, pretrained, send_model, shares
 
 
 def start_at_erk(server: Server) -> State:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fedtiny_lite.data import to_float
-from fedtiny_lite.protocol import State
-from fedtiny_lite.saliency import iterated_mask
-from fedtiny_lite.server import Server, masked_start, pretrained
+from fedtiny_lite.data.datasets import to_float
+from fedtiny_lite.federated.protocol import State
+from fedtiny_lite.federated.server import Server, masked_start, pretrained
+from fedtiny_lite.pruning.saliency import iterated_mask
 
 
 def public_batch(server: Server) -> tuple[Tensor, Tensor]:

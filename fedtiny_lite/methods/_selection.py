@@ -9,16 +9,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.client import Client
-from fedtiny_lite.costs import forward_flops, model_bytes, other_sizes
-from fedtiny_lite.masks import Mask, apply_mask
-from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask
-from fedtiny_lite.models import bn_names, load_state
-from fedtiny_lite.protocol import Exchange, Reply, State
+from fedtiny_lite.federated.client import Client
+from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask
+from fedtiny_lite.federated.protocol import Exchange, Reply, State
+from fedtiny_lite.federated.server import Server, masked_start, pretrained, send_model, shares
+from fedtiny_lite.model.costs import forward_flops, model_bytes, other_sizes
+from fedtiny_lite.model.masks import Mask, apply_mask
+from fedtiny_lite.model.networks import bn_names, load_state
+from fedtiny_lite.model.training import Score
+from fedtiny_lite.pruning.bn_selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
 from fedtiny_lite.seeding import numpy_generator
-from fedtiny_lite.selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
-from fedtiny_lite.server import Server, masked_start, pretrained, send_model, shares
-from fedtiny_lite.training import Score
 
 
 def start_with_pool(server: Server) -> State:

@@ -1,8 +1,8 @@
 """FedAvg (McMahan et al., AISTATS 2017) of the dense model: the upper reference, at full cost."""
 
+from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.server import Server, full_mask, masked_start, pretrained
 from fedtiny_lite.methods._averaging import AVERAGING
-from fedtiny_lite.protocol import Method, State
-from fedtiny_lite.server import Server, full_mask, masked_start, pretrained
 
 
 def start(server: Server) -> State:

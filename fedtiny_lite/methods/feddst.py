@@ -17,14 +17,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedtiny_lite.client import Client, local_schedule, receive, reply, train_locally
-from fedtiny_lite.masks import Mask, apply_mask, top_mask
-from fedtiny_lite.messages import Message, decode_mask, encode_mask, encode_state
+from fedtiny_lite.federated.client import Client, local_schedule, receive, reply, train_locally
+from fedtiny_lite.federated.messages import Message, decode_mask, encode_mask, encode_state
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server, average_over_holders
 from fedtiny_lite.methods._averaging import fold_average, train_and_return
 from fedtiny_lite.methods._growing import ask_for_lists, counts_of_all_layers, list_gradients, start_at_erk
-from fedtiny_lite.progressive import grow_and_prune
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.server import Server, average_over_holders
+from fedtiny_lite.model.masks import Mask, apply_mask, top_mask
+from fedtiny_lite.pruning.progressive import grow_and_prune
 
 
 def ask(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:

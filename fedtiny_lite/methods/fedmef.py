@@ -21,10 +21,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fedtiny_lite.activations import activation_memory, pruned_activations
-from fedtiny_lite.client import Client, receive, train_locally
-from fedtiny_lite.masks import Mask, largest
-from fedtiny_lite.messages import Message
+from fedtiny_lite.federated.client import Client, receive, train_locally
+from fedtiny_lite.federated.messages import Message
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server
 from fedtiny_lite.methods._growing import (
     answer_with_lists,
     ask_for_lists,
@@ -32,9 +32,9 @@ from fedtiny_lite.methods._growing import (
     fold_lists,
     start_at_erk,
 )
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.server import Server
-from fedtiny_lite.training import OnGradient
+from fedtiny_lite.model.masks import Mask, largest
+from fedtiny_lite.model.training import OnGradient
+from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
 
 
 def lowest_kept(weights: Mapping[str, Tensor], mask: Mask, counts: Mapping[str, int]) -> dict[str, Tensor]:

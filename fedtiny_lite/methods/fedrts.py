@@ -14,15 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.client import Client, receive, reply, train_locally
-from fedtiny_lite.masks import Mask, apply_mask
-from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.client import Client, receive, reply, train_locally
+from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server, average, shares
 from fedtiny_lite.methods._growing import ask_for_lists, counts_of_all_layers, list_gradients, start_at_erk
-from fedtiny_lite.progressive import exchange_counts, exchange_rate
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.model.masks import Mask, apply_mask
+from fedtiny_lite.pruning.progressive import exchange_counts, exchange_rate
+from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
 from fedtiny_lite.seeding import numpy_generator
-from fedtiny_lite.server import Server, average, shares
-from fedtiny_lite.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
 
 Posteriors = dict[str, Tensor]
 

@@ -5,20 +5,20 @@ Settings switch either module off (`selection=fixed`, `progressive=no`), so its 
 
 from torch import Tensor
 
-from fedtiny_lite.client import Client, receive, train_locally
-from fedtiny_lite.masks import Mask
-from fedtiny_lite.messages import Message
+from fedtiny_lite.federated.client import Client, receive, train_locally
+from fedtiny_lite.federated.messages import Message
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server
 from fedtiny_lite.methods._growing import answer_with_lists, ask_for_lists, fold_lists
 from fedtiny_lite.methods._selection import EXCHANGES, start_with_pool
-from fedtiny_lite.progressive import (
+from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.pruning.progressive import (
     adjustment_units,
     exchange_counts,
     exchange_rate,
     is_adjustment,
     unit_for_round,
 )
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.server import Server
 
 
 def planned_exchange(server: Server, mask: Mask, r: int) -> dict[str, int]:

@@ -14,13 +14,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.client import Client, receive, remember_mask, remembered_mask, reply, train_locally
-from fedtiny_lite.costs import forward_flops
-from fedtiny_lite.masks import Mask, magnitude_mask, uniform_counts
-from fedtiny_lite.messages import Message, encode_state
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.quantisation import dequantise_parts, quantise_parts
-from fedtiny_lite.server import Server, average, masked_start, pretrained, send_model
+from fedtiny_lite.federated.client import Client, receive, remember_mask, remembered_mask, reply, train_locally
+from fedtiny_lite.federated.messages import Message, encode_state
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.quantisation import dequantise_parts, quantise_parts
+from fedtiny_lite.federated.server import Server, average, masked_start, pretrained, send_model
+from fedtiny_lite.model.costs import forward_flops
+from fedtiny_lite.model.masks import Mask, magnitude_mask, uniform_counts
 
 
 def start(server: Server) -> State:

@@ -3,11 +3,11 @@
 What was said of `snip` holds here too: pretrained weights, emptied layers, the settings of the weaker variants.
 """
 
+from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.server import Server
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods._saliency import public_batch, start_pruned
-from fedtiny_lite.protocol import Method, State
-from fedtiny_lite.saliency import grasp_scores
-from fedtiny_lite.server import Server
+from fedtiny_lite.pruning.saliency import grasp_scores
 
 
 def start(server: Server) -> State:

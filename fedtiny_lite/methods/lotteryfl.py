@@ -17,14 +17,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.client import Client, receive, remember_mask, reply, train_locally
 from fedtiny_lite.config import Config
-from fedtiny_lite.costs import forward_flops
-from fedtiny_lite.masks import Mask, apply_mask, top_mask, uniform_counts
-from fedtiny_lite.messages import Message, decode_state, encode_mask, encode_state, read_mask
-from fedtiny_lite.models import load_state
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.server import Server, average_over_holders, full_mask, masked_start, pretrained
+from fedtiny_lite.federated.client import Client, receive, remember_mask, reply, train_locally
+from fedtiny_lite.federated.messages import Message, decode_state, encode_mask, encode_state, read_mask
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server, average_over_holders, full_mask, masked_start, pretrained
+from fedtiny_lite.model.costs import forward_flops
+from fedtiny_lite.model.masks import Mask, apply_mask, top_mask, uniform_counts
+from fedtiny_lite.model.networks import load_state
 
 
 def start(server: Server) -> State:

@@ -1,9 +1,9 @@
 """Uniform magnitude pruning on the server: each layer keeps its largest weights, at one density; then FedAvg."""
 
-from fedtiny_lite.masks import magnitude_mask, uniform_counts
+from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.server import Server, masked_start, pretrained
 from fedtiny_lite.methods._averaging import AVERAGING
-from fedtiny_lite.protocol import Method, State
-from fedtiny_lite.server import Server, masked_start, pretrained
+from fedtiny_lite.model.masks import magnitude_mask, uniform_counts
 
 
 def start(server: Server) -> State:

@@ -18,17 +18,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.client import Client, local_schedule, receive, reply
-from fedtiny_lite.costs import layer_shapes
-from fedtiny_lite.masks import Mask, apply_mask
-from fedtiny_lite.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.client import Client, local_schedule, receive, reply
+from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server, average, full_mask, masked_start, pretrained, send_model
 from fedtiny_lite.methods._adjusting import average_squares, reconfigure, train_and_square, without_smallest
 from fedtiny_lite.methods._averaging import fold_average, train_and_return
 from fedtiny_lite.methods._growing import counts_of_all_layers, start_at_erk
-from fedtiny_lite.progressive import exchange_rate, grow_and_prune, is_adjustment
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.server import Server, average, full_mask, masked_start, pretrained, send_model
-from fedtiny_lite.training import epoch_batches
+from fedtiny_lite.model.costs import layer_shapes
+from fedtiny_lite.model.masks import Mask, apply_mask
+from fedtiny_lite.model.training import epoch_batches
+from fedtiny_lite.pruning.progressive import exchange_rate, grow_and_prune, is_adjustment
 
 INITIAL_DROP = 0.3
 """Share of a layer that one step of initial pruning drops, as the authors set it."""

@@ -1,10 +1,10 @@
 """A random mask of uniform density on the server: the floor that every criterion must beat; then FedAvg."""
 
-from fedtiny_lite.masks import random_mask, uniform_counts
+from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.server import Server, masked_start, pretrained
 from fedtiny_lite.methods._averaging import AVERAGING
-from fedtiny_lite.protocol import Method, State
+from fedtiny_lite.model.masks import random_mask, uniform_counts
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.server import Server, masked_start, pretrained
 
 
 def start(server: Server) -> State:

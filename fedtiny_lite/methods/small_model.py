@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fedtiny_lite.config import Config
+from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods.fedavg import start
-from fedtiny_lite.models import build_model, empty_model, materialise, prunable_names
-from fedtiny_lite.protocol import Method
+from fedtiny_lite.model.networks import build_model, empty_model, materialise, prunable_names
 
 
 def model(

@@ -6,11 +6,11 @@ of FedTiny's first author, which chose in each layer apart (`saliency_scope=laye
 exponential here, linear there).
 """
 
+from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.server import Server
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods._saliency import public_batch, start_pruned
-from fedtiny_lite.protocol import Method, State
-from fedtiny_lite.saliency import snip_scores
-from fedtiny_lite.server import Server
+from fedtiny_lite.pruning.saliency import snip_scores
 
 
 def start(server: Server) -> State:

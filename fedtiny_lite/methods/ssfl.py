@@ -12,13 +12,13 @@ record counts that as kept weights, memory, FLOPs and bytes.
 import torch
 from torch import Tensor
 
-from fedtiny_lite.client import Client, growth_batch, receive, reply
-from fedtiny_lite.costs import training_flops
-from fedtiny_lite.messages import Message
+from fedtiny_lite.federated.client import Client, growth_batch, receive, reply
+from fedtiny_lite.federated.messages import Message
+from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.server import Server, full_mask, masked_start, pretrained, send_model, shares
 from fedtiny_lite.methods._averaging import AVERAGING
-from fedtiny_lite.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.saliency import saliency_mask, snip_scores
-from fedtiny_lite.server import Server, full_mask, masked_start, pretrained, send_model, shares
+from fedtiny_lite.model.costs import training_flops
+from fedtiny_lite.pruning.saliency import saliency_mask, snip_scores
 
 
 def start(server: Server) -> State:

@@ -4,11 +4,11 @@ The public set serves only for the pretraining that every method shares; the pap
 settings of weaker variants are those of `snip`.
 """
 
+from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.server import Server
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods._saliency import start_pruned
-from fedtiny_lite.protocol import Method, State
-from fedtiny_lite.saliency import synflow_scores
-from fedtiny_lite.server import Server
+from fedtiny_lite.pruning.saliency import synflow_scores
 
 
 def start(server: Server) -> State:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fedtiny_lite.plots.arms import NAMES, aligned
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
+from fedtiny_lite.report.arms import NAMES, aligned
 
 ROUNDS = ("first", "ordinary", "adjusting")
 PHASES = ("before training", *(f"{kind} round" for kind in ROUNDS))

@@ -1,113 +1,31 @@
 """All methods side by side, from the bundles of named plans: accuracy, paired differences, ablations, cost."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedtiny_lite.bundles import load_plan
-from fedtiny_lite.config import Config
-from fedtiny_lite.plans import ABLATIONS
-from fedtiny_lite.plots.arms import (
+from fedtiny_lite.plots.runs import accuracy_row, describe, round_lines, styles
+from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
+from fedtiny_lite.report.arms import (
     above_budget,
-    accuracies,
     amortised,
     at_density,
     by_arm,
     by_method,
     densities,
     families,
-    grouped,
-    paired_differences,
 )
-from fedtiny_lite.plots.runs import accuracy_row, describe, round_lines, styles
-from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
-from fedtiny_lite.statistics import t_interval
+from fedtiny_lite.report.comparison import ablations, against_others, costs_and_accuracies, pareto_front, verdict
+from fedtiny_lite.report.statistics import t_interval
 
 AHEAD, BEHIND, OPEN = PALETTE[0], PALETTE[3], GREY
 _TICKS = (-0.5, -0.05, 0, 0.05, 0.5)
 _INTERVAL = "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
 
 
-class Loaded(NamedTuple):
-    """The records of a plan: runs that finished, runs that diverged, and a sentence on where they are from."""
-
-    finished: list[dict]
-    stopped: list[dict]
-    sentence: str
-
-
-def load(plan: str, out: str | Path) -> Loaded:
-    """What `bundles.load_plan` finds; nothing, and how to make it, if the plan was not run."""
-    try:
-        records, sentence = load_plan(plan, out)
-    except FileNotFoundError as error:
-        return Loaded([], [], str(error))
-    stopped = [record for record in records if not record["complete"]]
-    names = ", ".join(record["run_id"] for record in stopped)
-    sentence += f"; diverged and left out of means: {names}" if stopped else ""
-    return Loaded([record for record in records if record["complete"]], stopped, sentence)
-
-
 # --- who is compared with whom ----------------------------------------------------------------------------
-
-
-def columns(records: Sequence[dict], setting: str) -> dict[str, list[dict]]:
-    """Records by density, largest first, the dense ones in each; or by the values of another setting."""
-    if setting == "density":
-        return {f"density {density:g}": at_density(records, density) for density in densities(records)}
-    groups = grouped(records, lambda record: record["config"][setting])
-    return {f"{setting} {value:g}": groups[value] for value in sorted(groups)}
-
-
-def against_others(records: Sequence[dict], first: str = "FedTiny") -> dict[str, list[float]]:
-    """Other arm -> accuracy of `first` minus that arm's, a number per seed; `records` are of one density."""
-    others = [name for name in by_method(records) if name != first]
-    gaps = {name: paired_differences(records, first, name) for name in others}
-    return {name: values for name, found in gaps.items() for values in found.values()}
-
-
-def ablations(records: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
-    """Setting -> its value -> accuracy of FedTiny with it minus FedTiny's default, a number per seed.
-
-    The last entry is of `saliency_scope`: per saliency method, choosing within each layer minus within the whole model.
-    """
-    tiny = [record for record in records if record["config"]["method"] == "fedtiny"]
-    default, result = _with(tiny, {}), {}
-    for settings in ABLATIONS:
-        usual = all(getattr(Config(), name) == value for name, value in settings.items())
-        label = ", ".join(map(str, settings.values())) + " (default)" * usual
-        result.setdefault(" × ".join(settings), {})[label] = _paired(_with(tiny, settings), default)
-    return result | {"saliency_scope: layer minus global": _scopes(records)}
-
-
-def _with(records: Sequence[dict], settings: Mapping) -> list[dict]:
-    """The runs that have `settings`, and the default of whatever else the ablations change."""
-    names, default = {name for changed in ABLATIONS for name in changed}, Config()
-    wanted = {name: settings.get(name, getattr(default, name)) for name in names}
-    return [record for record in records if wanted.items() <= record["config"].items()]
-
-
-def _scopes(records: Sequence[dict]) -> dict[str, list[float]]:
-    others = by_method(record for record in records if record["config"]["method"] != "fedtiny")
-    scopes = {name: grouped(runs, lambda r: r["config"]["saliency_scope"]) for name, runs in others.items()}
-    return {name: _paired(by.get("layer", []), by.get("global", [])) for name, by in scopes.items()}
-
-
-def _paired(runs: Sequence[dict], others: Sequence[dict]) -> list[float]:
-    one, other = ({r["config"]["seed"]: r["final"]["test_accuracy"] for r in group} for group in (runs, others))
-    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
-
-
-def verdict(gaps: Sequence[float]) -> int:
-    """1 if the 95 % t interval of the mean lies above 0, -1 if below, else 0; 0 for fewer than two seeds."""
-    if len(gaps) < 2:
-        return 0
-    _, low, high = t_interval(gaps)
-    return (low > 0) - (high < 0)
 
 
 # --- figures ----------------------------------------------------------------------------------------------
@@ -190,7 +108,7 @@ def pareto_figure(records: Sequence[dict]) -> Figure:
     """
     fig = figure((12.5, 5.6))
     dense = by_arm(records)["dense"]
-    flops, bytes_ = (_costs(records, what) for what in (("training_flops",), ("bytes_up", "bytes_down")))
+    flops, bytes_ = (costs_and_accuracies(records, what) for what in (("training_flops",), ("bytes_up", "bytes_down")))
     whole = amortised(dense, "training_flops")
     left, right = fig.subplots(1, 2, sharey=True)
     _cloud(left, {key: (cost / whole, accuracy) for key, (cost, accuracy) in flops.items()})
@@ -204,16 +122,6 @@ def pareto_figure(records: Sequence[dict]) -> Figure:
     return fig
 
 
-def _costs(records: Sequence[dict], what: Sequence[str]) -> dict[tuple[str, float], tuple[float, float]]:
-    """(arm, density) -> (cost of a client and round, mean accuracy); the dense model has density 1."""
-    groups = {
-        (name, 1.0 if name == "dense" else density): runs
-        for density in densities(records)
-        for name, runs in by_method(at_density(records, density)).items()
-    }
-    return {key: (sum(amortised(runs, part) for part in what), mean(accuracies(runs))) for key, runs in groups.items()}
-
-
 def _cloud(ax: Axes, points: Mapping[tuple[str, float], tuple[float, float]]) -> None:
     front = pareto_front(list(points.values()))
     ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, alpha=0.7)
@@ -225,15 +133,6 @@ def _cloud(ax: Axes, points: Mapping[tuple[str, float], tuple[float, float]]) ->
             size = 16 + 16 * levels.index(density)
             ax.scatter(*point, s=size, color=colour, marker=marker or "*", label=name)
     ax.set_xscale("log")
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, accuracy) those that no other point beats in both, by rising cost."""
-    front: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or accuracy > front[-1][1]:
-            front.append((cost, accuracy))
-    return front
 
 
 def _panels(fig: Figure, rows: int, count: int, sharey: bool = True) -> list[Axes]:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedtiny_lite.bundles import provenance
-from fedtiny_lite.plots.arms import aligned
 from fedtiny_lite.plots.sparse import LIGHT, log_axes
 from fedtiny_lite.plots.style import DENSITY, PALETTE, figure, subtitle
+from fedtiny_lite.records.bundles import provenance
+from fedtiny_lite.report.arms import aligned
 
 SIZES = {  # of the record -> what it is, colour, marker, line
     "dense": ("dense, float32", LIGHT, "s", "-"),

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedtiny_lite.plots.arms import aligned
 from fedtiny_lite.plots.sparse import (
     LIGHT,
     MASKS,
@@ -18,6 +17,7 @@ from fedtiny_lite.plots.sparse import (
     sparse_steps,
 )
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, figure, subtitle
+from fedtiny_lite.report.arms import aligned
 
 
 def fitted(rows: Sequence[Step]) -> tuple[float, float]:

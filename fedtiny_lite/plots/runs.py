@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedtiny_lite.plots.arms import accuracies, at_density, by_arm, densities, emptied, grouped, paired_differences
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, active_weights_axis, figure, subtitle
+from fedtiny_lite.report.arms import accuracies, at_density, by_arm, densities, emptied, grouped, paired_differences
 
 _STYLES = {  # colour, marker, line
     "FedTiny": (PALETTE[0], "o", "-"),

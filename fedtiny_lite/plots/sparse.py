@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fedtiny_lite.bundles import provenance
-from fedtiny_lite.plots.arms import aligned
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, figure, subtitle
+from fedtiny_lite.records.bundles import provenance
+from fedtiny_lite.report.arms import aligned
 
 LIGHT = "#bbbbbb"
 FLOAT32 = ("dense contiguous", "dense channels_last")

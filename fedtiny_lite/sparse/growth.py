@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fedtiny_lite.masks import Mask
-from fedtiny_lite.progressive import GrowthList, keep_largest
+from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.pruning.progressive import GrowthList, keep_largest
 from fedtiny_lite.sparse.layers import ConvNorm
 from fedtiny_lite.sparse.layout import Planes, block_count
 from fedtiny_lite.sparse.patterns import tap_source

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtiny_lite.masks import Mask
-from fedtiny_lite.models import PlainNet, ResNet18
+from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.model.networks import PlainNet, ResNet18
 from fedtiny_lite.sparse.layers import ConvNorm, MaxPool, Residual
 from fedtiny_lite.sparse.layout import LANES, Geometry, Workspace, block_count, pack, unpack
 

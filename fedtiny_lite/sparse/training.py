@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.data import Split
-from fedtiny_lite.masks import Mask, apply_mask
-from fedtiny_lite.selection import BnStats, bn_stats, observe_all
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model.masks import Mask, apply_mask
+from fedtiny_lite.model.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, score, sgd, training_batch
+from fedtiny_lite.pruning.bn_selection import BnStats, bn_stats, observe_all
 from fedtiny_lite.sparse.network import SparseNetwork
-from fedtiny_lite.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, score, sgd, training_batch
 
 PREDICTED = 64
 """Images predicted at a time, where training does not take more."""

@@ -5,12 +5,12 @@ from dataclasses import replace
 from ipywidgets import Dropdown, FloatLogSlider, IntSlider, Widget
 from matplotlib.figure import Figure
 
-from fedtiny_lite import partition
 from fedtiny_lite.config import Config
-from fedtiny_lite.costs import forward_flops
-from fedtiny_lite.masks import magnitude_mask, uniform_counts
+from fedtiny_lite.data import partition
+from fedtiny_lite.model.costs import forward_flops
+from fedtiny_lite.model.masks import magnitude_mask, uniform_counts
 from fedtiny_lite.plots import clients, method
-from fedtiny_lite.simulate import build_federation
+from fedtiny_lite.simulation.rounds import build_federation
 from fedtiny_lite.widgets.panel import panel
 
 

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.costs import LayerShape, model_bytes, model_state_memory, other_sizes, training_flops
-from fedtiny_lite.masks import erk_counts, uniform_counts, weight_budget
-from fedtiny_lite.models import prunable_names
+from fedtiny_lite.model.costs import LayerShape, model_bytes, model_state_memory, other_sizes, training_flops
+from fedtiny_lite.model.masks import erk_counts, uniform_counts, weight_budget
+from fedtiny_lite.model.networks import prunable_names
 from fedtiny_lite.plots import clients, costs
 from fedtiny_lite.widgets.panel import panel
 

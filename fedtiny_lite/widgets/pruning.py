@@ -6,7 +6,7 @@ import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedtiny_lite.masks import Mask
+from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.plots.pruning import change_figure
 from fedtiny_lite.widgets.panel import panel
 

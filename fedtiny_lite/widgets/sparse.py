@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.costs import LayerShape, forward_flops
+from fedtiny_lite.model.costs import LayerShape, forward_flops
 from fedtiny_lite.plots import clients, prediction, sparse
 from fedtiny_lite.widgets.costs import kept_by_mask
 from fedtiny_lite.widgets.panel import panel

@@ -1,0 +1,214 @@
+"""Images and labels in memory: named data sets, the server's public set, batches.
+
+A split is one uint8 tensor of images and one of labels. Nothing is loaded in the background and no sample
+is ever drawn from a global generator, so a batch depends on its generator alone.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtiny_lite.data import sources
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+# Channel means and standard deviations of the training images, as published with the data sets or customary.
+_NORMALISATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 [N, C, H, W] and their labels int64 [N]. Raises ValueError for anything else."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self):
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(f"images must be uint8 [N, C, H, W], not {_describe(self.images)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(f"labels must be int64 [{len(self.images)}], not {_describe(self.labels)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor | np.ndarray | slice) -> "Split":
+        """The samples at `index`, in that order; a slice shares memory, the others copy."""
+        if isinstance(index, np.ndarray):
+            index = torch.tensor(index)
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same samples on another device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A train and a test split; `mean` and `std` per channel for pixels scaled to [0, 1].
+
+    `fingerprint` is 16 hex digits of the SHA-256 over all pixels and labels.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+def default_data_dir() -> Path:
+    """`data/` of the project when running from a checkout, else of the working directory."""
+    return (PROJECT_ROOT if (PROJECT_ROOT / "pyproject.toml").exists() else Path.cwd()) / "data"
+
+
+def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """The data set `name`: digits, cifar10, cifar100, svhn, fashion_mnist, or folder:PATH.
+
+    PATH is relative to the working directory or else to the project. Loaded once per process. Raises
+    ValueError for an unknown name, FileNotFoundError and RuntimeError for missing and corrupt files.
+    """
+    data_dir = Path(data_dir or default_data_dir()).resolve()
+    if name.startswith("folder:"):
+        path = Path(name.removeprefix("folder:")).expanduser()
+        path = path if path.is_dir() else PROJECT_ROOT / path
+        return _load(name, data_dir, path.resolve())
+    if name != "digits" and name not in sources.ARCHIVES:
+        raise ValueError(
+            f"unknown dataset {name!r}; allowed: {', '.join(['digits', *sources.ARCHIVES])} or folder:PATH"
+        )
+    return _load(name, data_dir, None)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, data_dir: Path, folder: Path | None) -> Dataset:
+    if folder is not None:
+        arrays = sources.read_folder(folder, data_dir)
+    else:
+        arrays = _read_digits() if name == "digits" else sources.read_archive(name, data_dir)
+    train, test = (
+        Split(*(torch.from_numpy(arrays[f"{part}_{what}"]) for what in ("images", "labels")))
+        for part in ("train", "test")
+    )
+    mean, std = _NORMALISATION.get(name) or _channel_statistics(arrays["train_images"])
+    classes = tuple(str(label) for label in arrays["classes"])
+    return Dataset(name, train, test, classes, mean, std, _fingerprint(train, test))
+
+
+def _read_digits() -> sources.Arrays:
+    """scikit-learn's 1,797 handwritten digits, 8x8, 0..16 scaled to uint8; every fifth is a test sample."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = digits.target.astype(np.int64)
+    is_test = np.arange(len(labels)) % 5 == 0
+    return {
+        "train_images": images[~is_test],
+        "train_labels": labels[~is_test],
+        "test_images": images[is_test],
+        "test_labels": labels[is_test],
+        "classes": np.array([str(digit) for digit in range(10)]),
+    }
+
+
+def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, from exact integer counts, to four decimals."""
+    values = np.arange(256) / 255
+    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    shares = [count / count.sum() for count in counts]
+    means = [float(share @ values) for share in shares]
+    stds = [float(np.sqrt(share @ (values - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
+    # A channel of one value has no spread: one grey level keeps the division in `to_float` finite.
+    return tuple(round(mean, 4) for mean in means), tuple(max(round(std, 4), 1 / 255) for std in stds)
+
+
+def _fingerprint(*splits: Split) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(split.images.contiguous().numpy())
+        digest.update(split.labels.numpy())
+    return digest.hexdigest()[:16]
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Split, np.ndarray]:
+    """The server's public set, `shots` samples of each class, and the sorted indices that remain for clients.
+
+    Taken from the training split before it is partitioned, so that neither a client nor the test holds any
+    of it (the 2022 code drew it from the test split). Raises ValueError for a class with too few samples.
+    """
+    labels = train.labels.numpy()
+    classes, counts = np.unique(labels, return_counts=True)
+    if shots < 1 or shots > counts.min():
+        raise ValueError(
+            f"{shots} samples per class asked for the server's public set; allowed: 1 to {counts.min()}, "
+            f"the training samples of class {classes[counts.argmin()]}"
+        )
+    chosen = [rng.choice(np.flatnonzero(labels == label), shots, replace=False) for label in classes]
+    public = np.sort(np.concatenate(chosen))
+    return train.take(public), np.setdiff1d(np.arange(len(labels)), public)
+
+
+def limit(split: Split, samples: int, rng: np.random.Generator) -> Split:
+    """`samples` of the split, drawn in its own class proportions, in their old order; 0 keeps all.
+
+    Shares are rounded by largest remainder. Raises ValueError for more samples than there are.
+    """
+    if not 0 <= samples <= len(split):
+        raise ValueError(f"{samples} samples asked, allowed: 1 to {len(split)}, or 0 for all")
+    if samples == 0:
+        return split
+    labels = split.labels.numpy()
+    classes, counts = np.unique(labels, return_counts=True)
+    quota, remainder = np.divmod(samples * counts, len(labels))
+    quota[np.argsort(-remainder, kind="stable")[: samples - quota.sum()]] += 1
+    chosen = [
+        rng.choice(np.flatnonzero(labels == label), size, replace=False)
+        for label, size in zip(classes, quota, strict=True)
+    ]
+    return split.take(np.sort(np.concatenate(chosen)))
+
+
+def distort(split: Split, generator: torch.Generator) -> Split:
+    """A copy unlike the clients' images: x*0.5 + 0.4 + 0.3*noise, uniform noise, clipped to [0, 1]."""
+    noise = torch.rand(split.images.shape, generator=generator)
+    pixels = (split.images / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1)
+    return Split((pixels * 255).round().to(torch.uint8), split.labels)
+
+
+def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 [B, C, H, W]: (x / 255 - mean) / std per channel."""
+    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return (images / 255 - mean) / std
+
+
+def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:
+    """Indices 0..samples-1 in batches, shuffled if a generator is given; every sample once, none dropped.
+
+    A last batch of a single sample joins the one before it: batch normalisation cannot train on one value per
+    channel. Raises ValueError unless both sizes are positive.
+    """
+    if samples < 1 or batch_size < 1:
+        raise ValueError(f"samples and batch_size must be at least 1, not {samples} and {batch_size}")
+    order = torch.arange(samples) if generator is None else torch.randperm(samples, generator=generator)
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1 < batch_size:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

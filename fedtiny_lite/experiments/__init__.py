@@ -1,0 +1,1 @@
+"""Named plans, sweeps, and the notebooks run headlessly."""

@@ -1,0 +1,149 @@
+"""Named plans: the runs behind each comparison, and how every method was tuned before it.
+
+The protocol, the same for all methods: `TRIALS` settings each, tried on two seeds of their own at density 0.02, scored
+on a fifth of the training images that nobody trains on; the best mean is taken for all densities. Test images are
+looked at once, by the plans that follow, with other seeds. Methods without a knob of their own try six learning
+rates, the others three with two values of their knob.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from fedtiny_lite.config import METHODS, Config, make_config
+from fedtiny_lite.records.bundles import load_plan
+
+SEEDS = (0, 1, 2, 3, 4)
+DENSITIES = (0.1, 0.05, 0.02, 0.01)
+TUNING_SEEDS = (100, 101)
+TRIALS = 6
+LEARNING_RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)
+KNOBS = {
+    **dict.fromkeys(("fedtiny", "prunefl", "feddst", "fedmef", "fedrts"), ("adjust_rate", (0.3, 0.5))),
+    "lotteryfl": ("lottery_accuracy", (0.5, 0.3)),
+}
+CIFAR = dict(
+    dataset="folder:data/cifar10-jpeg", samples=1_500, test_samples=1_000, model="cnn", width=8, batch_size=16,
+    rounds=40, adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
+)  # fmt: skip
+CIFAR_METHODS = ("fedavg", "magnitude", "synflow", "prunefl", "fedtiny")
+CIFAR_RATES = (0.02, 0.05, 0.1)
+
+
+def plan_configs(plan: str, out: str | Path) -> list[Config]:
+    """The runs of a named plan. `out`: where the tuning plan's records are looked for before the committed ones.
+
+    Raises ValueError for an unknown name, FileNotFoundError if the plan needs a tuning that was not run.
+    """
+    if plan not in PLANS:
+        raise ValueError(f"plan = {plan!r}: choose one of {', '.join(PLANS)}")
+    return list(dict.fromkeys(PLANS[plan](out)))
+
+
+def trials(method: str) -> list[dict]:
+    """The settings that are tried for a method."""
+    if method not in KNOBS:
+        return [{"lr": lr} for lr in LEARNING_RATES]
+    knob, values = KNOBS[method]
+    return [{"lr": lr, knob: value} for lr in LEARNING_RATES[::2] for value in values]
+
+
+def scores(records: Sequence[dict], method: str, tried: Sequence[dict]) -> list[float]:
+    """The mean validation accuracy in `records` of each of the `tried` settings; a trial that diverged counts as 0.
+
+    Raises ValueError for settings that no record has.
+    """
+
+    def score(settings: dict) -> float:
+        runs = [r for r in records if r["config"]["method"] == method and settings.items() <= r["config"].items()]
+        if not runs:
+            raise ValueError(f"no tuning run of {method} with {settings} is in the records; repeat its tuning plan")
+        return mean(r["final"]["validation_accuracy"] if r["complete"] else 0.0 for r in runs)
+
+    return [score(settings) for settings in tried]
+
+
+def chosen(records: Sequence[dict], method: str, tried: Sequence[dict]) -> dict:
+    """Of `tried` settings the one with the best of `scores`; of equals the first."""
+    found = scores(records, method, tried)
+    return tried[found.index(max(found))]
+
+
+def _digits_tuning(out) -> list[Config]:
+    return [
+        make_config("digits", method=method, seed=seed, score_on="validation", **settings)
+        for method in METHODS
+        for settings in trials(method)
+        for seed in TUNING_SEEDS
+    ]
+
+
+def _tuned(out, methods: Sequence[str], **settings) -> list[Config]:
+    """Each of `methods` at its tuned settings, with all seeds."""
+    tuning, _ = load_plan("digits_tuning", out)
+    best = {method: chosen(tuning, method, trials(method)) for method in methods}
+    return [make_config("digits", method=m, seed=seed, **best[m] | settings) for m in methods for seed in SEEDS]
+
+
+def _digits(out) -> list[Config]:
+    dense = _tuned(out, ["fedavg"])
+    return dense + [c for d in DENSITIES for c in _tuned(out, [m for m in METHODS if m != "fedavg"], density=d)]
+
+
+def _digits_alpha(out) -> list[Config]:
+    methods = ("fedavg", "magnitude", "synflow", "feddst", "prunefl", "fedtiny")
+    return [c for alpha in (0.1, 0.5, 1.0, 5.0) for c in _tuned(out, methods, alpha=alpha)]
+
+
+ABLATIONS = (
+    *({"selection": selection, "progressive": yes} for selection in ("adaptive", "vanilla") for yes in ("yes", "no")),
+    *({"granularity": value} for value in ("layer", "block", "entire")),
+    *({"order": value} for value in ("backward", "forward")),
+    *({"adjust_every": value} for value in (1, 2, 4)),
+    *({"adjust_until": value} for value in (4, 8, 12)),
+    *({"pool_size": value} for value in (1, 2, 5, 10, 20)),
+    *({"pool_noise": value} for value in (0.1, 0.5, 0.9)),
+    *({"bn_variance": value} for value in ("paper", "pooled")),
+)
+"""FedTiny with one of its settings changed."""
+
+
+def _digits_ablations(out) -> list[Config]:
+    scopes = [
+        c for scope in ("global", "layer") for c in _tuned(out, ["snip", "grasp", "synflow"], saliency_scope=scope)
+    ]
+    return [c for settings in ABLATIONS for c in _tuned(out, ["fedtiny"], **settings)] + scopes
+
+
+def _cifar_tuning(out) -> list[Config]:
+    rates = dict(method="fedavg", seed=TUNING_SEEDS[0], score_on="validation")
+    return [make_config("laptop", **CIFAR | rates, lr=lr) for lr in CIFAR_RATES]
+
+
+def _cifar(out) -> list[Config]:
+    """One learning rate for all, chosen on dense FedAvg alone."""
+    best = chosen(load_plan("cifar_tuning", out)[0], "fedavg", [{"lr": lr} for lr in CIFAR_RATES])
+    return [
+        make_config("laptop", **CIFAR | best, method=method, seed=seed, density=density)
+        for seed in SEEDS[:3]
+        for density in DENSITIES[:3]
+        for method in CIFAR_METHODS
+        if method != "fedavg" or density == DENSITIES[0]
+    ]
+
+
+def _paper(out) -> list[Config]:
+    """The paper's setting, for a GPU: hours a run."""
+    return [make_config("paper", method=method) for method in ("fedtiny", "prunefl", "synflow", "fedavg")]
+
+
+PLANS = {
+    "digits_tuning": _digits_tuning,
+    "digits": _digits,
+    "digits_ablations": _digits_ablations,
+    "digits_alpha": _digits_alpha,
+    "cifar_tuning": _cifar_tuning,
+    "cifar": _cifar,
+    "paper": _paper,
+}
+"""Name -> function of the results folder to the configs; `sweep` runs them."""

@@ -1,0 +1,99 @@
+"""Many runs: side by side on the machine's cores, finished ones skipped, a failed one named and the rest done."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+from fedtiny_lite.config import Config
+from fedtiny_lite.experiments.plans import plan_configs
+from fedtiny_lite.records.bundles import write_bundle
+from fedtiny_lite.records.files import write_bytes
+from fedtiny_lite.records.schema import read_record
+from fedtiny_lite.simulation.rounds import run, start_worker
+from fedtiny_lite.simulation.setup import resolve_device
+
+PROGRESS_LINES = 10
+
+
+def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = None) -> list[dict]:
+    """The records of `configs`, in that order, kept below `out` as `run` keeps them.
+
+    `processes`: runs at a time, default one per core; the clients of a run stay in its process, which changes no
+    record. Some lines of progress go to standard output. Raises RuntimeError at the end if a run failed, naming it;
+    what has finished is kept and is not run again. Raises ValueError for fewer than one process.
+    """
+    records, failures = _run_each(configs, Path(out), processes)
+    failures += [f"{record['run_id']}: {record['stopped']}" for record in records if record and "stopped" in record]
+    _raise_for(failures, len(configs))
+    return records
+
+
+def run_plan(plan: str, out: Path | str, processes: int | None = None) -> Path:
+    """Run what is left of a named plan, below `out`/runs, and bundle its records as `out`/plans/<plan>.json.
+
+    A run that diverged is a result, and is bundled as far as it came. Raises RuntimeError at the end, naming them, if
+    runs failed otherwise; the others are done and bundled, and only those that failed are run again.
+    """
+    configs, out = plan_configs(plan, out), Path(out)
+    records, failures = _run_each(configs, out / "runs", processes)
+    path, finished = out / "plans" / f"{plan}.json", [record for record in records if record]
+    if finished:
+        write_bundle(path, plan, finished)
+    _raise_for(failures, len(configs))
+    return path
+
+
+def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tuple[list[dict | None], list[str]]:
+    """A record per config, None where there is none, and a line for each failure.
+
+    If a process dies, the rest is done with one process fewer. Raises OSError if `out` cannot be written.
+    """
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes = {processes}: it must be at least 1")
+    write_bytes(out / ".writable", b"").unlink(missing_ok=True)  # said once, not by every run
+    processes = max(1, min(processes or os.cpu_count() or 1, len(configs)))
+    try:
+        return _run_side_by_side(configs, out, processes)
+    except BrokenProcessPool as error:
+        died = "a process died, often for lack of memory"
+        if processes == 1:
+            raise RuntimeError(f"{died}; what has finished is kept, so run the same again") from error
+        print(f"{died}; going on with {processes - 1} at a time", flush=True)
+        return _run_each(configs, out, processes - 1)
+
+
+def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> tuple[list[dict | None], list[str]]:
+    """As `_run_each`, but raises BrokenProcessPool if a process dies."""
+    records, failures, began, fresh = [None] * len(configs), [], time.time(), 0
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker)
+    try:
+        futures = {pool.submit(run, replace(config, workers=1), out): i for i, config in enumerate(configs)}
+        for done, future in enumerate(as_completed(futures), start=1):
+            i = futures[future]
+            try:
+                records[i] = future.result()
+                fresh += (out / records[i]["run_id"] / "record.json").stat().st_mtime >= began
+            except FloatingPointError as error:
+                ran = replace(configs[i], torch_device=resolve_device(configs[i].torch_device))
+                records[i] = read_record(out / ran.run_id / "record.json")
+                print(f"{ran.run_id} diverged: {error}", flush=True)
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                failures.append(f"{configs[i].run_id}: {error}")
+            if done % -(-len(configs) // PROGRESS_LINES) == 0 or done == len(configs):
+                left = (time.time() - began) / fresh * (len(configs) - done) if fresh else None
+                print(f"{done} of {len(configs)} runs" + (f", about {left:.0f} s left" if fresh else ""), flush=True)
+    finally:  # when interrupted, runs that wait do not begin
+        pool.shutdown(cancel_futures=True)
+    return records, failures
+
+
+def _raise_for(failures: Sequence[str], runs: int) -> None:
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {runs} runs failed:\n" + "\n".join(failures))

@@ -1,0 +1,224 @@
+"""The tiny model as a file: what a device needs to use it, in as many bytes as the cost model counts.
+
+A file is one message (`messages.pack`): a header of a few hundred bytes, the kept weights and all that is never pruned
+as float32, and each layer's mask in its smallest format. Reading one executes nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from warnings import catch_warnings, filterwarnings
+
+import torch
+from torch import Tensor, nn
+
+from fedtiny_lite.data.datasets import load_dataset, to_float
+from fedtiny_lite.federated.messages import decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.protocol import State
+from fedtiny_lite.federated.server import Server
+from fedtiny_lite.model.costs import layer_shapes, model_bytes
+from fedtiny_lite.model.masks import Mask, apply_mask
+from fedtiny_lite.model.networks import SmallNet, empty_model, load_state, materialise, prunable_names, state_of
+from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records.files import write_bytes
+from fedtiny_lite.sparse.network import SparseNetwork
+
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TinyModel:
+    """A trained model under its mask, and what it takes to give it images.
+
+    `model`, `width`, `in_shape` (channels, height, width): as `models.empty_model` takes them. `classes`: their names,
+    in the order of the logits. `state`: as `models.state_of` gives it, zero outside `mask`. `folded`: batch norm lies
+    in the weights; of each there is a bias left (`fold_bn`).
+    """
+
+    model: str
+    width: int
+    classes: tuple[str, ...]
+    in_shape: tuple[int, int, int]
+    pixels: Normalisation
+    state: dict[str, Tensor]
+    mask: Mask
+    folded: bool = False
+
+    def empty(self) -> nn.Module:
+        """The network without data, on torch's "meta" device."""
+        return empty_model(self.model, self.width, len(self.classes), self.in_shape)
+
+    def build(self) -> nn.Module:
+        """The network with its weights, on the CPU, in evaluation mode."""
+        network = materialise(self.empty(), torch.Generator())
+        load_state(network, self.state)
+        if self.folded:
+            for _, norm in _norms(network):
+                network.get_submodule(norm).eps = 0
+        return network.eval()
+
+    @property
+    def counted_bytes(self) -> int:
+        """What the cost model counts for it: layers in their smallest formats, the rest plain (`costs.model_bytes`)."""
+        layers = layer_shapes(self.empty(), self.in_shape)
+        others = self.state.keys() - {layer.name for layer in layers} - _constants(self).keys()
+        return model_bytes(layers, self.mask.kept, sum(self.state[name].numel() for name in others))
+
+    @property
+    def dense_bytes(self) -> int:
+        """What the whole state takes as float32, nothing pruned and no batch norm folded."""
+        return sum(4 * tensor.numel() for tensor in self.state.values())
+
+
+def final_model(server: Server, state: State) -> TinyModel:
+    """The server's model as a run leaves it; of a personal method too, whose clients end with others."""
+    config, network = server.config, server.model
+    name = "small" if isinstance(network, SmallNet) else config.model
+    classes, in_shape = load_dataset(config.dataset).classes, tuple(server.public.images.shape[1:])
+    return TinyModel(name, network.conv1.out_channels, classes, in_shape, server.pixels, state.weights, state.mask)
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+def save_tiny(path: str | Path, tiny: TinyModel) -> Path:
+    """Write the model to `path`; equal models give equal bytes. Raises OSError if it cannot be written."""
+    constants = _constants(tiny)
+    stored = {name: tensor for name, tensor in tiny.state.items() if name not in constants}
+    tensors = {
+        "values": encode_state(stored, tiny.mask),
+        "mask": encode_mask(tiny.mask, list(prunable_names(tiny.empty(), prune_linear=True))),
+    }
+    header = {name: getattr(tiny, name) for name in ("model", "width", "classes", "in_shape", "folded")}
+    return write_bytes(path, pack(tensors, tiny_model=VERSION, **header, mean=tiny.pixels.mean, std=tiny.pixels.std))
+
+
+def load_tiny(path: str | Path) -> TinyModel:
+    """The model that `save_tiny` wrote, bit for bit.
+
+    Raises FileNotFoundError, or ValueError for a file that is torn, altered or something else.
+    """
+    try:
+        message = unpack(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; copy the file again, or run again what wrote it") from error
+    meta = message.meta
+    if "tiny_model" not in meta:
+        raise ValueError(f"{path} is a message of this package, but no tiny model; those are named model.tiny")
+    if meta["tiny_model"] != VERSION:
+        raise ValueError(
+            f"{path} has format {meta['tiny_model']}, this package reads {VERSION}; install the fedtiny-lite it is from"
+        )
+    pixels = Normalisation(tuple(meta["mean"]), tuple(meta["std"]))
+    architecture = meta["model"], meta["width"], tuple(meta["classes"]), tuple(meta["in_shape"])
+    tiny = TinyModel(*architecture, pixels, {}, Mask({}), meta["folded"])
+    network = tiny.empty()
+    shapes = {name: tensor.shape for name, tensor in state_of(network).items()}
+    prunable = {name: shapes[name] for name in prunable_names(network, prune_linear=True)}
+    mask = Mask(decode_mask(message.tensors["mask"], prunable))
+    constants = _constants(tiny)
+    stored_shapes = {name: shape for name, shape in shapes.items() if name not in constants}
+    known = constants | decode_state(message.tensors["values"], mask, stored_shapes)
+    return replace(tiny, state={name: known[name] for name in shapes}, mask=mask)
+
+
+# --- batch norm, folded -----------------------------------------------------------------------------------
+
+
+def fold_bn(tiny: TinyModel) -> TinyModel:
+    """The same function with each batch norm folded into the convolution before it; given back as it is if it is folded
+    or has no batch norm.
+
+    Per output channel, weights become weight * gamma / sqrt(var + eps) and the shift beta - mean * gamma / sqrt(var +
+    eps). What else the norm has is then 1 or 0, and not stored.
+    """
+    network, state = tiny.build(), {name: tensor.clone() for name, tensor in tiny.state.items()}
+    norms = list(_norms(network))
+    if tiny.folded or not norms:
+        return tiny
+    for conv, norm in norms:
+        names = [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        gamma, beta, mean, var = (state[name].double() for name in names)
+        scale = gamma / (var + network.get_submodule(norm).eps).sqrt()
+        weight = state[f"{conv}.weight"]
+        state[f"{conv}.weight"] = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+        state[f"{norm}.bias"] = (beta - mean * scale).to(weight.dtype)
+    apply_mask(state, tiny.mask)  # a zero times a negative scale is -0
+    folded = replace(tiny, folded=True)
+    return replace(folded, state=state | _constants(folded))
+
+
+def _norms(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of each convolution and the norm after it: in the networks here these are neighbours."""
+    modules = [(name, module) for name, module in network.named_modules() if not list(module.children())]
+    for (before, _), (name, module) in pairwise(modules):
+        if isinstance(module, nn.BatchNorm2d):
+            yield before, name
+
+
+def _constants(tiny: TinyModel) -> dict[str, Tensor]:
+    """What a folded norm has beside its bias, and the file leaves out; with eps = 0 it passes its input on."""
+    parts = {"weight": torch.ones, "running_mean": torch.zeros, "running_var": torch.ones}
+    network = tiny.empty()
+    return {
+        f"{norm}.{part}": fill(network.get_submodule(norm).num_features)
+        for _, norm in (_norms(network) if tiny.folded else ())
+        for part, fill in parts.items()
+    }
+
+
+# --- inference --------------------------------------------------------------------------------------------
+
+
+def predictor(tiny: TinyModel, engine: str = "dense", batch_size: int = 64) -> Callable[[Tensor], Tensor]:
+    """A function from uint8 images [N, C, H, W] to logits [N, classes], `batch_size` images at a time, on the CPU.
+
+    `engine`: "dense" is torch; "sparse" multiplies kept weights alone, and has no small model: ValueError. The function
+    raises ValueError for images of another shape or kind.
+    """
+    if engine not in ("dense", "sparse"):
+        raise ValueError(f"engine = {engine!r}: choose one of dense, sparse")
+    forward = network = tiny.build()
+    if engine == "sparse":
+        twin = SparseNetwork(network, batch_size, tiny.in_shape)
+        twin.load(network, tiny.mask)
+        forward = twin.predict
+
+    @torch.no_grad()
+    def predict(images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != tiny.in_shape:
+            given = f"{type(images).__name__} of {getattr(images, 'dtype', 'no')} and shape {tuple(images.shape)}"
+            raise ValueError(f"images are a {given}; give a uint8 torch tensor of shape (N, {str(tiny.in_shape)[1:]}")
+        parts = (to_float(part, tiny.pixels.mean, tiny.pixels.std) for part in images.split(batch_size))
+        return torch.cat([forward(part) for part in parts])
+
+    return predict
+
+
+def export_onnx(tiny: TinyModel, path: str | Path) -> Path:
+    """Write the network as ONNX: `images`, float32 [batch, C, H, W] of pixels in [0, 1], to `logits` [batch, classes].
+
+    Normalisation is part of the graph, `batch` is any number, and pruned weights are there as zeros. Raises
+    RuntimeError if the packages of the extra `onnx` are missing.
+    """
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise RuntimeError("an ONNX file takes two more packages; get them with: pip install 'fedtiny-lite[onnx]'")
+    pixels = nn.BatchNorm2d(tiny.in_shape[0], eps=0, affine=False)  # of fixed statistics: (x - mean) / std
+    pixels.running_mean, pixels.running_var = torch.tensor(tiny.pixels.mean), torch.tensor(tiny.pixels.std).square()
+    with catch_warnings():
+        filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)  # torch's own
+        program = torch.onnx.export(
+            nn.Sequential(pixels, tiny.build()).eval(),
+            (torch.zeros(2, *tiny.in_shape),),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    graph = program.model_proto
+    for node in graph.graph.node:
+        del node.metadata_props[:]  # the exporter's stack traces, with paths of this machine
+    return write_bytes(path, graph.SerializeToString())

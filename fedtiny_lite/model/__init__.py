@@ -1,0 +1,1 @@
+"""Networks, masks, masked training, and the cost model."""

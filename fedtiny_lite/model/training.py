@@ -1,0 +1,115 @@
+"""Masked SGD and evaluation of one model on one split: the trainer of the server and of every client."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedtiny_lite.config import Config
+from fedtiny_lite.data.augmentation import augment
+from fedtiny_lite.data.datasets import Split, batches, to_float
+from fedtiny_lite.model.masks import Mask, apply_mask
+
+EVALUATION_BATCH = 256
+
+Predict = Callable[[Tensor], Tensor]
+"""Float images [N, C, H, W] to logits [N, classes]."""
+
+OnGradient = Callable[[Mapping[str, nn.Parameter], float], None]
+"""Called in every step between backward and update, with the parameters, whose gradients are dense, and the share of
+the steps that are done, in [0, 1)."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of a data set, in units of [0, 1] pixels."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Summed cross-entropy, number of correct answers and number of images."""
+
+    loss_sum: float
+    correct: int
+    count: int
+
+
+def epoch_batches(split: Split, epochs: int, config: Config, generator: torch.Generator) -> list[Tensor]:
+    """The shuffled batches of `epochs` epochs, as indices into `split`."""
+    return [index for _ in range(epochs) for index in batches(len(split), config.batch_size, generator)]
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    pixels: Normalisation,
+    mask: Mask,
+    config: Config,
+    schedule: Sequence[Tensor],
+    generator: torch.Generator,
+    on_gradient: OnGradient | None = None,
+) -> None:
+    """One SGD step in place for each batch of `schedule`, augmented from `generator`, masked after every step."""
+    model.train()
+    parameters = dict(model.named_parameters())
+    optimiser = sgd(parameters.values(), config)
+    apply_mask(parameters, mask)
+    for step, index in enumerate(schedule):
+        images, labels = training_batch(split, index, pixels, config.augment, generator)
+        loss = F.cross_entropy(model(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        if on_gradient:
+            on_gradient(parameters, step / len(schedule))
+        optimiser.step()
+        apply_mask(parameters, mask)
+
+
+def sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
+    """The optimiser of a round, its momentum at zero; `foreach` is the same arithmetic with less overhead a step."""
+    settings = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, **settings, foreach=True)
+
+
+def training_batch(
+    split: Split, index: Tensor, pixels: Normalisation, augmentation: str, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented float images [B, C, H, W] and labels [B], on the split's device."""
+    batch = split.take(index)
+    images = augment(batch.images, augmentation, generator, fill=pixels.mean)
+    return to_float(images, pixels.mean, pixels.std), batch.labels
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Score:
+    """Loss and accuracy in evaluation mode over every image of `split`; sums are exact in float64."""
+    return score(model.eval(), split, pixels)
+
+
+def score(predict: Predict, split: Split, pixels: Normalisation) -> Score:
+    """Loss and accuracy of what `predict` says over every image of `split`."""
+    loss_sum, correct = 0.0, 0
+    for logits, labels in _predictions(predict, split, pixels):
+        loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+        correct += int((logits.argmax(1) == labels).sum())
+    return Score(loss_sum, correct, len(split))
+
+
+@torch.no_grad()
+def correct_by_class(model: nn.Module, split: Split, pixels: Normalisation, classes: int) -> tuple[Tensor, Tensor]:
+    """Correct answers and images per class, int64 [classes] each, in evaluation mode over `split`."""
+    predictions = _predictions(model.eval(), split, pixels)
+    right = torch.cat([labels[logits.argmax(1) == labels] for logits, labels in predictions])
+    return right.bincount(minlength=classes), split.labels.bincount(minlength=classes)
+
+
+def _predictions(predict: Predict, split: Split, pixels: Normalisation) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of batches of `split`."""
+    for index in batches(len(split), EVALUATION_BATCH, None):
+        batch = split.take(index)
+        yield predict(to_float(batch.images, pixels.mean, pixels.std)), batch.labels

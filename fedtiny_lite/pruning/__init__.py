@@ -1,0 +1,1 @@
+"""The arithmetic of pruning: selection, progressive pruning, saliency, posteriors, pruned activations."""

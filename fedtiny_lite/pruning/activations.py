@@ -1,0 +1,81 @@
+"""Pruned activations: what a convolution keeps of its input for the backward pass, and the bytes that it takes.
+
+The forward pass is exact, and so is the gradient that passes through; only the weight's gradient is taken with the
+small activations as zero. This is the scaled activation pruning of FedMef (Huang et al., CVPR 2024), as the `mink`
+strategy of the authors' library FedPruning does it.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from fedtiny_lite.model.costs import smallest_bytes
+
+
+def kept_activations(elements: int, density: float) -> int:
+    """How many of `elements` activations are kept."""
+    return int(density * elements + 1e-9)
+
+
+@contextmanager
+def pruned_activations(model: nn.Module, density: float) -> Iterator[None]:
+    """Inside, each convolution keeps the largest `density` share of its input's |values|, over the whole batch."""
+    saving, handles = ExitStack(), []
+
+    def enter(layer: nn.Module, inputs: tuple) -> None:
+        saving.enter_context(saved_tensors_hooks(lambda saved: _pack(saved, layer.weight, density), _unpack))
+
+    def leave(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        saving.close()
+
+    for layer in _convolutions(model).values():
+        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+Packed = Tensor | tuple[Tensor, Tensor]
+"""A saved tensor as it is, or (bool mask of what is kept, the kept values)."""
+
+
+def _pack(saved: Tensor, weight: Tensor, density: float) -> Packed:
+    """The input of a layer pruned; its weight, which it saves as well, stays whole."""
+    kept = kept_activations(saved.numel(), density)
+    if saved.data_ptr() == weight.data_ptr() or kept == saved.numel():
+        return saved
+    keep = torch.zeros(saved.numel(), dtype=torch.bool, device=saved.device)
+    keep[saved.flatten().abs().topk(kept, sorted=False).indices] = True
+    keep = keep.view(saved.shape)
+    return keep, saved[keep]
+
+
+def _unpack(packed: Packed) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    keep, values = packed
+    return torch.zeros(keep.shape, dtype=values.dtype, device=values.device).masked_scatter_(keep, values)
+
+
+def activation_memory(model: nn.Module, in_shape: tuple[int, int, int], batch: int, density: float = 1.0) -> int:
+    """Bytes of the convolutions' inputs kept for the backward pass of one batch, each in its smallest format.
+
+    `in_shape`: (C, H, W) of an image. Counted, not measured: what BN and ReLU keep is not part of it, and in torch a
+    ReLU keeps its whole output, the very tensor that the next convolution takes. Shapes are traced without data.
+    """
+    twin, shapes = copy.deepcopy(model).to("meta").eval(), []
+    for layer in _convolutions(twin).values():
+        layer.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    twin(torch.zeros(batch, *in_shape, device="meta"))
+    rows = [(shape.numel(), shape[0] * shape[1], shape[2] * shape[3]) for shape in shapes]
+    return sum(smallest_bytes(n, kept_activations(n, density), maps, pixels) for n, maps, pixels in rows)
+
+
+def _convolutions(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}

@@ -1,0 +1,224 @@
+"""Progressive pruning: when to adjust, which block, how many weights; growth gradients in O(a_l) memory.
+
+An adjustment in round r exchanges the a_l weakest kept weights of each layer of *one* block for the a_l
+pruned positions whose gradient, averaged over the clients, is largest. Clients never hold or send a dense
+layer gradient: each sends a list of its a_l largest, as (flat index, signed value).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedtiny_lite.model.masks import Mask, apply_mask, largest
+
+GrowthList = tuple[Tensor, Tensor]
+"""(flat index int64 [a_l], signed gradient float32 [a_l]) of one layer."""
+
+MIN_TILE = 4096
+"""Gradient values computed at a time where a_l is small: a constant, so that memory stays O(a_l)."""
+
+
+# --- the schedule -----------------------------------------------------------------------------------------
+
+
+def is_adjustment(r: int, every: int, until: int) -> bool:
+    """Adjust when r > 0, r mod every = 0 and r < until; rounds count from 0."""
+    return 0 < r < until and r % every == 0
+
+
+def exchange_rate(r: int, until: int, rate: float) -> float:
+    """Share of a layer's kept weights exchanged in round r: rate / 2 (1 + cos(pi r / until)), paper: rate = 0.3.
+
+    A function of the round itself, so that it decays in every round whether or not one adjusts in it.
+    """
+    return rate / 2 * (1 + math.cos(math.pi * r / until))
+
+
+def exchange_counts(mask: Mask, names: Sequence[str], rate: float) -> dict[str, int]:
+    """a_l per layer: floor(rate * kept), at least 1 while rate > 0, at most the number of pruned positions."""
+    counts = {}
+    for name in names:
+        kept, pruned = mask.kept[name], mask[name].numel() - mask.kept[name]
+        counts[name] = min(max(int(rate * kept), 1 if rate > 0 else 0), pruned)
+    return {name: count for name, count in counts.items() if count}
+
+
+def adjustment_units(
+    blocks: Sequence[Sequence[str]], granularity: str, order: str, adjust_blocks: str = "all"
+) -> tuple[tuple[str, ...], ...]:
+    """The groups of layers that are adjusted in turn.
+
+    `blocks`: prunable layers per block, input to output. `granularity`: layer | block | entire (all layers at
+    once). `order`: backward (output to input, the paper's) | forward. `adjust_blocks`: "all" or block numbers
+    such as "1,3", 1 = nearest the input. Raises ValueError for a block that the model lacks.
+    """
+    chosen = [tuple(blocks[i]) for i in _block_numbers(adjust_blocks, len(blocks))]
+    if granularity == "layer":
+        chosen = [(name,) for block in chosen for name in block]
+    if granularity == "entire":
+        chosen = [tuple(name for block in chosen for name in block)]
+    return tuple(reversed(chosen)) if order == "backward" else tuple(chosen)
+
+
+def _block_numbers(text: str, blocks: int) -> list[int]:
+    if text == "all":
+        return list(range(blocks))
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = [0]
+    if numbers[0] < 1 or numbers[-1] > blocks:
+        raise ValueError(
+            f"adjust_blocks = {text!r}: this model has blocks 1 to {blocks}; write all, or such as 1,{blocks}"
+        )
+    return [number - 1 for number in numbers]
+
+
+def unit_for_round(units: Sequence[Sequence[str]], r: int, every: int) -> tuple[str, ...]:
+    """The group adjusted in round r: they take turns by the number of the adjustment, not of the round.
+
+    Going by the round number would leave every second block of four untouched at `every` = 10.
+    """
+    return tuple(units[(r // every - 1) % len(units)])
+
+
+# --- on the client: gradients of pruned positions, in O(a_l) memory ---------------------------------------
+
+
+def growth_lists(
+    model: nn.Module, mask: Mask, counts: Mapping[str, int], images: Tensor, labels: Tensor
+) -> dict[str, GrowthList]:
+    """The counts[name] largest |gradients| of the mean loss among the pruned positions of each named layer.
+
+    One batch, `images` float [N, C, H, W]. The model normalises by the batch's own statistics, as in training,
+    but its running statistics stay as they are. Parameters are frozen, so autograd computes gradients of
+    activations only; the weight gradient then comes tile by tile from each layer's input and output gradient,
+    merged into a running top-a.
+    """
+    layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in counts}
+    inputs, outputs = {}, {}
+
+    def capture(name: str):
+        def hook(_, args, output):
+            inputs[name] = args[0].detach()
+            outputs[name] = output if output.requires_grad else output.requires_grad_()
+
+        return hook
+
+    hooks = [layer.register_forward_hook(capture(name)) for name, layer in layers.items()]
+    try:
+        with _frozen(model):
+            loss = F.cross_entropy(model(images), labels)
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in counts])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        name: layer_growth_list(layers[name], inputs[name], gradient, mask[name], counts[name])
+        for name, gradient in zip(counts, gradients, strict=True)
+    }
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Train mode in which neither parameters nor running statistics can change."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta, was_training = [norm.momentum for norm in norms], model.training
+    model.train()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def layer_growth_list(layer: nn.Module, x: Tensor, grad_output: Tensor, keep: Tensor, count: int) -> GrowthList:
+    """The `count` largest |dL/dw| where `keep` is False, in O(count) memory.
+
+    x [N, C_in, ...] the layer's input, grad_output [N, C_out, ...], keep bool [C_out, C_in, ...]. The gradient is
+    made in tiles of at most max(MIN_TILE, count / 4) values: runs of output channels, and of input channels where
+    one output channel is already too large. Of each tile only what may still enter the list is looked at again.
+    """
+    c_out, c_in, taps = keep.shape[0], keep.shape[1], keep[0, 0].numel()
+    tile_size = max(MIN_TILE, count // 4)
+    columns = max(1, min(c_in, tile_size // taps))
+    rows = max(1, min(c_out, tile_size // (taps * columns)))
+    index = torch.empty(0, dtype=torch.int64, device=keep.device)
+    value = torch.empty(0, dtype=x.dtype, device=keep.device)
+    for top in range(0, c_out, rows):
+        for left in range(0, c_in, columns):
+            kept = keep[top : top + rows, left : left + columns]
+            x_tile, grad_tile = x[:, left : left + columns], grad_output[:, top : top + rows]
+            gradient = _weight_gradient(layer, x_tile, grad_tile, kept.shape).reshape(*kept.shape[:2], taps)
+            eligible = ~kept.reshape(gradient.shape)
+            if len(value) == count:
+                eligible &= gradient.abs() >= value.abs().min()
+            row, column, tap = eligible.nonzero(as_tuple=True)
+            flat = ((row + top) * c_in + column + left) * taps + tap
+            index, value = keep_largest(torch.cat([index, flat]), torch.cat([value, gradient[eligible]]), count)
+    return index.cpu(), value.cpu()
+
+
+def _weight_gradient(layer: nn.Module, x: Tensor, grad_output: Tensor, shape: torch.Size) -> Tensor:
+    """The gradient of one tile of a convolution's or linear layer's weights, of the tile's shape."""
+    if isinstance(layer, nn.Linear):
+        return grad_output.T @ x
+    return nn.grad.conv2d_weight(x, shape, grad_output, stride=layer.stride, padding=layer.padding)
+
+
+def keep_largest(index: Tensor, value: Tensor, count: int) -> GrowthList:
+    """The `count` entries of largest |value|, in order of index, so that tiles of any size agree on ties."""
+    by_index = index.argsort()
+    index, value = index[by_index], value[by_index]
+    best = largest(value.abs(), count).sort().values
+    return index[best], value[best]
+
+
+# --- on the server: merge, grow, prune --------------------------------------------------------------------
+
+
+def merge_growth_lists(lists: Sequence[GrowthList], weights: Sequence[float]) -> GrowthList:
+    """g = sum_k w_k g_k over the listed positions, a missing entry counting 0 (the paper's Eq. 8).
+
+    `weights` sum to one. Returns the union of the positions, ascending, and float64 gradients.
+    """
+    index = torch.cat([entries for entries, _ in lists])
+    value = torch.cat([gradient.double() * w for (_, gradient), w in zip(lists, weights, strict=True)])
+    positions, place = index.unique(return_inverse=True)
+    return positions, torch.zeros(len(positions), dtype=torch.float64).index_add_(0, place, value)
+
+
+def grow_and_prune(
+    state: Mapping[str, Tensor], mask: Mask, merged: Mapping[str, GrowthList], counts: Mapping[str, int]
+) -> tuple[dict[str, Tensor], Mask]:
+    """Exchange counts[name] weights in each listed layer: grow by |gradient|, prune by |weight|.
+
+    Grown weights start at zero. What is pruned is chosen among the weights kept before, what grows among
+    those pruned before, so the two sets are disjoint and each layer keeps as many weights as it had.
+    """
+    changed, new_state = {}, dict(state)
+    for name, (index, gradient) in merged.items():
+        keep, weight = mask[name].flatten(), state[name].flatten()
+        eligible = ~keep[index]
+        grown = index[eligible][largest(gradient[eligible].abs(), counts[name])]
+        kept = keep.nonzero().squeeze(1)
+        pruned = kept[largest(-weight[kept].abs(), len(grown))]
+        new_keep = keep.clone()
+        new_keep[grown], new_keep[pruned] = True, False
+        changed[name] = new_keep.view(mask[name].shape)
+        new_state[name] = state[name].clone()
+    new_mask = mask.replace(changed)
+    apply_mask(new_state, new_mask)
+    return new_state, new_mask

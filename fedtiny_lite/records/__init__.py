@@ -1,0 +1,1 @@
+"""Results as JSON files: their form, what they ran on, expected bands, bundles."""

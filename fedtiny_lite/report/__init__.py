@@ -1,0 +1,1 @@
+"""Records compared: groups, differences, tables."""

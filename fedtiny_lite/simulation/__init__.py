@@ -1,0 +1,1 @@
+"""A whole federation in one process or in workers: set-up, the round loop, scores, checkpoints."""
