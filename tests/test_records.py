@@ -121,7 +121,7 @@ def test_environment_says_what_a_run_ran_on():
 
 
 def test_commit_is_named_in_a_checkout_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
     assert environment.environment()["commit"] is None
     author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     (tmp_path / "file").write_text("1")
