@@ -3,17 +3,20 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
-from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
+from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.settings import rules
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if all went well, 1 for an error that is explained on standard error, 2 for bad usage, 130 for
     Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
         return options.command(options)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
@@ -24,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; its help shows the settings of the method that the arguments name."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
@@ -36,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="one federated run; prints the path of its record as the last line",
         description="One federated run. It continues where it was interrupted; the last line is its record's path.",
-        epilog=_settings_help(),
+        epilog=_settings_help(_named_method(arguments)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     one.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: fedtiny)")
@@ -74,12 +78,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings_help() -> str:
+def _named_method(arguments: Sequence[str]) -> str | None:
+    """The method after --method, if that is asked for in the arguments."""
+    finder = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    finder.add_argument("--method", choices=METHODS)
+    try:
+        return finder.parse_known_args(arguments)[0].method
+    except argparse.ArgumentError:  # the whole parser will say what is wrong
+        return None
+
+
+def _settings_help(method: str | None) -> str:
+    """Every run's settings by group, then the method's own; without a method, how to see those."""
     lines = ["settings for --set, with the default of profile digits:"]
-    for rule in dataclasses.fields(Config):
-        choices = f" [{' | '.join(rule.metadata['choices'])}]" if rule.metadata["choices"] else ""
-        lines.append(f"  {rule.name + '=' + str(rule.default):26} {rule.metadata['help']}{choices}")
-    return "\n".join(lines)
+    for group, of_group in groupby(rules(Config), lambda rule: rule.metadata["group"]):
+        lines += [f"\n{group}", *map(_setting_line, of_group)]
+    if method is None:
+        return "\n".join([*lines, "\nof one method: run --method NAME --help"])
+    return "\n".join([*lines, f"\nof {method} alone", *map(_setting_line, rules(own_settings(method)))])
+
+
+def _setting_line(rule: dataclasses.Field) -> str:
+    choices = f" [{' | '.join(rule.metadata['choices'])}]" if rule.metadata["choices"] else ""
+    return f"  {rule.name + '=' + str(rule.default):26} {rule.metadata['help']}{choices}"
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -87,7 +108,7 @@ def run_command(options: argparse.Namespace) -> int:
     from fedtiny_lite.simulation.rounds import run
 
     named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
-    settings = parse_settings(options.set)
+    settings = parse_settings(options.set, options.method)
     for name in named.keys() & settings.keys():
         raise ValueError(f"--{name} {named[name]} and --set {name}={settings[name]} are both given; give one")
     config = make_config(options.profile, **settings, **named)

@@ -18,14 +18,6 @@ from fedtiny_lite.data import sources
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-# Channel means and standard deviations of the training images, as published with the data sets or customary.
-_NORMALISATION = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -56,7 +48,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A train and a test split; `mean` and `std` per channel for pixels scaled to [0, 1].
+    """A train and a test split, and the names of the classes.
 
     `fingerprint` is 16 hex digits of the SHA-256 over all pixels and labels.
     """
@@ -65,8 +57,6 @@ class Dataset:
     train: Split
     test: Split
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     fingerprint: str
 
 
@@ -103,9 +93,8 @@ def _load(name: str, data_dir: Path, folder: Path | None) -> Dataset:
         Split(*(torch.from_numpy(arrays[f"{part}_{what}"]) for what in ("images", "labels")))
         for part in ("train", "test")
     )
-    mean, std = _NORMALISATION.get(name) or _channel_statistics(arrays["train_images"])
     classes = tuple(str(label) for label in arrays["classes"])
-    return Dataset(name, train, test, classes, mean, std, _fingerprint(train, test))
+    return Dataset(name, train, test, classes, _fingerprint(train, test))
 
 
 def _read_digits() -> sources.Arrays:
@@ -123,17 +112,6 @@ def _read_digits() -> sources.Arrays:
         "test_labels": labels[is_test],
         "classes": np.array([str(digit) for digit in range(10)]),
     }
-
-
-def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, from exact integer counts, to four decimals."""
-    values = np.arange(256) / 255
-    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
-    shares = [count / count.sum() for count in counts]
-    means = [float(share @ values) for share in shares]
-    stds = [float(np.sqrt(share @ (values - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
-    # A channel of one value has no spread: one grey level keeps the division in `to_float` finite.
-    return tuple(round(mean, 4) for mean in means), tuple(max(round(std, 4), 1 / 255) for std in stds)
 
 
 def _fingerprint(*splits: Split) -> str:

@@ -7,10 +7,11 @@ rates, the others three with two values of their knob.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from fedtiny_lite.config import METHODS, Config, make_config
+from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config
 from fedtiny_lite.records.bundles import load_plan
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -18,10 +19,6 @@ DENSITIES = (0.1, 0.05, 0.02, 0.01)
 TUNING_SEEDS = (100, 101)
 TRIALS = 6
 LEARNING_RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)
-KNOBS = {
-    **dict.fromkeys(("fedtiny", "prunefl", "feddst", "fedmef", "fedrts"), ("adjust_rate", (0.3, 0.5))),
-    "lotteryfl": ("lottery_accuracy", (0.5, 0.3)),
-}
 CIFAR = dict(
     dataset="folder:data/cifar10-jpeg", samples=1_500, test_samples=1_000, model="cnn", width=8, batch_size=16,
     rounds=40, adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
@@ -41,11 +38,18 @@ def plan_configs(plan: str, out: str | Path) -> list[Config]:
 
 
 def trials(method: str) -> list[dict]:
-    """The settings that are tried for a method."""
-    if method not in KNOBS:
-        return [{"lr": lr} for lr in LEARNING_RATES]
-    knob, values = KNOBS[method]
-    return [{"lr": lr, knob: value} for lr in LEARNING_RATES[::2] for value in values]
+    """The settings that are tried for a method: learning rates, and fewer of them beside the values of its knobs.
+
+    Raises ValueError for a method whose knobs do not leave the same number of trials as every other method has.
+    """
+    knobs = load_method(method).knobs
+    values = list(product(*knobs.values()))
+    rates = LEARNING_RATES[:: len(values)]
+    if len(rates) * len(values) != TRIALS:
+        raise ValueError(
+            f"{method} has {len(values)} settings of its knobs to try; {TRIALS} must be a multiple of that"
+        )
+    return [{"lr": lr} | dict(zip(knobs, chosen, strict=True)) for lr in rates for chosen in values]
 
 
 def scores(records: Sequence[dict], method: str, tried: Sequence[dict]) -> list[float]:
@@ -117,14 +121,14 @@ def _digits_ablations(out) -> list[Config]:
 
 def _cifar_tuning(out) -> list[Config]:
     rates = dict(method="fedavg", seed=TUNING_SEEDS[0], score_on="validation")
-    return [make_config("laptop", **CIFAR | rates, lr=lr) for lr in CIFAR_RATES]
+    return [make_config(PROFILES["laptop"] | CIFAR, **rates, lr=lr) for lr in CIFAR_RATES]
 
 
 def _cifar(out) -> list[Config]:
     """One learning rate for all, chosen on dense FedAvg alone."""
     best = chosen(load_plan("cifar_tuning", out)[0], "fedavg", [{"lr": lr} for lr in CIFAR_RATES])
     return [
-        make_config("laptop", **CIFAR | best, method=method, seed=seed, density=density)
+        make_config(PROFILES["laptop"] | CIFAR, **best, method=method, seed=seed, density=density)
         for seed in SEEDS[:3]
         for density in DENSITIES[:3]
         for method in CIFAR_METHODS

@@ -14,10 +14,10 @@ from warnings import catch_warnings, filterwarnings
 import torch
 from torch import Tensor, nn
 
-from fedtiny_lite.data.datasets import load_dataset, to_float
+from fedtiny_lite.data.datasets import to_float
 from fedtiny_lite.federated.messages import decode_mask, decode_state, encode_mask, encode_state, pack, unpack
-from fedtiny_lite.federated.protocol import State
 from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.costs import layer_shapes, model_bytes
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.networks import SmallNet, empty_model, load_state, materialise, prunable_names, state_of
@@ -72,12 +72,14 @@ class TinyModel:
         return sum(4 * tensor.numel() for tensor in self.state.values())
 
 
-def final_model(server: Server, state: State) -> TinyModel:
-    """The server's model as a run leaves it; of a personal method too, whose clients end with others."""
-    config, network = server.config, server.model
-    name = "small" if isinstance(network, SmallNet) else config.model
-    classes, in_shape = load_dataset(config.dataset).classes, tuple(server.public.images.shape[1:])
-    return TinyModel(name, network.conv1.out_channels, classes, in_shape, server.pixels, state.weights, state.mask)
+def final_model(server: Server, state: State, classes: tuple[str, ...]) -> TinyModel:
+    """The server's model as a run leaves it; also of a method whose clients end with models of their own.
+
+    `classes`: their names, in the order of the logits.
+    """
+    task, network = server.task, server.model
+    name, width = "small" if isinstance(network, SmallNet) else task.config.model, network.conv1.out_channels
+    return TinyModel(name, width, classes, task.in_shape, task.pixels, state.weights, state.mask)
 
 
 # --- the file ---------------------------------------------------------------------------------------------

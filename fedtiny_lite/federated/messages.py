@@ -175,6 +175,11 @@ def decode_growth_list(packed: Mapping[str, Tensor], size: int) -> GrowthList:
     return torch.from_numpy(index), packed["value"]
 
 
+def growth_index_bytes(entries: int, size: int) -> int:
+    """Bytes of the packed indices of a list of `entries` in a layer of `size` weights."""
+    return _packed_bytes(entries, index_bits(size))
+
+
 def _packed_bytes(count: int, width: int) -> int:
     return -(-count * width // 8)
 

@@ -226,7 +226,7 @@ def bn_names(model: nn.Module) -> tuple[str, ...]:
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of what is exchanged and averaged: parameters and running BN statistics, no batch counters."""
-    return {name: tensor.detach().clone() for name, tensor in _live_state(model).items()}
+    return {name: tensor.detach().clone() for name, tensor in live_state(model).items()}
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -234,7 +234,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
     Raises ValueError, before anything is copied, when a name is missing or unknown or a shape differs.
     """
-    live = _live_state(model)
+    live = live_state(model)
     _check_names(live, state)
     for name, tensor in live.items():
         if state[name].shape != tensor.shape:
@@ -245,7 +245,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-def _live_state(model: nn.Module) -> dict[str, Tensor]:
+def live_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own parameters and running BN statistics, not copies, in the order of `state_of`."""
     statistics = {name: buffer for name, buffer in model.named_buffers() if name.endswith(BN_STATS)}
     return dict(model.named_parameters()) | statistics
 

@@ -30,14 +30,14 @@ def train_and_square(
             squares[name] = squares.get(name, 0) + parameter.grad.square()
 
     trained, flops = train_locally(client, state, mask, schedule, add)
-    flops += growth_flops(client.layers, mask.kept, mask) * sum(map(len, schedule))
+    flops += growth_flops(client.task.layers, mask.kept, mask) * sum(map(len, schedule))
     return trained, {name: (total / len(schedule)).cpu() for name, total in squares.items()}, flops
 
 
 def average_squares(server: Server, replies: Sequence[Message]) -> dict[str, Tensor]:
     """The clients' squared gradients of every parameter, averaged by their images."""
     mean = sum(reply.tensors["squares"].double() * share for reply, share in zip(replies, shares(replies), strict=True))
-    shapes = {name: shape for name, shape in server.state_shapes.items() if "running_" not in name}
+    shapes = {name: shape for name, shape in server.task.state_shapes.items() if "running_" not in name}
     return decode_state(mean.float(), Mask({}), shapes)
 
 
