@@ -66,9 +66,9 @@ def test_sparse_is_refused_where_it_cannot_run():
 
 
 @pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])
-@pytest.mark.parametrize("samples", [5, 300])
+@pytest.mark.parametrize("samples", [5, 257, 300])
 def test_both_engines_re_estimate_the_same_statistics(name, samples):
-    """300 images are more than one batch of those that statistics are taken on."""
+    """Statistics are taken on batches of 256: 257 images are one batch with one image more, 300 are two batches."""
     generator = seeded(1)
     images = torch.randint(256, (samples, 1, 8, 8), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.zeros(samples, dtype=torch.int64))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.data.datasets import Split, batches
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, score, sgd, training_batch
 from fedtiny_lite.pruning.bn_selection import BnStats, bn_stats, observe_all
@@ -50,7 +50,9 @@ def train_sparse(
     if on_gradient:
         raise ValueError("the sparse engine has no gradients of pruned weights; use the dense engine for this method")
     model.train()
-    network = sparse_twin(model, mask, config.batch_size, tuple(split.images.shape[1:]))
+    # A last batch of one image joins the one before it, so that a batch may hold batch_size + 1 images.
+    room = max([config.batch_size, *map(len, schedule)])
+    network = sparse_twin(model, mask, room, tuple(split.images.shape[1:]))
     optimiser = sgd(network.parameters(), config)
     for index in schedule:
         network.backward(*training_batch(split, index, pixels, config.augment, generator))
@@ -70,7 +72,8 @@ def recalibrate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Norma
 
     They may be larger than those trained on, so it has a network of its own; nothing but two activations is kept.
     """
-    network = SparseNetwork(model, min(len(split), EVALUATION_BATCH), tuple(split.images.shape[1:]))
+    room = max(map(len, batches(len(split), EVALUATION_BATCH)))
+    network = SparseNetwork(model, room, tuple(split.images.shape[1:]))
     network.load(model, mask)
     observe_all(network.recalibrate, split, pixels)
     network.store(model)
