@@ -120,6 +120,19 @@ def test_re_estimation_changes_running_statistics_only(mode):
     assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
+def test_re_estimation_leaves_batch_counters_and_momenta_as_they_were(monkeypatch):
+    """Also where a pass fails."""
+    model = network()
+    model.bn1.num_batches_tracked.fill_(7)
+    recalibrate_bn(model, images(20), PIXELS)
+    monkeypatch.setattr(selection, "observe_all", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        recalibrate_bn(model.eval(), images(20), PIXELS)
+    assert int(model.bn1.num_batches_tracked) == 7 and int(model.bn2.num_batches_tracked) == 0
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert not model.training
+
+
 def test_statistics_returned_are_copies():
     model = network()
     found = recalibrate_bn(model, images(20), PIXELS)

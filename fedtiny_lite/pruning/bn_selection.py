@@ -45,6 +45,7 @@ def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnS
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, was_training = [norm.momentum for norm in norms], model.training
+    counters = [norm.num_batches_tracked.clone() for norm in norms]
 
     def observe(images: Tensor, momentum: float) -> None:
         for norm in norms:
@@ -52,10 +53,13 @@ def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnS
         model(images)
 
     model.train()
-    observe_all(observe, split, pixels)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    try:
+        observe_all(observe, split, pixels)
+    finally:
+        for norm, momentum, counter in zip(norms, momenta, counters, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(counter)
+        model.train(was_training)
     return bn_stats(model)
 
 

@@ -99,6 +99,7 @@ def growth_lists(
     activations only; the weight gradient then comes tile by tile from each layer's input and output gradient,
     merged into a running top-a.
     """
+    check_growth_batch(images)
     layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in counts}
     inputs, outputs = {}, {}
 
@@ -123,25 +124,36 @@ def growth_lists(
     }
 
 
+def check_growth_batch(images: Tensor) -> None:
+    """Raises ValueError for fewer than two images: batch norm cannot normalise one value per channel.
+
+    One image would do where every map has two pixels or more. The rule is the same for all networks, so that a setting
+    is allowed or refused whatever the size of the maps.
+    """
+    if len(images) < 2:
+        raise ValueError(f"growth gradients are taken on two images or more, not on {len(images)}; raise growth_batch")
+
+
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Train mode in which neither parameters nor running statistics can change."""
+    """Train mode in which no parameter and no buffer changes; afterwards the model is as it was."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta, was_training = [norm.momentum for norm in norms], model.training
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    was_training = model.training
     model.train()
     for parameter in parameters:
         parameter.requires_grad_(False)
     for norm in norms:
-        norm.momentum = 0.0
+        # A momentum of 0 would not do: the batch counter would move, and 0 * NaN is NaN.
+        norm.track_running_stats = False
     try:
         yield
     finally:
         model.train(was_training)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def layer_growth_list(layer: nn.Module, x: Tensor, grad_output: Tensor, keep: Tensor, count: int) -> GrowthList:

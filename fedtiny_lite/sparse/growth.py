@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.pruning.progressive import GrowthList, keep_largest
+from fedtiny_lite.pruning.progressive import GrowthList, check_growth_batch, keep_largest
 from fedtiny_lite.sparse.layers import ConvNorm
 from fedtiny_lite.sparse.layout import Planes, block_count
 from fedtiny_lite.sparse.patterns import tap_source
@@ -21,6 +21,7 @@ def sparse_growth_lists(
     One pass forward, and backward down to the first named layer; where it comes by one, that layer's list is made from
     the layer's input and output gradient as they lie in the workspace.
     """
+    check_growth_batch(images)
     network = sparse_twin(model, mask, len(images), tuple(images.shape[1:]))
     lists, down_to = {}, len(network.layers)
     for number, layer in reversed([*enumerate(network.layers)]):
