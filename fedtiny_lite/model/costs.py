@@ -23,7 +23,7 @@ class LayerShape:
 
     name: str  # of the weight, such as "conv2.weight"
     weights: int
-    pixels: int  # of the output map; 1 for a linear layer
+    positions: int  # of the output map, its height times its width; 1 for a linear layer
     rows: int  # output channels
     cols: int  # weights of one output channel
 
@@ -62,19 +62,38 @@ def forward_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> int:
 
     Raises ValueError when `kept` names no layer of `shapes` or exceeds a layer's weights.
     """
-    return sum(2 * shape.pixels * count for shape, count in _counted(shapes, kept))
+    return sum(2 * shape.positions * count for shape, count in _counted(shapes, kept))
 
 
 def training_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> int:
-    """FLOPs of one sample's forward and backward pass under a fixed mask: three times the forward pass."""
+    """FLOPs of one sample's forward and backward pass under a fixed mask, by the paper's convention: 3 forward passes.
+
+    The backward pass counts as two forward passes in every layer, one for the gradient of the weights and one for the
+    gradient of the layer's input. Records carry this number. `executed_training_flops` leaves out what nobody computes.
+    Raises ValueError as `forward_flops` does.
+    """
     return 3 * forward_flops(shapes, kept)
+
+
+def executed_training_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> int:
+    """FLOPs of one sample's forward and backward pass that are executed: `training_flops` less one of the first layer.
+
+    Nobody computes the gradient of the images, which is the input gradient of the first layer. `shapes` holds the
+    layers in the order of the forward pass, as `layer_shapes` returns them. The number holds for an engine that
+    computes kept weights alone; dense torch executes the number of dense layers whatever the mask, and the sparse
+    engine computes the last linear layer whole. Raises ValueError as `forward_flops` does.
+    """
+    first = {name: count for name, count in kept.items() if name == shapes[0].name}
+    return training_flops(shapes, kept) - forward_flops(shapes[:1], first)
 
 
 def growth_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int], block: Iterable[str]) -> int:
     """FLOPs that growth scores add per sample of the adjustment batch, on top of `training_flops`.
 
-    Only the block's weight gradient is dense there: F_d - F_s of the block. (FedRTS's formula instead counts
-    2 F_d + F_s of the whole model for such a sample, in place of 3 F_s.)
+    Only the weight gradient of the block's layers is dense: F_d - F_s of the block. The growth batch also takes a
+    sparse forward and backward pass of its own, which is not in the paper's count and not in this number. FedRTS's
+    formula instead counts 2 F_d + F_s of the whole model for such a sample, in place of 3 F_s. Raises ValueError for a
+    name in `block` that is no layer of `shapes`, and as `forward_flops` does.
     """
     names = set(block)
     in_block = [shape for shape in shapes if shape.name in names]
