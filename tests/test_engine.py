@@ -35,7 +35,7 @@ def test_auto_chooses_by_the_share_of_multiply_adds():
     """Of 4-8-16-16 channels on 8x8, 8x8, 4x4 and 4x4 pixels, and 64 inputs of 5 classes: 76,352 multiply-adds."""
     model, layers = network()
     total = 64 * (4 * 9 + 4 * 8 * 9) + 16 * (8 * 16 * 9 + 16 * 16 * 9) + 64 * 5
-    assert sum(layer.pixels * layer.weights for layer in layers) == total
+    assert sum(layer.positions * layer.weights for layer in layers) == total
     auto = make_config(engine="auto")
     always = {layer.name: 0 for layer in layers}
     just = int(SPARSE_SHARE * total) // 16

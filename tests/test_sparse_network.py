@@ -315,7 +315,7 @@ def test_predictions_do_not_depend_on_the_room_for_a_batch(samples):
 @pytest.mark.parametrize("name", ["cnn", "resnet18"])
 @pytest.mark.parametrize("samples", [64, 65])
 def test_training_does_not_depend_on_the_room_for_a_batch(name, samples):
-    """In one room made for the schedule and in a larger one, bit for bit; 65 images are one batch of 64 and one more."""
+    """In a room made for the schedule and in a larger one, bit for bit; 65 images are one batch, of 64 and one more."""
     split = Split(
         torch.randint(256, (samples, 1, 8, 8), generator=seeded(1), dtype=torch.uint8),
         torch.randint(5, (samples,), generator=seeded(2)),

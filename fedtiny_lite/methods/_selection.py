@@ -16,7 +16,7 @@ from fedtiny_lite.federated.server import Server, masked_start, pretrained, send
 from fedtiny_lite.model.costs import forward_flops, model_bytes, other_sizes
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.networks import bn_names, load_state
-from fedtiny_lite.model.training import Score
+from fedtiny_lite.model.training import Evaluation
 from fedtiny_lite.pruning.bn_selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
 from fedtiny_lite.seeding import numpy_generator
 
@@ -111,7 +111,7 @@ def fold_losses(server: Server, state: State, r: int, replies: list[Message]) ->
     """The chosen candidate on the pretrained weights, with the statistics it was judged on."""
     scores = [
         [
-            Score(float(loss), int(correct), reply.meta["samples"])
+            Evaluation(float(loss), int(correct), reply.meta["samples"])
             for loss, correct in zip(reply.tensors["loss"], reply.tensors["correct"], strict=True)
         ]
         for reply in replies

@@ -31,7 +31,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class Score:
+class Evaluation:
     """Summed cross-entropy, number of correct answers and number of images."""
 
     loss_sum: float
@@ -86,18 +86,18 @@ def training_batch(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Score:
+def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Evaluation:
     """Loss and accuracy in evaluation mode over every image of `split`; sums are exact in float64."""
-    return score(model.eval(), split, pixels)
+    return evaluate_predictions(model.eval(), split, pixels)
 
 
-def score(predict: Predict, split: Split, pixels: Normalisation) -> Score:
+def evaluate_predictions(predict: Predict, split: Split, pixels: Normalisation) -> Evaluation:
     """Loss and accuracy of what `predict` says over every image of `split`."""
     loss_sum, correct = 0.0, 0
     for logits, labels in _predictions(predict, split, pixels):
         loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
-    return Score(loss_sum, correct, len(split))
+    return Evaluation(loss_sum, correct, len(split))
 
 
 @torch.no_grad()

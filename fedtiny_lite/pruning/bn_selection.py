@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedtiny_lite.data.datasets import Split, batches, to_float
 from fedtiny_lite.model.masks import Mask, magnitude_mask, noise_counts
 from fedtiny_lite.model.networks import bn_names
-from fedtiny_lite.model.training import EVALUATION_BATCH, Normalisation, Score
+from fedtiny_lite.model.training import EVALUATION_BATCH, Evaluation, Normalisation
 
 BnStats = dict[str, Tensor]
 """Running means and variances of a model by buffer name, each float32 [channels]."""
@@ -99,7 +99,7 @@ def _weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     return sum(tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True))
 
 
-def choose_candidate(scores: Sequence[Sequence[Score]]) -> tuple[int, list[float]]:
+def choose_candidate(scores: Sequence[Sequence[Evaluation]]) -> tuple[int, list[float]]:
     """The candidate of least mean loss, and each candidate's: sum_k loss / sum_k count over clients k.
 
     `scores[k][c]`: client k's score of candidate c. Of equal candidates the first.

@@ -15,7 +15,7 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.model.costs import LayerShape, forward_flops
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.model.training import Normalisation, Score, evaluate, train
+from fedtiny_lite.model.training import Evaluation, Normalisation, evaluate, train
 from fedtiny_lite.pruning.bn_selection import recalibrate_bn
 from fedtiny_lite.pruning.progressive import growth_lists
 from fedtiny_lite.sparse.growth import sparse_growth_lists
@@ -34,7 +34,7 @@ class Engine:
 
     train(model, split, pixels, mask, config, schedule, generator, on_gradient): `training.train`; the sparse engine
     takes no `on_gradient` but None;
-    evaluate(model, mask, split, pixels) -> Score: `training.evaluate`;
+    evaluate(model, mask, split, pixels) -> Evaluation: `training.evaluate`;
     recalibrate_bn(model, mask, split, pixels) -> BnStats: `selection.recalibrate_bn`;
     growth_lists(model, mask, counts, images, labels): `progressive.growth_lists`.
     """
@@ -46,7 +46,7 @@ class Engine:
     growth_lists: Callable
 
 
-def _evaluate_dense(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Score:
+def _evaluate_dense(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation:
     return evaluate(model, split, pixels)
 
 

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Split, batches
 from fedtiny_lite.model.masks import Mask, apply_mask
-from fedtiny_lite.model.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, score, sgd, training_batch
+from fedtiny_lite.model.training import (
+    EVALUATION_BATCH,
+    Evaluation,
+    Normalisation,
+    OnGradient,
+    evaluate_predictions,
+    sgd,
+    training_batch,
+)
 from fedtiny_lite.pruning.bn_selection import BnStats, bn_stats, observe_all
 from fedtiny_lite.sparse.network import SparseNetwork
 
@@ -62,9 +70,10 @@ def train_sparse(
     apply_mask(dict(model.named_parameters()), mask)
 
 
-def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Score:
+def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation:
     """`training.evaluate` by the sparse engine."""
-    return score(sparse_twin(model, mask, PREDICTED, tuple(split.images.shape[1:])).predict, split, pixels)
+    network = sparse_twin(model, mask, PREDICTED, tuple(split.images.shape[1:]))
+    return evaluate_predictions(network.predict, split, pixels)
 
 
 def recalibrate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> BnStats:
