@@ -60,10 +60,15 @@ def synflow_scores(
 ) -> Scores:
     """Synaptic flow |dR/dw * w|, R the sum of outputs for an image of ones, every parameter at its absolute value.
 
-    Tanaka et al., "SynFlow" (NeurIPS 2020, arXiv 2006.05467); needs no data. `image_shape`: (C, H, W). Inference mode,
-    as in the authors' code (ganguli-lab/Synaptic-Flow). Running means count as 0, as they are in an untrained network:
-    else they are subtracted, a ReLU may cut the flow, and the proof that no layer is emptied, which needs every signal
-    to be positive, fails. In float64, because |w| without normalisation multiplies up with depth.
+    Source: Tanaka et al., "SynFlow" (NeurIPS 2020, arXiv 2006.05467). The criterion needs no data. `image_shape`:
+    (C, H, W). The model runs in inference mode, as in the authors' code (ganguli-lab/Synaptic-Flow). Running means
+    count as 0, as they are in an untrained network: a mean that is subtracted could make a signal negative, and a ReLU
+    would cut the flow. The scores are computed in float64, because |w| without normalisation multiplies up with depth.
+
+    The paper proves that pruning in enough steps empties no layer. The proof needs that all flow passes each layer, as
+    in a network of layers in a row. A shortcut bypasses the convolutions of its unit, and these can be emptied while
+    the network still conducts. In 100 steps to density 0.01, ResNet18 of width 8 from random weights loses 2 of its 20
+    prunable layers on 32x32 images and 6 on 8x8 images; `cnn` and `vgg11` of width 8 lose none.
     """
     positive = {name: torch.zeros_like(t) if name.endswith("running_mean") else t.abs() for name, t in state.items()}
     positive = {name: tensor.double() for name, tensor in positive.items()}
