@@ -1,8 +1,8 @@
-"""Which engine computes a masked network: dense torch, or the sparse engine, which does the kept weights alone.
+"""Which engine computes a masked network: dense torch, or the sparse engine, which computes the kept weights alone.
 
-Dense torch is the reference and the path for GPUs. The setting `engine` is `dense`, `sparse` or `auto`. Whatever needs
-gradients of pruned weights in every step (PruneFL's squares) or changes the network (FedMef's pruned activations) is
-dense under each of them; the record says of every round which engine trained.
+Dense torch is the reference and the path for GPUs. The setting `engine` is `dense`, `sparse` or `auto`. Two things are
+computed by dense torch under every setting: what needs gradients of pruned weights in every step (PruneFL's squares),
+and what changes the network (FedMef's pruned activations). The record of every round says which engine trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,20 +23,21 @@ from fedtiny_lite.sparse.network import has_twin
 from fedtiny_lite.sparse.training import evaluate_sparse, recalibrate_sparse, train_sparse
 
 SPARSE_SHARE = 0.25
-"""`auto` takes the sparse engine where a mask keeps at most this share of the multiply-adds. It is a count, not a
-timing, so that a run chooses alike everywhere. `python -m benchmarks.engine_choice` is its basis: there the sparse
-engine was faster at half of the multiply-adds too; a quarter leaves room for processors whose dense torch is faster."""
+"""`auto` takes the sparse engine where a mask keeps at most this share of the multiply-adds. The share is counted and
+not timed, so that a run chooses alike on every machine. `python -m benchmarks.engine_choice` is the basis of the value:
+in that benchmark the sparse engine was faster at half of the multiply-adds too. A quarter leaves room for processors
+whose dense torch is faster."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What is computed under a mask, each on a model that already holds the state, for one engine.
+    """The four computations under a mask, as one engine does them. `model` already holds the state.
 
-    train(model, split, pixels, mask, config, schedule, generator, on_gradient): `training.train`; the sparse engine
-    takes no `on_gradient` but None;
-    evaluate(model, mask, split, pixels) -> Evaluation: `training.evaluate`;
-    recalibrate_bn(model, mask, split, pixels) -> BnStats: `selection.recalibrate_bn`;
-    growth_lists(model, mask, counts, images, labels): `progressive.growth_lists`.
+    train(model, split, pixels, mask, config, schedule, generator, on_gradient): as `training.train`; the sparse engine
+        raises ValueError for an `on_gradient` other than None.
+    evaluate(model, mask, split, pixels) -> Evaluation: as `training.evaluate`.
+    recalibrate_bn(model, mask, split, pixels) -> BnStats: as `bn_selection.recalibrate_bn`.
+    growth_lists(model, mask, counts, images, labels): as `progressive.growth_lists`.
     """
 
     name: str
@@ -59,7 +60,7 @@ SPARSE = Engine("sparse", train_sparse, evaluate_sparse, recalibrate_sparse, spa
 
 
 def engine_for(config: Config, model: nn.Module, layers: Sequence[LayerShape], kept: Mapping[str, int]) -> Engine:
-    """The engine of `config` for a mask that keeps `kept` weights of each layer (see `costs`)."""
+    """The engine that `config` asks for. `kept`: kept weights by layer name; a layer left out is dense."""
     if config.engine == "auto":
         fits = next(model.parameters()).device.type == "cpu" and has_twin(model)
         few = forward_flops(layers, kept) <= SPARSE_SHARE * forward_flops(layers, {})
