@@ -35,7 +35,7 @@ def test_auto_chooses_by_the_share_of_multiply_adds():
     """Of 4-8-16-16 channels on 8x8, 8x8, 4x4 and 4x4 pixels, and 64 inputs of 5 classes: 76,352 multiply-adds."""
     model, layers = network()
     total = 64 * (4 * 9 + 4 * 8 * 9) + 16 * (8 * 16 * 9 + 16 * 16 * 9) + 64 * 5
-    assert sum(layer.pixels * layer.weights for layer in layers) == total
+    assert sum(layer.positions * layer.weights for layer in layers) == total
     auto = make_config(engine="auto")
     always = {layer.name: 0 for layer in layers}
     just = int(SPARSE_SHARE * total) // 16
@@ -66,9 +66,9 @@ def test_sparse_is_refused_where_it_cannot_run():
 
 
 @pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])
-@pytest.mark.parametrize("samples", [5, 300])
+@pytest.mark.parametrize("samples", [5, 257, 300])
 def test_both_engines_re_estimate_the_same_statistics(name, samples):
-    """300 images are more than one batch of those that statistics are taken on."""
+    """Statistics are taken on batches of 256: 257 images are one batch with one image more, 300 are two batches."""
     generator = seeded(1)
     images = torch.randint(256, (samples, 1, 8, 8), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.zeros(samples, dtype=torch.int64))

@@ -17,7 +17,7 @@ from fedtiny_lite.federated.quantisation import dequantise, dequantise_parts, qu
 from fedtiny_lite.federated.server import full_mask
 from fedtiny_lite.methods import fl_pqsu
 from fedtiny_lite.model.networks import load_state, state_of
-from fedtiny_lite.model.training import Score, epoch_batches, train
+from fedtiny_lite.model.training import Evaluation, epoch_batches, train
 from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import torch_generator
 from fedtiny_lite.simulation import rounds as simulate
@@ -136,7 +136,7 @@ def test_a_round_equals_quantised_training_the_plain_way():
 
 def judge_by(losses, monkeypatch):
     """Lets the clients' engine find the next of `losses` per image whenever it evaluates."""
-    engine = replace(DENSE, evaluate=lambda model, mask, split, pixels: Score(next(losses) * len(split), 0, 1))
+    engine = replace(DENSE, evaluate=lambda model, mask, split, pixels: Evaluation(next(losses) * len(split), 0, 1))
     monkeypatch.setattr("fedtiny_lite.federated.client.engine_for", lambda *_: engine)
 
 

@@ -121,7 +121,7 @@ def exact(toy):
     weights, mask, squares, layers, rate, _ = toy
     kept = flat(without_smallest(weights, mask, rate))
     gain = [Fraction(int(g)) for name in mask for g in squares[name]]
-    time = [Fraction(layer.pixels + SENDING) for layer in layers for _ in range(layer.weights)]
+    time = [Fraction(layer.positions + SENDING) for layer in layers for _ in range(layer.weights)]
     return gain, time, Fraction(int(squares["bias"])), Fraction(SENDING), kept
 
 

@@ -1,7 +1,7 @@
 """Images and labels in memory: named data sets, the server's public set, batches.
 
-A split is one uint8 tensor of images and one of labels. Nothing is loaded in the background and no sample
-is ever drawn from a global generator, so a batch depends on its generator alone.
+A split is one uint8 tensor of images and one tensor of labels. Nothing is loaded in the background, and no sample is
+drawn from a global generator, so that a batch depends on its generator alone.
 """
 
 import functools
@@ -21,7 +21,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 [N, C, H, W] and their labels int64 [N]. Raises ValueError for anything else."""
+    """Images, uint8 [N, C, H, W], and their labels, int64 [N]. Raises ValueError for another dtype or shape."""
 
     images: Tensor
     labels: Tensor
@@ -36,7 +36,7 @@ class Split:
         return len(self.labels)
 
     def take(self, index: Tensor | np.ndarray | slice) -> "Split":
-        """The samples at `index`, in that order; a slice shares memory, the others copy."""
+        """The samples at `index`, in that order. A slice shares memory with this split, another index copies."""
         if isinstance(index, np.ndarray):
             index = torch.tensor(index)
         return Split(self.images[index], self.labels[index])
@@ -50,7 +50,7 @@ class Split:
 class Dataset:
     """A train and a test split, and the names of the classes.
 
-    `fingerprint` is 16 hex digits of the SHA-256 over all pixels and labels.
+    `fingerprint`: 16 hex digits of the SHA-256 over all pixels and labels.
     """
 
     name: str
@@ -61,15 +61,16 @@ class Dataset:
 
 
 def default_data_dir() -> Path:
-    """`data/` of the project when running from a checkout, else of the working directory."""
+    """The folder `data/` of the project if the package runs from a checkout, else of the working directory."""
     return (PROJECT_ROOT if (PROJECT_ROOT / "pyproject.toml").exists() else Path.cwd()) / "data"
 
 
 def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     """The data set `name`: digits, cifar10, cifar100, svhn, fashion_mnist, or folder:PATH.
 
-    PATH is relative to the working directory or else to the project. Loaded once per process. Raises
-    ValueError for an unknown name, FileNotFoundError and RuntimeError for missing and corrupt files.
+    PATH is relative to the working directory, or to the project if there is no such folder. The last four data sets
+    stay in the memory of the process. Raises ValueError for an unknown name, FileNotFoundError for missing files and
+    RuntimeError for corrupt files.
     """
     data_dir = Path(data_dir or default_data_dir()).resolve()
     if name.startswith("folder:"):
@@ -98,7 +99,10 @@ def _load(name: str, data_dir: Path, folder: Path | None) -> Dataset:
 
 
 def _read_digits() -> sources.Arrays:
-    """scikit-learn's 1,797 handwritten digits, 8x8, 0..16 scaled to uint8; every fifth is a test sample."""
+    """The 1,797 handwritten digits of scikit-learn, 8x8, with grey levels 0..16 scaled to 0..255.
+
+    Every fifth digit is a test sample, beginning with the first.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -127,10 +131,10 @@ def _describe(tensor: Tensor) -> str:
 
 
 def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Split, np.ndarray]:
-    """The server's public set, `shots` samples of each class, and the sorted indices that remain for clients.
+    """The server's public set, `shots` samples of each class, and the sorted indices that remain for the clients.
 
-    Taken from the training split before it is partitioned, so that neither a client nor the test holds any
-    of it (the 2022 code drew it from the test split). Raises ValueError for a class with too few samples.
+    The set is taken from the training split before the partition, so that neither a client nor the test split holds
+    any of it. The authors' 2022 code drew it from the test split. Raises ValueError for a class with too few samples.
     """
     labels = train.labels.numpy()
     classes, counts = np.unique(labels, return_counts=True)
@@ -145,9 +149,10 @@ def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Sp
 
 
 def limit(split: Split, samples: int, rng: np.random.Generator) -> Split:
-    """`samples` of the split, drawn in its own class proportions, in their old order; 0 keeps all.
+    """`samples` of the split, drawn in the split's class proportions and left in their order; 0 keeps all samples.
 
-    Shares are rounded by largest remainder. Raises ValueError for more samples than there are.
+    Class sizes are rounded by largest remainder. Example: 3 of 4 images, two in each of two classes, are 2 images of
+    the first class and 1 of the second. Raises ValueError for a negative number or more samples than there are.
     """
     if not 0 <= samples <= len(split):
         raise ValueError(f"{samples} samples asked, allowed: 1 to {len(split)}, or 0 for all")
@@ -165,7 +170,10 @@ def limit(split: Split, samples: int, rng: np.random.Generator) -> Split:
 
 
 def distort(split: Split, generator: torch.Generator) -> Split:
-    """A copy unlike the clients' images: x*0.5 + 0.4 + 0.3*noise, uniform noise, clipped to [0, 1]."""
+    """A copy that looks unlike the clients' images: x * 0.5 + 0.4 + 0.3 * noise, clipped to [0, 1].
+
+    x: a pixel scaled to [0, 1]; noise: uniform in [0, 1), drawn for each pixel.
+    """
     noise = torch.rand(split.images.shape, generator=generator)
     pixels = (split.images / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1)
     return Split((pixels * 255).round().to(torch.uint8), split.labels)
@@ -178,10 +186,11 @@ def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 
 def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """Indices 0..samples-1 in batches, shuffled if a generator is given; every sample once, none dropped.
+    """The indices 0 .. samples-1 in batches, each int64 [B], every index once; shuffled if a generator is given.
 
-    A last batch of a single sample joins the one before it: batch normalisation cannot train on one value per
-    channel. Raises ValueError unless both sizes are positive.
+    A last batch of a single sample joins the batch before it, because batch normalisation cannot train on one value per
+    channel. The longest batch then holds batch_size + 1 samples. Example: 9 samples in batches of 4 are batches of 4
+    and 5. Raises ValueError unless both sizes are positive.
     """
     if samples < 1 or batch_size < 1:
         raise ValueError(f"samples and batch_size must be at least 1, not {samples} and {batch_size}")

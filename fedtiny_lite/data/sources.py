@@ -1,8 +1,8 @@
 """From files to arrays: downloads with checksums, image folders, and the cache of decoded images.
 
-Every reader returns the same dictionary: `train_images`, `test_images` uint8 [N, C, H, W]; `train_labels`,
-`test_labels` int64 [N]; `classes` str [number of classes]. Addresses, file names, checksums and layout on
-disk are torchvision's, so copies it downloaded earlier are found.
+Every reader returns the same dictionary: `train_images` and `test_images`, uint8 [N, C, H, W]; `train_labels` and
+`test_labels`, int64 [N]; `classes`, str [number of classes]. Addresses, file names, checksums and layout on disk are
+those of torchvision, so that copies downloaded by torchvision are found.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ _CONNECT_SECONDS = 30
 
 
 def read_archive(name: str, data_dir: Path) -> Arrays:
-    """The named torchvision data set, downloaded to `data_dir` where its files are missing.
+    """The named torchvision data set; files that are missing in `data_dir` are downloaded to it.
 
-    Raises FileNotFoundError for a file that is missing and cannot be downloaded, RuntimeError for one whose
-    bytes differ from the published checksum; both name the file and say what to do.
+    Raises FileNotFoundError for a file that is missing and cannot be downloaded, and RuntimeError for a file whose
+    bytes differ from the published checksum. Both messages name the file and say what to do.
     """
     return _cached(data_dir / ".cache" / f"{name}.npz", lambda: ARCHIVES[name](data_dir))
 
@@ -37,9 +37,9 @@ def read_archive(name: str, data_dir: Path) -> Arrays:
 def read_folder(folder: Path, data_dir: Path) -> Arrays:
     """Images of `folder`/train/<class>/* and `folder`/test/<class>/*, as RGB, all of one size.
 
-    Classes are the sub-folders of train in alphabetical order. The cache is named after the files' names,
-    sizes and times, so a changed folder is read anew. Raises FileNotFoundError for missing parts, ValueError
-    for test classes or image sizes that do not fit, RuntimeError for a file that is no readable image.
+    Classes are the sub-folders of train in alphabetical order. The name of the cache depends on the files' names, sizes
+    and times, so that a changed folder is read anew. Raises FileNotFoundError for a missing part, ValueError for test
+    classes or image sizes that do not fit, and RuntimeError for a file that is no readable image.
     """
     files = {part: _list_images(folder, part) for part in ("train", "test")}
     classes = tuple(files["train"])
@@ -229,7 +229,7 @@ def _listing_digest(folder: Path, paths: list[Path]) -> str:
 
 
 def _cached(path: Path, read: Callable[[], Arrays]) -> Arrays:
-    """The arrays in `path`; where that is absent or torn, those of `read`, then written there."""
+    """The arrays in the file `path`. If the file is absent or torn, `read` makes them and they are written there."""
     # Whatever is wrong with a cache (torn, foreign, absent), the files it was made from are the remedy.
     with contextlib.suppress(Exception), path.open("rb") as file:
         stored = np.load(file, allow_pickle=False)

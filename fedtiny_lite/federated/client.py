@@ -14,7 +14,7 @@ from fedtiny_lite.federated.task import Task, new_model
 from fedtiny_lite.model.costs import growth_flops, model_state_memory, other_sizes, training_flops
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import load_state, state_of
-from fedtiny_lite.model.training import OnGradient, Score, epoch_batches, training_batch
+from fedtiny_lite.model.training import Evaluation, OnGradient, epoch_batches, training_batch
 from fedtiny_lite.pruning.progressive import GrowthList
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.sparse.engine import DENSE, Engine, engine_for
@@ -149,7 +149,7 @@ def local_schedule(client: Client) -> list[Tensor]:
     return epoch_batches(client.split, client.config.local_epochs, client.config, client.generator("train"))
 
 
-def evaluate_locally(client: Client, state: dict[str, Tensor], mask: Mask, split: Split) -> Score:
+def evaluate_locally(client: Client, state: dict[str, Tensor], mask: Mask, split: Split) -> Evaluation:
     """Loss and accuracy of `state` on some of the client's images."""
     load_state(client.model, state)
     return client.engine(mask).evaluate(client.model, mask, split, client.task.pixels)

@@ -58,7 +58,7 @@ def reconfigure(
     A measured time would differ from run to run, so t is counted, in pixels of output per sample: a weight takes those
     of its layer and SENDING more; a parameter that is never pruned likewise.
     """
-    kept, pixels = without_smallest(weights, mask, rate), {layer.name: layer.pixels for layer in layers}
+    kept, pixels = without_smallest(weights, mask, rate), {layer.name: layer.positions for layer in layers}
     inside = torch.cat([keep.flatten() for keep in kept.values()])
     gain = torch.cat([squares[name].flatten() for name in mask]).double()
     time = torch.cat([torch.full((keep.numel(),), pixels[name] + SENDING) for name, keep in mask.items()]).double()

@@ -23,7 +23,7 @@ from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops, model_bytes, other_sizes
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.networks import load_state
-from fedtiny_lite.model.training import Score
+from fedtiny_lite.model.training import Evaluation
 from fedtiny_lite.pruning.bn_selection import (
     BnStats,
     aggregate_bn_stats,
@@ -153,10 +153,10 @@ def fold_losses(server: Server, state: State, r: int, replies: list[Message]) ->
     return masked_start(state.extra["pretrained"] | stats, pool[chosen]), {"selection": note}
 
 
-def _scores(reply: Message) -> list[Score]:
+def _scores(reply: Message) -> list[Evaluation]:
     """A client's score of each candidate."""
     both = zip(reply.tensors["loss"].tolist(), reply.tensors["correct"].tolist(), strict=True)
-    return [Score(loss, correct, reply.meta["judged"]) for loss, correct in both]
+    return [Evaluation(loss, correct, reply.meta["judged"]) for loss, correct in both]
 
 
 # --- a client's side --------------------------------------------------------------------------------------

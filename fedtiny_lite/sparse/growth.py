@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.pruning.progressive import GrowthList, keep_largest
+from fedtiny_lite.pruning.progressive import GrowthList, check_growth_batch, keep_largest
 from fedtiny_lite.sparse.layers import ConvNorm
 from fedtiny_lite.sparse.layout import Planes, block_count
 from fedtiny_lite.sparse.patterns import tap_source
@@ -18,9 +18,11 @@ def sparse_growth_lists(
 ) -> dict[str, GrowthList]:
     """`progressive.growth_lists` on the sparse engine; the model stays as it is.
 
-    One pass forward, and backward down to the first named layer; where it comes by one, that layer's list is made from
-    the layer's input and output gradient as they lie in the workspace.
+    The network makes one forward pass, and a backward pass down to the first named layer. When the backward pass
+    reaches a named layer, the layer's list is made from its input and its output gradient as they lie in the workspace.
+    Raises ValueError for fewer than two images.
     """
+    check_growth_batch(images)
     network = sparse_twin(model, mask, len(images), tuple(images.shape[1:]))
     lists, down_to = {}, len(network.layers)
     for number, layer in reversed([*enumerate(network.layers)]):
@@ -49,29 +51,31 @@ def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: i
 
 
 def _tap_gradient(conv: ConvNorm, x: Planes, gy: Planes, ky: int, kx: int) -> Tensor:
-    """The dense gradient [C_out, C_in] of one tap: the products of all pixels of gy with those of x that it reads.
+    """The dense gradient [C_out, C_in] of tap (ky, kx): the sum, over all pixels, of gy times the pixel of x it reads.
 
-    The zero columns between the rows of pixels are zero in both, so that rows may be multiplied as they lie.
+    The padding between the rows of pixels is zero in `x` and in `gy`, so that rows are multiplied as they lie.
     """
     phase, dy, dx = tap_source(ky, kx, conv.keep.shape[-1], conv.stride)
-    top, rows = max(0, -dy), gy.geometry.height - abs(dy)
+    top, rows = max(0, -dy), gy.geometry.height - abs(dy)  # the rows of gy whose row of x lies in the image
     gradient = torch.zeros(conv.keep.shape[:2])
     for block in range(block_count(x.samples)):
+        # Channel c of a strided layer's input lies in its phases; one of them is read.
         read = x.matrix(block, top + dy, rows, dx)[phase :: conv.stride**2]
         gradient.addmm_(gy.matrix(block, top, rows), read.T)
     return gradient
 
 
 def _largest_pruned(gradients: Iterable[Tensor], keep: Tensor, count: int) -> GrowthList:
-    """The `count` largest |values| where `keep` is False, ascending by index; `gradients`: [C_out, C_in], tap by tap.
+    """The `count` largest |values| where `keep` is False, ascending by index.
 
-    Of each tap only what is not below the `count` largest so far is looked at.
+    `gradients`: the gradient [C_out, C_in] of each tap, in order. Of each tap, only values that are not below the
+    `count` largest so far are kept.
     """
     keep = keep.reshape(*keep.shape[:2], -1).flatten(0, 1)  # [C_out C_in, taps]
     top, least, chosen = torch.empty(0), 0.0, []
     for tap, gradient in enumerate(gradients):
         gradient = gradient.flatten()
-        magnitude = gradient.abs().masked_fill_(keep[:, tap], -1)
+        magnitude = gradient.abs().masked_fill_(keep[:, tap], -1)  # below every candidate
         pairs = (~(magnitude < least)).nonzero().squeeze(1)  # NaN is listed, as by the dense engine
         top = torch.cat([top, magnitude[pairs]])
         if len(top) > count:

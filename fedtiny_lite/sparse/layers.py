@@ -1,10 +1,14 @@
 """The layers of a sparse network, forward and backward: convolution with its norm, max-pool, residual block.
 
-A layer's `forward` takes the activation before it and returns its own. It normalises by the batch's statistics, towards
-which the running ones move by `momentum`, or by the running ones if that is None. If `keep`, it keeps for the backward
-pass what it cannot make again: a convolution its result before the norm, a pool and a block their output. `output`
-gives the activation once more, kept or made again from the result before the norm, and hands it over to the caller.
-`backward` takes the gradient g of the output, the input x and the output z, and gives g and z back to the workspace.
+Every layer has three methods.
+- `forward` takes the input activation and returns the output activation. With a `momentum`, a norm uses the statistics
+  of the batch, and the running statistics move towards them by `momentum`; if `momentum` is None, it uses the running
+  statistics. If `keep`, the layer keeps for the backward pass what it cannot make again: a convolution keeps its result
+  before the norm, a pool and a residual block keep their output.
+- `output` returns the output activation once more and hands it over to the caller. A convolution makes it again from
+  the result before the norm.
+- `backward` takes the gradient g of the output, the input x and the output z, and returns the gradient of x. It gives g
+  and z back to the workspace.
 """
 
 from collections.abc import Callable
@@ -23,10 +27,11 @@ Observer = Callable[[Planes, Planes], None]
 
 
 class ConvNorm:
-    """A convolution by its kept weights, batch norm, the residual sum if any, and ReLU unless `relu` is False.
+    """A convolution by its kept weights, then batch norm, the residual sum if there is one, and ReLU if `relu`.
 
-    `name`, `norm_name`: of the modules in the torch model. `before`: geometry of the input, or of its phases where
-    the stride is 2. `first`: the network's first layer, whose input needs no gradient.
+    `name`, `norm_name`: names of the convolution and of the norm in the torch model. `before`: geometry of the input,
+    or of its phases at stride 2. `first`: whether this is the network's first layer, whose input needs no gradient.
+    Raises ValueError for a convolution with a bias or another padding than half its kernel.
     """
 
     keeps_output = False
@@ -43,13 +48,17 @@ class ConvNorm:
 
     @property
     def convs(self) -> list["ConvNorm"]:
-        """Itself; made anew, as a list of itself would keep a dropped network's memory until garbage is collected."""
+        """A list of this layer alone.
+
+        The list is made anew at each call. A list kept as an attribute would be a reference cycle, which keeps a
+        dropped network's memory until the garbage collector runs.
+        """
         return [self]
 
     # --- parameters -----------------------------------------------------------------------------------------
 
     def load(self, model: nn.Module, keep: Tensor) -> None:
-        """Takes over the weights that `keep` keeps, and the norm's parameters and statistics."""
+        """Copies the weights that `keep` keeps, and the norm's parameters and statistics."""
         weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
         if self.keep is None or not torch.equal(self.keep, keep):
             self.keep, self.pattern = keep, build_pattern(keep, self.stride, self.before)
@@ -124,14 +133,14 @@ class ConvNorm:
         return self.conv_backward(x)
 
     def norm_backward(self, g: Planes, z: Planes) -> None:
-        """The gradient of the convolution's result, in place of that result; g is zeroed where z is."""
+        """Replaces the convolution's result by its gradient. If `relu`, g is set to zero where z is zero."""
         norms.backward(
             self.y.data, self.gamma.grad.numpy(), self.beta.grad.numpy(), g.data, z.data, self.relu,
             self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
         )  # fmt: skip
 
     def conv_backward(self, x: Planes, into: Planes | None = None) -> Planes | None:
-        """The gradient of x, added to `into` where that is given; none for the first layer."""
+        """The gradient of x, added to `into` if that is given; None for the first layer."""
         gy = self.y
         if self.observer:
             self.observer(x, gy)
@@ -151,7 +160,7 @@ class ConvNorm:
 
 
 class MaxPool:
-    """The largest of each 2x2 pixels; a last odd row or column is left out."""
+    """The largest of each 2x2 pixels. The last row or column of an image of odd size is left out."""
 
     keeps_output, convs = True, ()
 
@@ -176,7 +185,7 @@ class MaxPool:
 
 
 class Residual:
-    """Two convolutions and a shortcut: the input itself, or its 1x1 convolution where shapes change."""
+    """Two convolutions and a shortcut, which is the input itself or, where shapes change, its 1x1 convolution."""
 
     keeps_output = True
 
@@ -242,7 +251,7 @@ class Residual:
 
 
 def phases_of(wide: Geometry) -> Geometry:
-    """Every second pixel of each second row, four times as many channels."""
+    """Geometry of the phases of `wide`: half the height and width, rounded up, and four times the channels."""
     return replace(wide, channels=4 * wide.channels, height=-(-wide.height // 2), width=-(-wide.width // 2))
 
 

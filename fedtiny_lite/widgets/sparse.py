@@ -22,9 +22,9 @@ def macs_by_mask(config: Config, model: nn.Module, layers: Sequence[LayerShape])
     """
     found = {}
     for mask, kept in kept_by_mask(config, model).items():
-        sizes = dict.fromkeys((layer.pixels for layer in layers), 0)
+        sizes = dict.fromkeys((layer.positions for layer in layers), 0)
         for layer in layers:
-            sizes[layer.pixels] += layer.pixels * kept.get(layer.name, layer.weights)
+            sizes[layer.positions] += layer.positions * kept.get(layer.name, layer.weights)
         found[mask.lower()] = sizes
     return found
 
