@@ -151,6 +151,11 @@ def pareto_front(costs: Sequence[float], accuracy: Sequence[float]) -> list[tupl
     return list(best.itertuples(index=False, name=None))
 
 
+def dashed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a dash wherever it has no number, for display."""
+    return table.astype(object).where(table.notna(), "-")
+
+
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """The table with rows of plain names."""
     return table.set_axis(list(table.index), axis=0)
