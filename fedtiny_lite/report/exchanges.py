@@ -81,21 +81,23 @@ def headline_table(
     `formulas` and `paper`: (FLOPs, memory) of those methods for which there are such; the rest is counted from the
     record `methods`. What there is not is missing.
     """
-    dense = methods["fedavg"]
-    flops, state = dense["ordinary"]["flops"], largest(dense, "state_bytes")
+    whole = _held(methods["fedavg"])["rounds"], methods["fedavg"]["ordinary"]["flops"]
     rows = {}
     for name, cost in methods.items():
         said, computed = (known.get(name, (nan, nan)) for known in (paper, formulas))
-        held = [largest(cost, "state_bytes", before) / state or nan for before in (False, True)]
-        rows[label_of(name, cost).label] = {
-            ("FLOPs", "paper"): said[0],
-            ("FLOPs", "formula"): computed[0],
-            ("FLOPs", "ordinary"): cost["ordinary"]["flops"] / flops,
-            ("FLOPs", "adjusting"): round_flops(name, cost, steps) / flops / steps,
-            ("memory", "paper"): said[1],
-            ("memory", "formula"): computed[1],
-            ("memory", "rounds"): held[0],
-            ("memory", "before them"): held[1],
-        }
-    table = pd.DataFrame(list(rows.values()), list(rows)).round(5)
-    return table.set_axis(pd.MultiIndex.from_tuples(table.columns), axis=1)
+        work = {kind: flops / whole[1] / steps for kind, flops in _worked(name, cost, steps).items()}
+        held = {when: size / whole[0] or nan for when, size in _held(cost).items()}
+        flops, memory = ({"paper": said[i], "formula": computed[i]} for i in (0, 1))
+        parts = {"FLOPs": pd.Series(flops | work), "memory": pd.Series(memory | held)}
+        rows[label_of(name, cost).label] = pd.concat(parts)
+    return pd.DataFrame(rows).T.round(5)
+
+
+def _worked(method: str, cost: Mapping, steps: int) -> dict[str, float]:
+    """FLOPs of a round of `steps` batches, by its kind."""
+    return {"ordinary": cost["ordinary"]["flops"] * steps, "adjusting": round_flops(method, cost, steps)}
+
+
+def _held(cost: Mapping) -> dict[str, float]:
+    """The largest model state, by when it was held."""
+    return {"rounds": largest(cost, "state_bytes"), "before them": largest(cost, "state_bytes", before=True)}

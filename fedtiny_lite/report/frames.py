@@ -1,4 +1,4 @@
-"""Runs as a pandas table, a row per run: how it is called, its settings and what came of it. And ways to part it."""
+"""Runs as a pandas table, a row per run: its label, its settings and what came of it. And the parts of such a table."""
 
 from collections.abc import Iterable, Mapping
 
@@ -76,7 +76,10 @@ def at_density(runs: pd.DataFrame, density: float) -> pd.DataFrame:
 
 
 def each_density(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of `at_density` for every density one after the other; the index level `at` says for which."""
+    """The runs of `at_density` for every density one after the other; the index level `at` says for which.
+
+    Raises ValueError if there are only dense runs, which have no density.
+    """
     return pd.concat({density: at_density(runs, density) for density in densities(runs)}, names=["at"])
 
 
