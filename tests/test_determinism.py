@@ -10,24 +10,19 @@ import sys
 
 import pytest
 
-from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.config import METHODS
 from fedtiny_lite.records import schema
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.rounds import run
-
-TINY = dict(
-    width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=4,
-    adjust_until=4,
-)  # fmt: skip
-
+from tests.helpers import Stop, four_clients, interrupted
 
 EVENTFUL = {"fl_pqsu": dict(lr=0.3), "lotteryfl": dict(lottery_accuracy=0.15)}
 """Settings at which clients differ in when they upload and when they prune."""
 
 
 def tiny(method="fedtiny", **settings):
-    return make_config("smoke", method=method, **(TINY | EVENTFUL.get(method, {}) | settings))
+    return four_clients(method=method, **dict(rounds=4, adjust_until=4) | EVENTFUL.get(method, {}) | settings)
 
 
 @functools.cache
@@ -39,10 +34,6 @@ def undisturbed(method: str) -> bytes:
 @pytest.fixture(scope="module")
 def reference() -> bytes:
     return undisturbed("fedtiny")
-
-
-class Stop(Exception):
-    """Stands for an interruption."""
 
 
 class Shuffled:
@@ -86,15 +77,9 @@ def workers():
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_and_an_interruption_midway_give_the_same_record(method, workers, tmp_path, monkeypatch):
     """Two rounds on two workers, the second an adjustment; the rest in one process, from the checkpoint."""
-
-    def stop(entry, state):
-        if entry["round"] == 1:
-            raise Stop
-
     with monkeypatch.context() as patch:
         patch.setattr(simulate, "_pool", lambda _: contextlib.nullcontext(workers))
-        with pytest.raises(Stop):
-            run(tiny(method=method, workers=2), tmp_path, stop)
+        interrupted(tiny(method=method, workers=2), tmp_path, after=1)
     record = run(tiny(method=method), tmp_path)
     assert record["environment"]["workers"] == 2
     assert schema.canonical(record) == undisturbed(method)

@@ -17,13 +17,10 @@ from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.sparse.engine import DENSE, SPARSE, SPARSE_SHARE, check_engine, engine_for
+from tests.helpers import FOUR_CLIENTS, seeded
 
-TINY = dict(width=2, density=0.1, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
+TINY = FOUR_CLIENTS | dict(density=0.1)
 PIXELS = Normalisation((0.5,), (0.25,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(name: str = "cnn"):

@@ -27,12 +27,9 @@ from fedtiny_lite.pruning.progressive import (
     merge_growth_lists,
     unit_for_round,
 )
+from tests.helpers import seeded
 
 BLOCKS = (("a", "b"), ("c",), ("d", "e"))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # --- the schedule -----------------------------------------------------------------------------------------

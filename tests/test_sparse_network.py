@@ -20,13 +20,10 @@ from fedtiny_lite.sparse.growth import sparse_growth_lists
 from fedtiny_lite.sparse.layout import Geometry
 from fedtiny_lite.sparse.network import SparseNetwork
 from fedtiny_lite.sparse.training import _networks, evaluate_sparse, sparse_twin, train_sparse
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.4,), (0.25,))
 MODELS = st.sampled_from(["cnn", "vgg11", "resnet18"])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def masked(name: str, width: int, shape, density: float, seed: int = 0, prune_linear: bool = True):
