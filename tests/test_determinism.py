@@ -74,6 +74,7 @@ def workers():
         yield pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_and_an_interruption_midway_give_the_same_record(method, workers, tmp_path, monkeypatch):
     """Two rounds on two workers, the second an adjustment; the rest in one process, from the checkpoint."""
@@ -94,6 +95,7 @@ def test_these_runs_are_eventful():
     assert any(len(set(entry["client_density"])) > 1 for entry in rounds["lotteryfl"])
 
 
+@pytest.mark.slow
 def test_two_workers_one_of_which_dies_and_then_one_process_give_the_same_record(reference, tmp_path):
     """Workers do the selection and three rounds, adjustments among them; then one process does the last."""
     seen, others = [], multiprocessing.active_children()  # workers that other tests keep
@@ -241,6 +243,7 @@ assert attempt(lambda: None, out) == 0
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_gives_the_same_record(tmp_path):
     """SIGKILL in the midst of writing, around the rename, and after random numbers of Python calls."""
     config, rng = tiny(rounds=12), random.Random(0)

@@ -103,12 +103,14 @@ def test_a_run_ends_alike_on_both_engines(method):
     assert sparse["final"]["test_loss"] == pytest.approx(dense["final"]["test_loss"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_sparse_run_repeats_bit_for_bit_on_workers_too():
     config = make_config("smoke", engine="sparse", **TINY)
     other = make_config("smoke", engine="sparse", workers=2, **TINY)
     assert schema.canonical(run(config)) == schema.canonical(run(other))
 
 
+@pytest.mark.slow
 def test_code_that_is_compiled_now_gives_the_bits_of_code_from_the_cache(tmp_path):
     """Two processes, the first of which finds nothing compiled."""
     program = (

@@ -296,6 +296,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are watched through /proc")
 def test_workers_end_when_their_run_is_killed(tmp_path):
     script = tmp_path / "runner.py"

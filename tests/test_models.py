@@ -56,6 +56,7 @@ def test_resnet18_computes_what_torchvisions_does(training):
     torch.testing.assert_close(ours.train(training)(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     name=st.sampled_from(MODELS),

@@ -245,6 +245,7 @@ def wide():
     return model, Mask({"wide.weight": keep})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, 7_000, 60_000])
 def test_growth_memory_is_bounded_by_the_list_and_far_below_the_layer(wide, count):
     model, mask = wide
