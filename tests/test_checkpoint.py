@@ -6,45 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import four_clients, interrupted
 
-TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
-CONFIG = make_config("smoke", **TINY)
-
-
-class Stop(Exception):
-    """Stands for an interruption."""
-
-
-def interrupted(out: Path, config=CONFIG, after: int = 0):
-    """The state after round `after`, at which the run in `out` was interrupted."""
-    states = []
-
-    def stop(entry, state):
-        states.append(state)
-        if entry["round"] == after:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(config, out, stop)
-    return states[-1]
+CONFIG = four_clients()
 
 
 @pytest.fixture
 def saved(tmp_path):
     """An interrupted run: its folder and the state it had."""
-    state = interrupted(tmp_path)
+    state = interrupted(CONFIG, tmp_path)
     return tmp_path / CONFIG.run_id, state
-
-
-@pytest.fixture(scope="module")
-def server():
-    return build_federation(CONFIG).server
 
 
 def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):

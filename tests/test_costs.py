@@ -24,13 +24,14 @@ from fedtiny_lite.model.costs import (
     training_flops,
 )
 from fedtiny_lite.model.networks import MODELS, build_model, prunable_blocks, state_of
+from tests.helpers import seeded
 
 CIFAR = (3, 32, 32)
 TOY = (LayerShape("a.weight", 90, 16, 10, 9), LayerShape("b.weight", 100, 1, 5, 20))
 
 
 def build(name, width, in_shape):
-    return build_model(name, width, 10, in_shape, torch.Generator().manual_seed(0))
+    return build_model(name, width, 10, in_shape, seeded())
 
 
 @pytest.fixture(scope="module")

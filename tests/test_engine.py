@@ -17,13 +17,10 @@ from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.sparse.engine import DENSE, SPARSE, SPARSE_SHARE, check_engine, engine_for
+from tests.helpers import FOUR_CLIENTS, seeded
 
-TINY = dict(width=2, density=0.1, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
+TINY = FOUR_CLIENTS | dict(density=0.1)
 PIXELS = Normalisation((0.5,), (0.25,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(name: str = "cnn"):
@@ -106,12 +103,14 @@ def test_a_run_ends_alike_on_both_engines(method):
     assert sparse["final"]["test_loss"] == pytest.approx(dense["final"]["test_loss"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_sparse_run_repeats_bit_for_bit_on_workers_too():
     config = make_config("smoke", engine="sparse", **TINY)
     other = make_config("smoke", engine="sparse", workers=2, **TINY)
     assert schema.canonical(run(config)) == schema.canonical(run(other))
 
 
+@pytest.mark.slow
 def test_code_that_is_compiled_now_gives_the_bits_of_code_from_the_cache(tmp_path):
     """Two processes, the first of which finds nothing compiled."""
     program = (

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.config import METHODS
 from fedtiny_lite.federated.messages import encode_state, pack, read_mask, unpack
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.rounds import run
+from tests.helpers import four_clients
 
-TINY = dict(
-    width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=3,
-    adjust_until=3,
-)  # fmt: skip
-
-
-def tiny(**settings):
-    return make_config("smoke", **(TINY | settings))
+tiny = partial(four_clients, rounds=3, adjust_until=3)
 
 
 @pytest.fixture
@@ -301,6 +296,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are watched through /proc")
 def test_workers_end_when_their_run_is_killed(tmp_path):
     script = tmp_path / "runner.py"

@@ -2,13 +2,13 @@
 
 import copy
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.federated.client import growth_batch, local_schedule
 from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
 from fedtiny_lite.federated.server import pretrained
@@ -21,18 +21,9 @@ from fedtiny_lite.model.training import train
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each."""
-    base = dict(method="feddst", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="feddst")
 
 
 def asked(config, k=0, r=1):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.data.datasets import Dataset, Split, load_dataset, to_float
+from fedtiny_lite.data.datasets import Split, load_dataset, to_float
 from fedtiny_lite.federated import server as server_module
 from fedtiny_lite.federated.client import growth_batch, local_schedule
 from fedtiny_lite.federated.server import full_mask, pretrained
@@ -19,6 +19,7 @@ from fedtiny_lite.seeding import torch_generator
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import numbered, numbered_dataset, numbers
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, server_shots=5, clients=3)
 
@@ -27,21 +28,9 @@ def tiny(**settings):
     return make_config("smoke", **TINY | settings)
 
 
-def numbered(first: int, count: int) -> Split:
-    """Images that carry their own number in the first two pixels."""
-    number = torch.arange(first, first + count)
-    images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = number // 256, number % 256
-    return Split(images, number % 5)
-
-
-def numbers(split: Split) -> list[int]:
-    return (split.images[:, 0, 0, 0].int() * 256 + split.images[:, 0, 0, 1]).tolist()
-
-
 def federation_of(train: Split, test: Split, config):
     """A federation on these images, built anew."""
-    dataset = Dataset("numbered", train, test, tuple("abcde"), (0.5,), (0.3,), "")
+    dataset = numbered_dataset(train, test)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(federation_module, "load_dataset", lambda name: dataset)
         return build_federation.__wrapped__(config)

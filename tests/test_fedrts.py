@@ -1,39 +1,24 @@
 """FedRTS: votes, posteriors and draws on toy layers, and a whole run."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.federated.messages import decode_mask, pack, unpack
 from fedtiny_lite.methods import fedrts
 from fedtiny_lite.model.masks import Mask, erk_counts
 from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each; a mask is drawn in round 1."""
-    base = dict(method="fedrts", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in a run: a client of this size waits for its threads more than it computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def trace(config, **keywords):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state), **keywords), states
+tiny = partial(three_clients, method="fedrts")
+"""A mask is drawn in round 1."""
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- votes ------------------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 import copy
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import distort, limit, load_dataset, public_split, to_float
 from fedtiny_lite.federated.messages import Message, encode_state
 from fedtiny_lite.federated.server import accept, average, masked_start, pretrained
@@ -22,20 +22,11 @@ from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.sparse.engine import DENSE
+from tests.helpers import seeded, three_clients, trace
 
 SELECTIONS = ("adaptive", "vanilla", "server", "fixed")
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each; every block of a small CNN can be adjusted."""
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, pool_size=3)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, pool_size=3)
 
 
 def parts(config):
@@ -366,7 +357,7 @@ def test_averaging_is_weighted_by_samples_as_numpy_does_it():
     config = tiny()
     server = simulate.build_federation(config).server
     state = _selection.start_with_pool(server)
-    generator, states, sizes = torch.Generator().manual_seed(0), [], [7, 20, 33]
+    generator, states, sizes = seeded(), [], [7, 20, 33]
     for _ in sizes:
         one = {n: torch.randn(shape, generator=generator) for n, shape in server.state_shapes.items()}
         apply_mask(one, state.mask)

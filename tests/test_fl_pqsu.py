@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.federated.messages import Message, pack
 from fedtiny_lite.federated.quantisation import dequantise, dequantise_parts, quantise, quantise_parts
 from fedtiny_lite.federated.server import full_mask
@@ -20,20 +20,11 @@ from fedtiny_lite.model.networks import load_state, state_of
 from fedtiny_lite.model.training import Evaluation, epoch_batches, train
 from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
 from fedtiny_lite.sparse.engine import DENSE
+from tests.helpers import three_clients, trace
 
-
-def tiny(**settings):
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, method="fl_pqsu")
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="fl_pqsu")
 
 
 # --- quantisation -----------------------------------------------------------------------------------------

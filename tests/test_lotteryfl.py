@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,26 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state, pack, unpack
 from fedtiny_lite.federated.server import full_mask, pretrained
 from fedtiny_lite.methods import lotteryfl
 from fedtiny_lite.model.costs import forward_flops, training_flops
 from fedtiny_lite.model.masks import Mask, apply_mask, uniform_counts
 from fedtiny_lite.records import schema
-from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import three_clients, trace
 
-
-def tiny(**settings):
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.1, method="lotteryfl")
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="lotteryfl", density=0.1)
 
 
 def masks_of(server, state):

@@ -7,28 +7,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import to_float
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.model.costs import model_state_memory, other_sizes, training_flops
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, load_method
+from tests.helpers import three_clients, trace
 
 ON_SERVER = ("snip", "grasp", "synflow")
 
 
 def tiny(method: str, **settings):
-    """Three clients with 50 to 60 digits each."""
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.1)
-    return make_config("smoke", method=method, **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+    return three_clients(method=method, **{"density": 0.1} | settings)
 
 
 def loaded_model(federation):

@@ -4,14 +4,15 @@ import copy
 import dataclasses
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import METHODS, PROFILES, make_config
-from fedtiny_lite.data.datasets import Dataset, Split, to_float
+from fedtiny_lite.config import METHODS, PROFILES
+from fedtiny_lite.data.datasets import Split, to_float
 from fedtiny_lite.federated import client as client_module
 from fedtiny_lite.federated.messages import Message, index_bits
 from fedtiny_lite.federated.server import pretrained
@@ -23,18 +24,9 @@ from fedtiny_lite.seeding import derive_seed
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.sparse.engine import DENSE, SPARSE
+from tests.helpers import numbered, numbered_dataset, numbers, seeded, three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with about 60 digits each."""
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, pool_size=3)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, pool_size=3)
 
 
 @pytest.fixture
@@ -46,18 +38,13 @@ def replies(monkeypatch):
 
 
 @pytest.fixture
-def numbered(monkeypatch):
-    """A data set whose images carry their own number in the first two pixels; returns a reader of numbers."""
-
-    def split(first, count):
-        number = torch.arange(first, first + count)
-        images = torch.randint(256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(first))
-        images[:, 0, 0, 0], images[:, 0, 0, 1] = number // 256, number % 256
-        return Split(images.to(torch.uint8), number % 5)
-
-    dataset = Dataset("numbered", split(0, 300), split(300, 90), tuple("abcde"), (0.5,), (0.3,), "")
-    monkeypatch.setattr(federation_module, "load_dataset", lambda name: dataset)
-    return lambda split: (split.images[:, 0, 0, 0].int() * 256 + split.images[:, 0, 0, 1]).tolist()
+def numbered_images(monkeypatch):
+    """The run's data set: images that carry their own number, which `numbers` reads, on random pixels."""
+    train, test = (
+        numbered(first, count, torch.randint(256, (count, 1, 8, 8), generator=seeded(first)))
+        for first, count in ((0, 300), (300, 90))
+    )
+    monkeypatch.setattr(federation_module, "load_dataset", lambda name: numbered_dataset(train, test))
 
 
 def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_ones_alone():
@@ -92,11 +79,11 @@ def test_mistake_03_the_exchange_rate_decays_with_the_round_not_with_the_number_
     assert halfway["conv3.weight"] == math.floor(0.15 * mask.kept["conv3.weight"])
 
 
-def test_mistake_04_the_public_set_is_of_the_training_split_and_of_no_client(numbered):
+def test_mistake_04_the_public_set_is_of_the_training_split_and_of_no_client(numbered_images):
     config = tiny(samples=0, test_samples=0, server_set="as_clients")
     federation = simulate.build_federation.__wrapped__(config)
-    public, test = set(numbered(federation.server.public)), set(numbered(federation.test))
-    clients = [number for split in federation.splits for number in numbered(split)]
+    public, test = set(numbers(federation.server.public)), set(numbers(federation.test))
+    clients = [number for split in federation.splits for number in numbers(split)]
     assert public <= set(range(300)) and test == set(range(300, 390))
     assert len(public) == 5 * 6
     assert sorted([*public, *clients]) == list(range(300))  # nothing twice, nothing lost
@@ -151,10 +138,10 @@ def test_mistake_07_a_weight_just_pruned_does_not_grow_in_the_same_step():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mistake_08_collecting_gradients_does_not_shift_batch_norm(training):
-    model = build_model("resnet18", 2, 10, (1, 8, 8), torch.Generator().manual_seed(0)).train(training)
+    model = build_model("resnet18", 2, 10, (1, 8, 8), seeded()).train(training)
     before = state_of(model)
     mask = Mask({"layer2.0.conv1.weight": torch.rand(4, 2, 3, 3, generator=torch.Generator()) < 0.5})
-    images = 5 + torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = 5 + torch.randn(6, 1, 8, 8, generator=seeded(1))
     growth_lists(model, mask, {"layer2.0.conv1.weight": 3}, images, torch.arange(6))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(model).items())
     assert {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
@@ -199,7 +186,7 @@ def test_mistake_11_the_papers_resnet18_has_eleven_million_parameters_in_four_st
     assert len(model.blocks) == 4 and sum(map(len, model.blocks)) == 20  # all but the first layer
 
 
-def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered, monkeypatch):
+def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered_images, monkeypatch):
     config = tiny(samples=0, test_samples=0, rounds=2)
     monkeypatch.setattr("fedtiny_lite.model.training.EVALUATION_BATCH", 32)  # 90 images: the last batch holds 26
     federation = simulate.build_federation.__wrapped__(config)

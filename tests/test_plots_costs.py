@@ -3,37 +3,19 @@
 from dataclasses import replace
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import pytest
-import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.model.costs import forward_flops, layer_shapes
-from fedtiny_lite.model.networks import build_model
+from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import client_costs, costs
 from fedtiny_lite.report import exchanges, tables
 from fedtiny_lite.widgets.costs import density_panel, draw_layers, kept_by_mask
 
 CONFIG = make_config("smoke", density=0.05)
-IN_SHAPE = (1, 8, 8)
 
-
-@pytest.fixture(autouse=True)
-def no_figure_left_open():
-    yield
-    assert plt.get_fignums() == []
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_model("cnn", 8, 10, IN_SHAPE, torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def layers(model):
-    return layer_shapes(model, IN_SHAPE)
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def widths(ax, y):

@@ -1,6 +1,5 @@
 """Figures of notebook 02: what is drawn is what was given."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -10,11 +9,7 @@ from fedtiny_lite.widgets.selection import pool_panel
 
 JUDGES = {"adaptive": [0.5, 0.7], "vanilla": [-0.2, 0.0]}
 
-
-@pytest.fixture(autouse=True)
-def no_figure_left_open():
-    yield
-    assert plt.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def test_pool_shows_layer_densities_and_losses():

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -13,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.model.costs import forward_flops, layer_shapes
-from fedtiny_lite.model.networks import build_model
+from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import export, planes, sparse
 from fedtiny_lite.report import engines
 from fedtiny_lite.sparse import kernels
@@ -22,6 +20,7 @@ from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, pack, tiles
 from fedtiny_lite.sparse.patterns import build_pattern
 from fedtiny_lite.widgets.costs import kept_by_mask
 from fedtiny_lite.widgets.sparse import draw_speed, macs_by_mask, predicted_speed, speed_panel
+from tests.helpers import seeded
 
 ENVIRONMENT = {"cpu": "a processor", "packages": {"torch": "2"}, "commit": None}
 DENSITIES = (0.5, 0.1)
@@ -66,11 +65,7 @@ RECORD = {
     ],
 }
 
-
-@pytest.fixture(autouse=True)
-def no_figure_left_open():
-    yield
-    assert plt.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 # Where numbers lie
@@ -88,7 +83,7 @@ def test_pixels_are_where_the_engine_writes_them(channels, height, width, blocks
 
 def test_a_plane_is_what_a_kept_weight_reads():
     """The sum of planes times weights is what the kernel puts out, and what torch does."""
-    images = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(3, 1, 4, 5, generator=seeded())
     image = pack(images, Workspace().take(Geometry(1, 4, 5, 1), 3))
     output, shape = Workspace().take(image.geometry, 3), image.geometry.shape
     keep, weights = torch.tensor([1, 0, 0, 0, 1, 0, 0, 1, 0]).bool(), np.array([2, -1, 0.5], np.float32)
@@ -231,17 +226,6 @@ def test_export_figure_and_table():
 # The panel
 
 CONFIG = make_config("smoke", density=0.1)
-IN_SHAPE = (1, 8, 8)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_model("cnn", 8, 10, IN_SHAPE, torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def layers(model):
-    return layer_shapes(model, IN_SHAPE)
 
 
 def test_multiply_adds_are_those_of_costs(model, layers):

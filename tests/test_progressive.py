@@ -27,12 +27,9 @@ from fedtiny_lite.pruning.progressive import (
     merge_growth_lists,
     unit_for_round,
 )
+from tests.helpers import seeded
 
 BLOCKS = (("a", "b"), ("c",), ("d", "e"))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # --- the schedule -----------------------------------------------------------------------------------------
@@ -273,6 +270,7 @@ def wide():
     return model, Mask({"wide.weight": keep})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, 7_000, 60_000])
 def test_growth_memory_is_bounded_by_the_list_and_far_below_the_layer(wide, count):
     model, mask = wide

@@ -2,20 +2,11 @@
 
 import copy
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn import functional as F
-
-from fedtiny_lite.config import make_config
-from fedtiny_lite.data.datasets import to_float
-from fedtiny_lite.federated.client import local_schedule
-from fedtiny_lite.federated.messages import Message, encode_state, pack
-from fedtiny_lite.federated.server import masked_start, pretrained
-from fedtiny_lite.methods import prunefl
 from fedtiny_lite.methods._adjusting import (
     SENDING,
     average_squares,
@@ -23,6 +14,15 @@ from fedtiny_lite.methods._adjusting import (
     train_and_square,
     without_smallest,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fedtiny_lite.data.datasets import to_float
+from fedtiny_lite.federated.client import local_schedule
+from fedtiny_lite.federated.messages import Message, encode_state, pack
+from fedtiny_lite.federated.server import masked_start, pretrained
+from fedtiny_lite.methods import prunefl
 from fedtiny_lite.model import costs
 from fedtiny_lite.model.costs import LayerShape, forward_flops, layer_shapes, model_state_memory, training_flops
 from fedtiny_lite.model.masks import Mask, erk_counts, magnitude_mask
@@ -30,18 +30,9 @@ from fedtiny_lite.model.networks import build_model, load_state, prunable_names
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import seeded, three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each."""
-    base = dict(method="prunefl", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="prunefl")
 
 
 def small_client(config, k=0, r=1):
@@ -223,7 +214,7 @@ def test_squares_are_averaged_by_samples():
 
 
 def test_published_costs_of_an_adjustment_round_of_resnet18_at_one_percent():
-    model = build_model("resnet18", 64, 10, (3, 32, 32), torch.Generator().manual_seed(0))
+    model = build_model("resnet18", 64, 10, (3, 32, 32), seeded())
     layers, names = layer_shapes(model, (3, 32, 32)), prunable_names(model, prune_linear=True)
     kept = {layer.name: layer.weights // 100 for layer in layers if layer.name in names}
     flops = training_flops(layers, kept) + costs.growth_flops(layers, kept, names)
@@ -340,7 +331,7 @@ def test_fixed_layers_grow_by_squared_gradients():
     server = build_federation(tiny(prunefl_layers="fixed")).server
     state = prunefl.start(server)
     sizes = {name: shape.numel() for name, shape in server.state_shapes.items() if "running_" not in name}
-    squares = torch.rand(sum(sizes.values()), generator=torch.Generator().manual_seed(3))
+    squares = torch.rand(sum(sizes.values()), generator=seeded(3))
     tensors = {"weights": encode_state(state.weights, state.mask), "squares": squares}
     after, note = prunefl.fold(server, state, 1, [Message({"samples": 5, "client": 0}, tensors)])
     by_name = dict(zip(sizes, squares.split(list(sizes.values())), strict=True))

@@ -12,12 +12,9 @@ from torch.nn import functional as F
 
 from fedtiny_lite.model.networks import bn_names, build_model, prunable_names, state_of
 from fedtiny_lite.pruning.saliency import grasp_scores, iterated_mask, saliency_mask, snip_scores, synflow_scores
+from tests.helpers import seeded
 
 CRITERIA = ("snip", "grasp", "synflow")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def linear_net(*weights: list) -> nn.Module:

@@ -14,12 +14,9 @@ from fedtiny_lite.model.networks import bn_names, build_model, prunable_names, s
 from fedtiny_lite.model.training import Evaluation, Normalisation
 from fedtiny_lite.pruning import bn_selection as selection
 from fedtiny_lite.pruning.bn_selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.3,), (0.2,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(samples: int) -> Split:

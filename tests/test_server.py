@@ -10,7 +10,6 @@ from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated import server as server_module
 from fedtiny_lite.federated.messages import Message, decode_mask, encode_state
-from fedtiny_lite.federated.protocol import State
 from fedtiny_lite.federated.server import (
     accept,
     average,
@@ -21,16 +20,11 @@ from fedtiny_lite.federated.server import (
     send_model,
     shares,
 )
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.masks import Mask, apply_mask, check_masked
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.simulation.setup import build_federation
-
-TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
-
-
-@pytest.fixture(scope="module")
-def server():
-    return build_federation(make_config("smoke", **TINY)).server
+from tests.helpers import seeded
 
 
 def reply(values: list[float] | torch.Tensor, samples: int = 1) -> Message:
@@ -38,7 +32,7 @@ def reply(values: list[float] | torch.Tensor, samples: int = 1) -> Message:
 
 
 def random_state(server, seed: int, mask: Mask) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     state = {name: torch.randn(shape, generator=generator) for name, shape in server.state_shapes.items()}
     return state | {name: state[name] * keep for name, keep in mask.items()}
 

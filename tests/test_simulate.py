@@ -1,13 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.config import METHODS
 from fedtiny_lite.data.datasets import Split, to_float
 from fedtiny_lite.federated.messages import Message, decode_mask, encode_mask, pack, read_mask, unpack
 from fedtiny_lite.federated.protocol import Exchange, Reply
@@ -19,16 +20,11 @@ from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation, load_method
+from tests.helpers import four_clients
 
-TINY = dict(
-    width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=3,
-    adjust_until=3,
-)  # fmt: skip
 CLIENTS = 4
 
-
-def tiny(**settings):
-    return make_config("smoke", **(TINY | settings))
+tiny = partial(four_clients, rounds=3, adjust_until=3)
 
 
 def watched(config, out=None) -> tuple[dict, list]:

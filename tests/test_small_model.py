@@ -1,6 +1,7 @@
 """The dense small baseline: the published sizes, the ladder of widths, and whole runs."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -8,27 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.methods.small_model import METHOD
 from fedtiny_lite.model.networks import SmallNet
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import parameters, seeded, three_clients
 
 CIFAR, DIGIT = (3, 32, 32), (1, 8, 8)
 
-
-def tiny(**settings):
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, method="small_model")
-    return make_config("smoke", **(base | settings))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+tiny = partial(three_clients, method="small_model")
 
 
 def ladder(allowed: int, in_shape=CIFAR, seed: int = 0, **settings) -> nn.Module:
-    return METHOD.model(tiny(**settings), allowed, 10, in_shape, torch.Generator().manual_seed(seed))
+    return METHOD.model(tiny(**settings), allowed, 10, in_shape, seeded(seed))
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,10 @@ from fedtiny_lite.sparse.growth import sparse_growth_lists
 from fedtiny_lite.sparse.layout import Geometry
 from fedtiny_lite.sparse.network import SparseNetwork
 from fedtiny_lite.sparse.training import _networks, evaluate_sparse, sparse_twin, train_sparse
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.4,), (0.25,))
 MODELS = st.sampled_from(["cnn", "vgg11", "resnet18"])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def masked(name: str, width: int, shape, density: float, seed: int = 0, prune_linear: bool = True):
@@ -79,6 +76,7 @@ def inexact_layers(model, mask, images, labels) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @given(
     MODELS, st.integers(1, 6), st.integers(3, 12), st.integers(3, 12), st.sampled_from([2, 15, 16, 17]),
     st.floats(0.0005, 0.5), st.integers(0, 99),
@@ -177,6 +175,7 @@ def state_distance(state, exact) -> float:
     return sum(distance(state[key], right) ** 2 for key, right in exact.items()) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet18"])
 @pytest.mark.parametrize("prune_linear", [True, False])
 def test_training_equals_the_dense_trainer(name, prune_linear):

@@ -30,6 +30,7 @@ def tiny(**settings):
     return make_config(**TINY | settings)
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_are_kept(tmp_path):
     """In two processes; what was run there is what one would get here."""
     good, other = (tiny(seed=seed) for seed in (0, 1))
@@ -220,6 +221,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues_to_the_same_bundle(here, plan, tmp_path):
     """SIGKILL after the first run, with a checkpoint of the second or third."""
     configs = [tiny(rounds=0), *(tiny(rounds=50, seed=seed) for seed in (1, 2))]

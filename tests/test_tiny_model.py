@@ -21,15 +21,12 @@ from fedtiny_lite.model.networks import build_model, load_state, prunable_names,
 from fedtiny_lite.model.training import Normalisation, evaluate
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import seeded
 
 NETWORKS = {"cnn": (1, 8, 8), "vgg11": (3, 9, 11), "resnet18": (2, 7, 8), "small": (1, 10, 8)}
 PIXELS = Normalisation((0.4, 0.5, 0.1), (0.25, 0.3, 1 / 3))
 # The kernels of any two batch sizes or engines add in another order.
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tiny(name: str, width: int = 4, density: float = 0.2, seed: int = 0, shape=None, prune_linear=True) -> TinyModel:

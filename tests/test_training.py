@@ -12,12 +12,9 @@ from fedtiny_lite.model import training
 from fedtiny_lite.model.masks import Mask, apply_mask, random_mask
 from fedtiny_lite.model.networks import build_model, prunable_names, state_of
 from fedtiny_lite.model.training import Evaluation, Normalisation, epoch_batches, evaluate, train, training_batch
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.4,), (0.25,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(samples: int, seed: int = 0) -> Split:
