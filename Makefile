@@ -8,7 +8,8 @@ INSTALLED = $(VENV)/.installed
 PROCESSES ?= 2
 CONSTRAINTS ?= constraints.txt
 LOWEST ?= .venv-lowest
-PYTEST = -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
+# A thread each: torch and the processes would else wait for one another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test quick test-lowest lab figures bench strip
@@ -29,10 +30,10 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python $(PYTEST)
+	$(PYTEST)
 
 quick: $(INSTALLED)
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Old versions warn of what newer ones changed beneath them: here that is no error.
 test-lowest:
