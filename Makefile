@@ -16,7 +16,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadsc
 
 help:
 	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
-	@echo "make test        lint, unit tests, and every notebook at profile smoke"
+	@echo "make test        lint, types, unit tests, and every notebook at profile smoke"
 	@echo "make quick       unit tests alone, without the slow ones and the notebooks"
 	@echo "make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -30,6 +30,7 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy fedtiny_lite
 	$(PYTEST)
 
 quick: $(INSTALLED)
