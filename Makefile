@@ -8,14 +8,15 @@ INSTALLED = $(VENV)/.installed
 PROCESSES ?= 2
 CONSTRAINTS ?= constraints.txt
 LOWEST ?= .venv-lowest
-PYTEST = -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
+# A thread each: torch and the processes would else wait for one another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test quick test-lowest lab figures bench strip
 
 help:
 	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
-	@echo "make test        lint, unit tests, and every notebook at profile smoke"
+	@echo "make test        lint, types, unit tests, and every notebook at profile smoke"
 	@echo "make quick       unit tests alone, without the slow ones and the notebooks"
 	@echo "make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -29,10 +30,11 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python $(PYTEST)
+	$(BIN)/mypy fedtiny_lite
+	$(PYTEST)
 
 quick: $(INSTALLED)
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Old versions warn of what newer ones changed beneath them: here that is no error.
 test-lowest:

@@ -74,7 +74,9 @@ def test_another_seed_is_another_run():
     assert found[0]["final"]["test_loss"] != found[1]["final"]["test_loss"]
 
 
+@pytest.mark.usefixtures("one_thread")  # which puts back the number of threads
 def test_a_run_leaves_torch_as_it_was():
+    torch.set_num_threads(2)
     before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
     run(tiny(method="magnitude"))
     assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == before
