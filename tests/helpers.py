@@ -20,7 +20,9 @@ FOUR_CLIENTS = dict(samples=300, test_samples=60, server_shots=5, width=2, densi
 
 
 def three_clients(**settings) -> Config:
-    """A run of `THREE_CLIENTS` with those of `settings` that its method has; a test file whose runs differ from it binds its own settings with `partial`."""
+    """A run of `THREE_CLIENTS`, with those of `settings` that its method has.
+
+    A test file whose runs differ from it binds its own settings with `partial`."""
     return make_config(PROFILES["smoke"] | THREE_CLIENTS | settings)
 
 
