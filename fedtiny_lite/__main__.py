@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
@@ -124,7 +125,7 @@ def run_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_round(entry: dict, state) -> None:
+def _print_round(entry: dict[str, Any], state: object) -> None:
     name = "start   " if entry["round"] < 0 else f"round {entry['round']:>2}"
     scores = [f"{key.replace('_', ' ')} {entry[key]:.4f}" for key in entry if key.endswith(("_accuracy", "_loss"))]
     print("  ".join([name, *scores]), flush=True)

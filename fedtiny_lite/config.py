@@ -190,7 +190,7 @@ def make_config(profile: str | Profile = "digits", **settings: Any) -> Config:
     for a setting of another method, naming whose it is.
     """
     base = _profile(profile)
-    method = settings.get("method", base.get("method", Config.method))
+    method = str(settings.get("method", base.get("method", Config.method)))
     own, common = names(own_settings(method)), names(Config)
     for name in settings.keys() - own - common:
         raise ValueError(_not_a_setting(name, method))

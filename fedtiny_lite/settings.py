@@ -9,9 +9,11 @@ import numbers
 from dataclasses import dataclass, field
 from typing import Any
 
-_KINDS = {int: "a whole number", float: "a number", str: "a word"}
-_ACCEPTED = {int: numbers.Integral, float: numbers.Real, str: str}
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a word"}
+_ACCEPTED: dict[type, Any] = {int: numbers.Integral, float: numbers.Real, str: str}
 _LARGEST = 1e300
+Rule = dataclasses.Field[Any]
+"""A declared setting: its name, its default, and in `metadata` what `setting` was given."""
 
 
 def setting(
@@ -41,14 +43,14 @@ class Settings:
         for rule in rules(type(self)):
             value = getattr(self, rule.name)
             _check(rule, value)
-            object.__setattr__(self, rule.name, type(rule.default)(value))  # 1 and 1.0 name the same run
+            object.__setattr__(self, rule.name, kind_of(rule)(value))  # 1 and 1.0 name the same run
 
     def values(self) -> dict[str, Any]:
         """The settings that can change a result, as plain JSON."""
         return {rule.name: getattr(self, rule.name) for rule in rules(type(self)) if rule.metadata["identity"]}
 
 
-def rules(kind: type[Settings]) -> list[dataclasses.Field]:
+def rules(kind: type[Settings]) -> list[Rule]:
     """The settings that a class declares, those of its bases first."""
     return [rule for rule in dataclasses.fields(kind) if "help" in rule.metadata]
 
@@ -63,17 +65,22 @@ def defaults(kind: type[Settings]) -> dict[str, Any]:
     return {rule.name: rule.default for rule in rules(kind)}
 
 
-def parse(rule: dataclasses.Field, text: str) -> Any:
+def kind_of(rule: Rule) -> type:
+    """int, float or str: the type of the default."""
+    return type(rule.default)
+
+
+def parse(rule: Rule, text: str) -> Any:
     """The value of a setting from its text, such as "0.01". Raises ValueError for text of another kind."""
-    kind = type(rule.default)
+    kind = kind_of(rule)
     try:
         return kind(text)
     except ValueError:
         raise ValueError(f"{rule.name} = {text!r}: this setting takes {_KINDS[kind]}") from None
 
 
-def _check(rule: dataclasses.Field, value: Any) -> None:
-    given, limits, kind = f"{rule.name} = {value!r}", rule.metadata, type(rule.default)
+def _check(rule: Rule, value: Any) -> None:
+    given, limits, kind = f"{rule.name} = {value!r}", rule.metadata, kind_of(rule)
     if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
         raise ValueError(f"{given}: this setting takes {_KINDS[kind]}")
     if limits["choices"] and value not in limits["choices"]:
@@ -92,7 +99,7 @@ def _in_range(value: float, low: float | None, above: float | None, high: float 
     )
 
 
-def _range(rule: dataclasses.Field) -> str:
+def _range(rule: Rule) -> str:
     limits = rule.metadata
     words = [f"above {limits['above']}" if limits["above"] is not None else f"at least {limits['low']}"]
     words += [f"at most {limits['high']}"] if limits["high"] is not None else []

@@ -12,6 +12,7 @@ from torch import nn
 from fedtiny_lite.config import PROFILES, Config, make_config
 from fedtiny_lite.data.datasets import Dataset, Split
 from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import setup
 
 THREE_CLIENTS = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
 """Clients with 50 to 60 digits each, and a small CNN in which every block can be adjusted."""
@@ -35,6 +36,12 @@ def trace(config: Config, **keywords) -> tuple[dict, list]:
     """The record of a run, and the states at its start and after each round."""
     states = []
     return simulate.run(config, on_round=lambda entry, state: states.append(state), **keywords), states
+
+
+def forget_federations() -> None:
+    """Build what runs share anew: for tests that exchange the data set under it, before and after."""
+    for remembered in (setup.hand_out, setup.build_federation, setup._task, setup._scratch):
+        remembered.cache_clear()
 
 
 class Stop(Exception):

@@ -51,7 +51,7 @@ class Shuffled:
             random.Random(self.seed).shuffle(order)
         answers = {}
         for i in order:
-            self.executed.append(calls[i][2])
+            self.executed.append(calls[i][3])
             answers[i] = function(*calls[i])
         return [answers[i] for i in range(len(calls))]
 
@@ -147,10 +147,10 @@ def test_a_run_stopped_after_every_round_gives_the_same_record(method, tmp_path)
 def test_a_run_stopped_between_two_clients_gives_the_same_record(client, reference, tmp_path, monkeypatch):
     inner = simulate.answer
 
-    def stop(config, index, k, r, message, memory):
+    def stop(config, pixels, index, k, r, message, memory):
         if (index, k, r) == (-1, client, 2):
             raise Stop
-        return inner(config, index, k, r, message, memory)
+        return inner(config, pixels, index, k, r, message, memory)
 
     with monkeypatch.context() as patch:
         patch.setattr(simulate, "answer", stop)
@@ -166,12 +166,12 @@ def test_a_run_stopped_between_two_clients_gives_the_same_record(client, referen
 KILLER = """
 import json, os, pathlib, signal, sys
 import torch
-from fedtiny_lite.config import Config
+from fedtiny_lite.config import make_config
 from fedtiny_lite.simulation.setup import build_federation
 from fedtiny_lite.simulation.rounds import run
 
 out, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-config, calls = Config(**json.loads(sys.argv[3])), json.loads(sys.argv[4])
+config, calls = make_config({}, **json.loads(sys.argv[3])), json.loads(sys.argv[4])
 write = pathlib.Path.write_bytes
 torch.set_num_threads(1)
 build_federation(config)  # the forks inherit it

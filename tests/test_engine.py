@@ -58,8 +58,8 @@ def test_sparse_is_refused_where_it_cannot_run():
     with pytest.raises(ValueError, match=r"cannot train the network of small_model; set engine=auto or dense"):
         run(make_config("smoke", method="small_model", engine="sparse", density=0.1))
     with pytest.raises(ValueError, match=r"runs on the CPU; set torch_device=cpu, or engine=auto"):
-        check_engine(make_config(engine="sparse"), network()[0], torch.device("cuda"))
-    check_engine(make_config(engine="auto"), network()[0], torch.device("cuda"))
+        check_engine(make_config(engine="sparse", torch_device="cuda"), network()[0])
+    check_engine(make_config(engine="auto", torch_device="cuda"), network()[0])
 
 
 @pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])

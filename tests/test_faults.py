@@ -39,8 +39,8 @@ def poison(monkeypatch):
     def install(where):
         inner, replies = simulate.answer, {}
 
-        def poisoned(config, index, k, r, message, memory):
-            found = inner(config, index, k, r, message, memory)
+        def poisoned(config, pixels, index, k, r, message, memory):
+            found = inner(config, pixels, index, k, r, message, memory)
             reply = unpack(found.reply)
             if where(index, k, r):
                 [t for t in reply.tensors.values() if t.is_floating_point()][-1].view(-1)[-1] = math.nan
@@ -205,13 +205,13 @@ def test_every_method_goes_on_without_a_client_that_returned_nan_in_an_adjustmen
 def test_a_client_that_returns_nan_before_training_has_no_say_in_the_selection(exchange, poison):
     replies = poison(lambda index, k, r: (index, k) == (exchange, 0))
     record = run(tiny())
-    named = [entry["rejected_clients"] for entry in record["prelude"]]
+    named = [entry["rejected_clients"] for entry in record["prelude"][1:]]  # after the survey of pixels
     assert named == [[0] if index == exchange else [] for index in (0, 1)]
     voters = [1, 2, 3] if exchange == 1 else [0, 1, 2, 3]
     answers = [replies[1, k, -1] for k in voters]
-    images = sum(reply.meta["samples"] for reply in answers)
+    images = sum(reply.meta["judged"] for reply in answers)
     losses = sum(reply.tensors["loss"].numpy() for reply in answers) / images
-    choice = record["prelude"][1]["selection"]
+    choice = record["prelude"][2]["selection"]
     np.testing.assert_allclose(choice["losses"], losses, rtol=1e-12)
     assert choice["chosen"] == int(losses.argmin())
 
@@ -232,11 +232,11 @@ def test_when_all_clients_diverge_the_run_stops_with_its_record_so_far(method, p
     with monkeypatch.context() as patch:
         poison(lambda index, k, r: r == 2)
         for _ in range(2):  # trying again changes nothing
-            with pytest.raises(FloatingPointError, match=r"^all 4 clients returned NaN.*lower learning rate"):
+            with pytest.raises(FloatingPointError, match=r"^4 of 4 replies were rejected .*NaN or infinite.*lower learning rate"):
                 run(config, tmp_path)
         patch.undo()
     record = schema.read_record(path)
-    assert record["complete"] is False and record["stopped"].startswith("in round 2: all 4 clients returned NaN")
+    assert record["complete"] is False and record["stopped"].startswith("in round 2: 4 of 4 replies were rejected")
     cut = {"rounds": expected["rounds"][:2], "final": {}, "complete": False, "stopped": record["stopped"]}
     assert schema.canonical(record) == schema.canonical(expected | cut)
     assert schema.load_records(tmp_path) == []
@@ -261,13 +261,13 @@ def test_a_stopped_run_can_be_continued(poison, tmp_path, monkeypatch):
 def test_an_absurd_learning_rate_stops_with_a_record(method, settings, tmp_path):
     """Nothing staged: SGD at 1e38 overflows, in training or already in pretraining; no method chokes on NaN before."""
     config = tiny(method=method, **settings)
-    with pytest.raises(FloatingPointError, match=r"all [14] clients returned NaN"):
+    with pytest.raises(FloatingPointError, match=r"(4 of 4|1 of 1) replies were rejected .*NaN or infinite numbers"):
         run(config, tmp_path)
     record = schema.read_record(tmp_path / config.run_id / "record.json")
     assert record["complete"] is False and record["rounds"] == [] == schema.load_records(tmp_path)
     asks_first = {"fedtiny", "ssfl", "prunefl"} if "pretrain_lr" in settings else {"prunefl"}
     when = "before training" if method in asks_first else "in round 0"
-    assert record["stopped"].startswith(f"{when}: all ")
+    assert re.match(rf"{when}: (4 of 4|1 of 1) replies were rejected", record["stopped"])
 
 
 # --- processes that die -----------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_an_absurd_learning_rate_stops_with_a_record(method, settings, tmp_path)
 
 RUNNER = """
 import json, multiprocessing, sys
-from fedtiny_lite.config import Config
+from fedtiny_lite.config import make_config
 from fedtiny_lite.simulation.rounds import run
 
 def report(entry, state):
@@ -284,7 +284,7 @@ def report(entry, state):
         sys.stdin.read()
 
 if __name__ == "__main__":
-    run(Config(**json.loads(sys.argv[1])), None, report)
+    run(make_config({}, **json.loads(sys.argv[1])), None, report)
 """
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedtiny_lite.config import METHODS, PROFILES
 from fedtiny_lite.data.datasets import Split, to_float
 from fedtiny_lite.federated import client as client_module
-from fedtiny_lite.federated.messages import Message, index_bits
+from fedtiny_lite.federated.messages import Message, index_bits, unpack
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.methods import _selection, fedtiny
 from fedtiny_lite.model.masks import Mask
@@ -24,7 +24,7 @@ from fedtiny_lite.seeding import derive_seed
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.sparse.engine import DENSE, SPARSE
-from tests.helpers import numbered, numbered_dataset, numbers, seeded, three_clients, trace
+from tests.helpers import forget_federations, numbered, numbered_dataset, numbers, seeded, three_clients, trace
 
 tiny = partial(three_clients, pool_size=3)
 
@@ -33,7 +33,12 @@ tiny = partial(three_clients, pool_size=3)
 def replies(monkeypatch):
     """Every exchange's replies as the server receives them: a list of {client: Message}."""
     seen, accept = [], simulate.accept
-    monkeypatch.setattr(simulate, "accept", lambda received: seen.append(received) or accept(received))
+
+    def spy(*arguments):
+        seen.append({k: unpack(packed) for k, packed in arguments[-1].items()})
+        return accept(*arguments)
+
+    monkeypatch.setattr(simulate, "accept", spy)
     return seen
 
 
@@ -44,15 +49,18 @@ def numbered_images(monkeypatch):
         numbered(first, count, torch.randint(256, (count, 1, 8, 8), generator=seeded(first)))
         for first, count in ((0, 300), (300, 90))
     )
+    forget_federations()
     monkeypatch.setattr(federation_module, "load_dataset", lambda name: numbered_dataset(train, test))
+    yield
+    forget_federations()
 
 
 def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_ones_alone():
     server = simulate.build_federation(tiny()).server
     state = _selection.start_with_pool(server)
-    numbers = sum(server.state_shapes[name].numel() for name in bn_names(server.model))
+    numbers = sum(server.task.state_shapes[name].numel() for name in bn_names(server.model))
     pool = len(state.extra["pool"])
-    received = [Message({"samples": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)]
+    received = [Message({"samples": 25, "judged": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)]
     folded, _ = _selection.fold_statistics(server, state, -1, received)
     for stats in folded.extra["stats"]:
         assert all(torch.allclose(tensor, torch.tensor(5.5)) for tensor in stats.values())  # mean of 1..10
@@ -63,7 +71,7 @@ def test_mistake_02_every_block_has_its_turn_when_adjusting_every_tenth_round():
     server = simulate.build_federation(config).server
     mask = _selection.start_with_pool(server).mask
     adjusted = [tuple(fedtiny.planned_exchange(server, mask, r)) for r in range(100)]
-    turns = [server.blocks.index(names) + 1 for names in adjusted if names]
+    turns = [server.task.blocks.index(names) + 1 for names in adjusted if names]
     assert turns == [4, 3, 2, 1, 4, 3, 2, 1, 4]
 
 
@@ -81,9 +89,9 @@ def test_mistake_03_the_exchange_rate_decays_with_the_round_not_with_the_number_
 
 def test_mistake_04_the_public_set_is_of_the_training_split_and_of_no_client(numbered_images):
     config = tiny(samples=0, test_samples=0, server_set="as_clients")
-    federation = simulate.build_federation.__wrapped__(config)
-    public, test = set(numbers(federation.server.public)), set(numbers(federation.test))
-    clients = [number for split in federation.splits for number in numbers(split)]
+    federation = simulate.build_federation(config)
+    public, test = set(numbers(federation.server.public)), set(numbers(federation.holdings.test))
+    clients = [number for split in federation.holdings.splits for number in numbers(split)]
     assert public <= set(range(300)) and test == set(range(300, 390))
     assert len(public) == 5 * 6
     assert sorted([*public, *clients]) == list(range(300))  # nothing twice, nothing lost
@@ -96,16 +104,15 @@ def test_mistake_05_a_client_sends_its_largest_gradients_only(replies):
     parameters = sum(tensor.numel() for tensor in states[0].weights.values())
     kept = sum(mask.kept.values()) + parameters - sum(record["model"]["prunable"].values())
     counts = record["rounds"][1]["adjusted"]
-    lists = {}
-    for name, count in counts.items():
-        lists |= {f"{name}:index": math.ceil(count * index_bits(sizes[name]) / 8), f"{name}:value": count}
-        assert count <= 0.3 * mask.kept[name]
+    assert all(count <= 0.3 * mask.kept[name] for name, count in counts.items())
+    index = sum(math.ceil(count * index_bits(sizes[name]) / 8) for name, count in counts.items())
+    lists = {"growth_index": index, "growth_value": sum(counts.values())}
     for k in range(config.clients):
         assert {name: t.numel() for name, t in replies[0][k].tensors.items()} == {"weights": kept}
         assert {n: t.numel() for n, t in replies[1][k].tensors.items()} == {"weights": kept} | lists
     without, with_lists = (entry["bytes_up"] for entry in record["rounds"])
-    listed = sum(n * (4 if name.endswith("value") else 1) for name, n in lists.items())
-    assert 3 * listed <= with_lists - without <= 3 * (listed + 200)  # names and shapes of four tensors
+    listed = index + 4 * sum(counts.values())
+    assert 3 * listed <= with_lists - without <= 3 * (listed + 100)  # names and shapes of two tensors
 
 
 @pytest.mark.parametrize(
@@ -154,19 +161,20 @@ def test_mistake_09_every_layer_of_the_group_is_adjusted_not_the_first_alone(gra
     assert len(adjusted) == layers
     for name, count in adjusted.items():
         assert int((after.mask[name] & ~before.mask[name]).sum()) == count > 0
-        assert all(len(reply.tensors[f"{name}:value"]) == count for reply in replies[1].values())
+    total = sum(adjusted.values())
+    assert all(len(reply.tensors["growth_value"]) == total for reply in replies[1].values())
 
 
 def test_mistake_10_running_statistics_are_aggregated_and_scale_and_shift_stay(replies):
     config = tiny(pool_size=1, rounds=0, dev_fraction=1.0)
     _, (start,) = trace(config)
     federation = simulate.build_federation(config)
-    model, pixels, weights = federation.server.model, federation.server.pixels, pretrained(federation.server)
+    model, pixels, weights = federation.server.model, federation.server.task.pixels, pretrained(federation.server)
     affine = [name for name in weights if name.startswith("bn") and "running" not in name]
     assert len(affine) == 8 and all(torch.equal(start.weights[name], weights[name]) for name in affine)
-    total = sum(map(len, federation.splits))
+    total = sum(map(len, federation.holdings.splits))
     mean = 0
-    for k, split in enumerate(federation.splits):
+    for k, split in enumerate(federation.holdings.splits):
         # what enters the first BN layer, straight from the (dense) first convolution
         images = to_float(split.images, pixels.mean, pixels.std)
         maps = F.conv2d(images, weights["conv1.weight"], padding=1).transpose(0, 1).flatten(1)
@@ -189,15 +197,15 @@ def test_mistake_11_the_papers_resnet18_has_eleven_million_parameters_in_four_st
 def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered_images, monkeypatch):
     config = tiny(samples=0, test_samples=0, rounds=2)
     monkeypatch.setattr("fedtiny_lite.model.training.EVALUATION_BATCH", 32)  # 90 images: the last batch holds 26
-    federation = simulate.build_federation.__wrapped__(config)
-    shuffled = Split(federation.test.images.flip(3), (federation.test.labels + 1) % 5)
+    federation = simulate.build_federation(config)
+    shuffled = Split(federation.holdings.test.images.flip(3), (federation.holdings.test.labels + 1) % 5)
     outcome = {}
-    for name, test in (("right", federation.test), ("wrong", shuffled)):
-        swapped = dataclasses.replace(federation, test=test)
+    for name, test in (("right", federation.holdings.test), ("wrong", shuffled)):
+        swapped = dataclasses.replace(federation, holdings=dataclasses.replace(federation.holdings, test=test))
         monkeypatch.setattr(simulate, "build_federation", lambda _, swapped=swapped: swapped)
         record, states = trace(config)
         outcome[name] = (record["prelude"][-1]["selection"], [s.weights for s in states])
-        model, pixels = copy.deepcopy(federation.server.model).eval(), federation.server.pixels
+        model, pixels = copy.deepcopy(federation.server.model).eval(), federation.server.task.pixels
         load_state(model, states[-1].weights)
         with torch.no_grad():
             logits = model(to_float(test.images, pixels.mean, pixels.std))
@@ -224,7 +232,7 @@ def test_mistake_13_no_seed_is_reset_so_rounds_clients_and_runs_draw_their_own(m
     assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
     places = [(s, what, r, k) for s in (0, 1) for what in ("train", "growth") for r in (0, 1) for k in (0, 1)]
     assert len({derive_seed(*place) for place in places}) == 16
-    splits = [simulate.build_federation(tiny(seed=seed)).splits for seed in (0, 1)]
+    splits = [simulate.build_federation(tiny(seed=seed)).holdings.splits for seed in (0, 1)]
     assert [len(split) for split in splits[0]] != [len(split) for split in splits[1]]
 
 
@@ -234,12 +242,12 @@ def test_mistake_14_every_method_has_the_same_model_start_and_budget():
         config = tiny(method=method)
         server = simulate.build_federation(config).server
         weights, (_, states) = pretrained(server), trace(config)
-        starts[method] = (server.sizes, server.budget, server.allowed, weights)
+        starts[method] = (server.task.sizes, server.task.budget, server.task.allowed, weights)
         assert state_of(server.model).keys() == weights.keys()
         if method in ("fedavg", "lotteryfl"):
             assert states[0].mask.prunable_density == 1
         else:
-            assert 0.97 * server.budget <= states[0].mask.total <= server.budget, method
+            assert 0.97 * server.task.budget <= states[0].mask.total <= server.task.budget, method
         for name, tensor in states[0].weights.items() if method != "prunefl" else ():  # whose first client trains them
             kept = states[0].mask[name] if name in states[0].mask else torch.ones_like(tensor, dtype=bool)
             if "running" not in name:
@@ -249,4 +257,4 @@ def test_mistake_14_every_method_has_the_same_model_start_and_budget():
         assert list(other[:3]) == same, method
         assert all(torch.equal(other[3][name], weights[name]) for name in weights), method
     small = simulate.build_federation(tiny(method="small_model")).server
-    assert sum(tensor.numel() for tensor in small.initial.values()) <= small.allowed == same[2]
+    assert sum(tensor.numel() for tensor in small.initial.values()) <= small.task.allowed == same[2]

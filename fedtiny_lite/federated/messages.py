@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Message:
     tensors: dict[str, Tensor]
 
 
-def pack(tensors: Mapping[str, Tensor], **meta) -> bytes:
+def pack(tensors: Mapping[str, Tensor], **meta: Any) -> bytes:
     """Named tensors and plain values as bytes; `unpack` gives them back bit for bit.
 
     Raises KeyError for a dtype that no message uses, such as float16.
@@ -88,7 +89,7 @@ def _read_header(text: bytes) -> tuple[dict, list[tuple[str, torch.dtype, list[i
     return meta, listed
 
 
-def _read_entry(entry) -> tuple[str, torch.dtype, list[int]]:
+def _read_entry(entry: object) -> tuple[str, torch.dtype, list[int]]:
     match entry:
         case [str(name), str(dtype), list(shape)] if dtype in _DTYPES and len(shape) <= _MOST_DIMENSIONS:
             # A side of 0 makes a tensor empty, but torch still multiplies the other sides for its strides.
@@ -156,7 +157,8 @@ def encode_mask(layers: Mapping[str, Tensor], order: list[str]) -> Tensor:
     for name, keep in layers.items():
         matrix = keep.unsqueeze(-1).flatten(1).numpy()
         kept = int(np.count_nonzero(matrix))
-        kinds = _mask_kinds(*matrix.shape, kept)
+        rows, cols = matrix.shape
+        kinds = _mask_kinds(rows, cols, kept)
         kind = min(kinds, key=lambda kind: sum(_packed_bytes(*run) for run in kinds[kind]))
         widths = [width for _, width in kinds[kind]]
         packed = map(_pack_numbers, _mask_numbers(kind, matrix), widths)

@@ -61,7 +61,7 @@ def _pretraining_key(server: Server) -> tuple[object, ...]:
     """All that pretraining depends on: settings, and a digest of the initial weights and the public set."""
     config, digest = server.task.config, hashlib.sha256()
     for tensor in (*server.initial.values(), server.public.images, server.public.labels):
-        digest.update(tensor.cpu().contiguous().numpy())
+        digest.update(tensor.cpu().contiguous().numpy().data)
     names = ("seed", "pretrain_epochs", "pretrain_lr", "batch_size", "momentum", "weight_decay", "augment")
     pixels = server.task.pixels
     return config.model, digest.digest(), config.torch_device, pixels, *(getattr(config, name) for name in names)
@@ -93,6 +93,14 @@ def average(server: Server, state: State, replies: Sequence[Message]) -> dict[st
     for reply, share in zip(replies, shares(replies), strict=True):
         mean.add_(reply.tensors["weights"].double(), alpha=share)
     return decode_state(mean.float(), state.mask, server.task.state_shapes)
+
+
+def weighted_mean(replies: Sequence[Message], name: str) -> Tensor:
+    """The mean of one tensor of the replies, float64, clients weighted by their number of images."""
+    mean = torch.zeros_like(replies[0].tensors[name], dtype=torch.float64)
+    for reply, share in zip(replies, shares(replies), strict=True):
+        mean += reply.tensors[name].double() * share
+    return mean
 
 
 def average_over_holders(

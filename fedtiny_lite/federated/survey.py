@@ -58,7 +58,7 @@ def normalisation(parts: Sequence[Mapping[str, Tensor]], images: int, in_shape: 
     A channel of one value has no spread: one grey level keeps the division by it finite.
     """
     pixels = images * in_shape[1] * in_shape[2]
-    sums, squares = (sum(part[name] for part in parts).tolist() for name in ("sums", "squares"))
+    sums, squares = (torch.stack([part[name] for part in parts]).sum(0).tolist() for name in ("sums", "squares"))
     spreads = (math.sqrt(square * pixels - total**2) / pixels for total, square in zip(sums, squares, strict=True))
     return Normalisation(
         tuple(total / pixels / WHITE for total in sums), tuple(max(spread, 1) / WHITE for spread in spreads)

@@ -30,6 +30,7 @@ from fedtiny_lite.pruning.bn_selection import (
     candidate_pool,
     choose_candidate,
     recalibrate_bn,
+    usual_pool_size,
 )
 from fedtiny_lite.seeding import numpy_generator
 from fedtiny_lite.settings import setting
@@ -52,8 +53,8 @@ class Selection(Development):
 
 
 def pool_size(config: Config) -> int:
-    """Candidates in the pool, C = max(1, round(0.1 / density)) unless set (recalled from the paper)."""
-    return config.of(Selection).pool_size or max(1, round(0.1 / config.density))
+    """Candidates in the pool: as set, or else as many as in the paper."""
+    return config.of(Selection).pool_size or usual_pool_size(config.density)
 
 
 def judges(config: Config, r: int) -> list[int]:

@@ -40,7 +40,7 @@ from fedtiny_lite.methods._growing import (
 )
 from fedtiny_lite.methods._settings import Growth
 from fedtiny_lite.model.masks import Mask, largest
-from fedtiny_lite.model.training import OnGradient
+from fedtiny_lite.model.training import OnGradient, gradient
 from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
 from fedtiny_lite.settings import setting
 
@@ -72,7 +72,7 @@ def extrusion(low: Mapping[str, Tensor], strength: float) -> OnGradient:
     @torch.no_grad()
     def add_penalty(parameters: Mapping[str, nn.Parameter], progress: float) -> None:
         for name, marked in low.items():
-            parameters[name].grad.add_(parameters[name] * marked, alpha=2 * strength)
+            gradient(parameters[name]).add_(parameters[name] * marked, alpha=2 * strength)
 
     return add_penalty
 

@@ -19,7 +19,7 @@ from fedtiny_lite.federated.checks import Check, numbers
 from fedtiny_lite.federated.client import Client, growth_batch, receive, reply
 from fedtiny_lite.federated.messages import Message
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
-from fedtiny_lite.federated.server import Server, full_mask, pretrained, shares
+from fedtiny_lite.federated.server import Server, full_mask, pretrained, weighted_mean
 from fedtiny_lite.federated.state import Reply, State, masked_start
 from fedtiny_lite.methods._averaging import AVERAGING, send_model
 from fedtiny_lite.methods._settings import GrowthBatch, Saliency
@@ -54,8 +54,7 @@ def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[
 
 def average_scores(server: Server, replies: list[Message]) -> dict[str, Tensor]:
     """Each weight's mean score, float64, clients weighted by their number of images."""
-    mean = sum(reply.tensors["scores"].double() * share for reply, share in zip(replies, shares(replies), strict=True))
-    parts = mean.split(list(server.task.sizes.values()))
+    parts = weighted_mean(replies, "scores").split(list(server.task.sizes.values()))
     return {name: part.view(shape) for (name, shape), part in zip(server.task.mask_shapes.items(), parts, strict=True)}
 
 

@@ -74,6 +74,13 @@ def train(
         apply_mask(parameters, mask)
 
 
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient of a parameter after a backward pass, the very tensor that the optimiser will use."""
+    if parameter.grad is None:
+        raise RuntimeError("this parameter has no gradient; ask for it after a backward pass")
+    return parameter.grad
+
+
 def sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
     """The optimiser of a round, with momentum at zero.
 

@@ -20,6 +20,11 @@ BnStats = dict[str, Tensor]
 """Running means and variances of a model by buffer name, each a float32 tensor [channels]."""
 
 
+def usual_pool_size(density: float) -> int:
+    """Candidates in a pool, C = max(1, round(0.1 / density)): 10 at a density of 0.01 (recalled from the paper)."""
+    return max(1, round(0.1 / density))
+
+
 def candidate_pool(
     weights: Mapping[str, Tensor],
     sizes: Mapping[str, int],

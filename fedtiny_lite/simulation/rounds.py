@@ -245,5 +245,7 @@ def start_worker() -> None:
 
 def _end_with_parent() -> None:
     """A worker whose run was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -94,9 +94,8 @@ def build_federation(config: Config) -> Federation:
     if config.pixel_statistics == "server":
         public = holdings.public
         pixels = normalisation([sums_of_pixels(public.images)], len(public), holdings.in_shape)
-        samples, survey = {}, {}
-    else:
-        pixels, samples, survey = _survey(holdings)
+        return Federation(build_server(_task(config, pixels), public), holdings)
+    pixels, samples, survey = _survey(holdings)
     return Federation(build_server(_task(config, pixels), holdings.public), holdings, samples, survey)
 
 
