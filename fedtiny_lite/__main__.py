@@ -10,6 +10,7 @@ from typing import Any
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
 from fedtiny_lite.settings import rules
 
 
@@ -52,7 +53,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     sweep = commands.add_parser(
         "sweep", help="all runs of a named plan; prints the path of their bundle as the last line"
     )
-    sweep.add_argument("plan", help=f"one of {', '.join(PLANS)}")
+    sweep.add_argument("plan", help=f"one of {', '.join([*PLANS, STUDY])}")
     sweep.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     sweep.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
     sweep.set_defaults(command=sweep_command)
@@ -132,11 +133,24 @@ def _print_round(entry: dict[str, Any], state: object) -> None:
 
 
 def sweep_command(options: argparse.Namespace) -> int:
-    """What is left of a plan, then the path of its bundle; finished runs are not repeated."""
+    """What is left of a plan, then the path of what holds its results; finished runs are not repeated."""
     from fedtiny_lite.experiments.sweep import run_plan
 
-    print(run_plan(options.plan, options.out, options.processes))
+    path = study(options) if options.plan == STUDY else run_plan(options.plan, options.out, options.processes)
+    print(path)
     return 0
+
+
+def study(options: argparse.Namespace) -> Path:
+    """The runs of the study and the claims' numbers for each seed."""
+    from fedtiny_lite.experiments.sweep import run_all
+    from fedtiny_lite.report.study import write_numbers
+
+    plans = {seed: planned(seed) for seed in SEEDS}
+    configs = list(dict.fromkeys(config for of_seed in plans.values() for config in of_seed.values()))
+    found = dict(zip(configs, run_all(configs, options.out / "runs", options.processes), strict=True))
+    by_seed = {seed: {key: found[config] for key, config in of_seed.items()} for seed, of_seed in plans.items()}
+    return write_numbers(options.out, by_seed)
 
 
 def notebooks_command(options: argparse.Namespace) -> int:

@@ -194,6 +194,9 @@ def make_config(profile: str | Profile = "digits", **settings: Any) -> Config:
     own, common = names(own_settings(method)), names(Config)
     for name in settings.keys() - own - common:
         raise ValueError(_not_a_setting(name, method))
+    for name in base.keys() - own - common:
+        if not _owners(name):
+            raise ValueError(_not_a_setting(name, method))
     values = {name: value for name, value in base.items() if name in own | common} | settings
     mine = own_settings(method)(**{name: value for name, value in values.items() if name in own})
     return Config(own=mine, **{name: value for name, value in values.items() if name in common})
@@ -207,8 +210,13 @@ def _profile(profile: str | Profile) -> Profile:
     return PROFILES[profile]
 
 
+def _owners(name: str) -> list[str]:
+    """The methods that have this setting."""
+    return [method for method in METHODS if name in names(own_settings(method))]
+
+
 def _not_a_setting(name: str, method: str) -> str:
-    owners = [other for other in METHODS if name in names(own_settings(other))]
+    owners = _owners(name)
     if owners:
         mine = ", ".join(sorted(names(own_settings(method)))) or "none"
         return f"{name} is a setting of {', '.join(owners)}; those of {method} alone are: {mine}"
