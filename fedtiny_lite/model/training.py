@@ -74,7 +74,7 @@ def train(
         apply_mask(parameters, mask)
 
 
-def gradient(parameter: Tensor) -> Tensor:
+def gradient(parameter: nn.Parameter) -> Tensor:
     """The gradient of a parameter after a backward pass, the very tensor that the optimiser will use."""
     if parameter.grad is None:
         raise RuntimeError("this parameter has no gradient; ask for it after a backward pass")
@@ -86,8 +86,8 @@ def sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
 
     `foreach` updates all parameters in one call: the same arithmetic with less overhead a step.
     """
-    lr, momentum, decay = config.lr, config.momentum, config.weight_decay
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, foreach=True)
+    settings = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, **settings, foreach=True)
 
 
 def training_batch(

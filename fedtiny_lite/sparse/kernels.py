@@ -19,9 +19,9 @@ import numba
 import numpy as np
 
 # Sums may be taken in any order and fused with products; NaN and infinity in them stay what they are.
-_FAST = {"reassoc", "contract", "nsz"}
-kernel = numba.njit(fastmath=_FAST, error_model="numpy", cache=True)
-part = numba.njit(fastmath=_FAST, error_model="numpy", cache=True, forceinline=True)
+_flags = dict(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+kernel = numba.njit(**_flags)
+part = numba.njit(**_flags, forceinline=True)
 """A part of kernels, put whole into each. As a function it would be compiled by itself and once more with its caller;
 which of the two ran, and so the last bits, would depend on what the cache held."""
 

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedtiny_lite.model.networks import BN_STATS, BasicBlock
-from fedtiny_lite.model.training import gradient
 from fedtiny_lite.sparse import kernels, norms
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, block_count, tiles
 from fedtiny_lite.sparse.patterns import build_pattern
@@ -38,17 +36,14 @@ class ConvNorm:
 
     keeps_output = False
 
-    def __init__(
-        self, model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace, relu: bool = True
-    ):
+    def __init__(self, model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace, relu=True):
         conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         if conv.bias is not None or conv.padding != (conv.kernel_size[0] // 2,) * 2:
             raise ValueError(f"the sparse engine has no convolution such as {name}: {conv}")
         self.name, self.norm_name, self.relu, self.first, self.workspace = name, norm_name, relu, False, workspace
         self.before, self.after = before, replace(before, channels=conv.out_channels)
-        self.stride, self.eps, self.momentum = conv.stride[0], norm.eps, norm.momentum
-        self.keep = torch.empty(0, dtype=torch.bool)  # nothing is loaded yet
+        self.stride, self.eps = conv.stride[0], norm.eps
+        self.keep = None
         self.observer: Observer | None = None
 
     @property
@@ -64,26 +59,23 @@ class ConvNorm:
 
     def load(self, model: nn.Module, keep: Tensor) -> None:
         """Copies the weights that `keep` keeps, and the norm's parameters and statistics."""
-        if not torch.equal(self.keep, keep):
+        weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
+        if self.keep is None or not torch.equal(self.keep, keep):
             self.keep, self.pattern = keep, build_pattern(keep, self.stride, self.before)
-        weight, *norm = self._state_in(model)
         self.values = weight.flatten()[torch.from_numpy(self.pattern.index)]
-        self.gamma, self.beta, self.running_mean, self.running_var = (tensor.clone() for tensor in norm)
+        self.gamma, self.beta = norm.weight.detach().clone(), norm.bias.detach().clone()
+        self.running_mean, self.running_var = norm.running_mean.clone(), norm.running_var.clone()
         for parameter in self.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
     def store(self, model: nn.Module) -> None:
         """Writes weights, the norm's parameters and its statistics into the torch model; pruned weights become 0."""
-        weight, *norm = self._state_in(model)
+        weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
         weight.zero_().view(-1)[torch.from_numpy(self.pattern.index)] = self.values
-        for theirs, own in zip(norm, (self.gamma, self.beta, self.running_mean, self.running_var), strict=True):
-            theirs.copy_(own)
-
-    def _state_in(self, model: nn.Module) -> list[Tensor]:
-        """This layer's tensors in the torch model: weight, gamma, beta, running mean and running variance."""
-        parameters = (f"{self.name}.weight", f"{self.norm_name}.weight", f"{self.norm_name}.bias")
-        statistics = (f"{self.norm_name}.{name}" for name in BN_STATS)
-        return [model.get_parameter(n).detach() for n in parameters] + [model.get_buffer(n) for n in statistics]
+        norm.weight.detach().copy_(self.gamma)
+        norm.bias.detach().copy_(self.beta)
+        norm.running_mean.copy_(self.running_mean)
+        norm.running_var.copy_(self.running_var)
 
     def parameters(self) -> list[Tensor]:
         return [self.values, self.gamma, self.beta]
@@ -138,39 +130,33 @@ class ConvNorm:
         self.norm_backward(g, z)
         self.workspace.give(g)
         self.workspace.give(z)
-        if not self.first:
-            return self.conv_backward(x)
-        self._gradients(x, None)
-        return None
+        return self.conv_backward(x)
 
     def norm_backward(self, g: Planes, z: Planes) -> None:
         """Replaces the convolution's result by its gradient. If `relu`, g is set to zero where z is zero."""
         norms.backward(
-            self.y.data, gradient(self.gamma).numpy(), gradient(self.beta).numpy(), g.data, z.data, self.relu,
+            self.y.data, self.gamma.grad.numpy(), self.beta.grad.numpy(), g.data, z.data, self.relu,
             self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
         )  # fmt: skip
 
-    def conv_backward(self, x: Planes, into: Planes | None = None) -> Planes:
-        """The gradient of x, added to `into` if that is given."""
-        gx = into or self.workspace.take(self.before, x.samples)
-        self._gradients(x, gx, add=into is not None)
-        return gx
-
-    def _gradients(self, x: Planes, gx: Planes | None, add: bool = False) -> None:
-        """Sets the gradient of the kept weights, and gx, if that is given, to the gradient of x; or adds it, if `add`."""
+    def conv_backward(self, x: Planes, into: Planes | None = None) -> Planes | None:
+        """The gradient of x, added to `into` if that is given; None for the first layer."""
         gy = self.y
         if self.observer:
             self.observer(x, gy)
-        p, gvalue, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
-        if gx is None:
-            kernels.weight_gradient(gvalue, gy.data, x.data, p.back_first, p.back_tap, _tiles(x), shape)
+        p, gradient, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
+        if self.first:
+            gx = None
+            kernels.weight_gradient(gradient, gy.data, x.data, p.back_first, p.back_tap, _tiles(x), shape)
         else:
+            gx = into or self.workspace.take(self.before, x.samples)
             kernels.conv_backward(
-                gx.data, gvalue, gy.data, x.data, p.back_first, p.back_tap,
-                self.values.numpy()[p.back_order], _tiles(x), shape, add,
+                gx.data, gradient, gy.data, x.data, p.back_first, p.back_tap,
+                self.values.numpy()[p.back_order], _tiles(x), shape, into is not None,
             )  # fmt: skip
-        gradient(self.values).numpy()[p.back_order] = gvalue
+        self.values.grad.numpy()[p.back_order] = gradient
         self.workspace.give(gy)
+        return gx
 
 
 class MaxPool:
@@ -204,15 +190,13 @@ class Residual:
     keeps_output = True
 
     def __init__(self, model: nn.Module, name: str, before: Geometry, workspace: Workspace):
-        unit = model.get_submodule(name)
-        assert isinstance(unit, BasicBlock)
-        self.workspace, self.wide, self.stride = workspace, before, unit.conv1.stride[0]
+        self.workspace, self.wide = workspace, before
+        self.stride = model.get_submodule(f"{name}.conv1").stride[0]
         inner = phases_of(before) if self.stride == 2 else before
         self.conv1 = ConvNorm(model, f"{name}.conv1", f"{name}.bn1", inner, workspace)
         self.conv2 = ConvNorm(model, f"{name}.conv2", f"{name}.bn2", self.conv1.after, workspace)
-        self.after = self.conv1.after
-        self.shortcut: ConvNorm | None = None
-        if len(unit.downsample):
+        self.shortcut, self.after = None, self.conv1.after
+        if len(model.get_submodule(f"{name}.downsample")):
             self.shortcut = ConvNorm(model, f"{name}.downsample.0", f"{name}.downsample.1", inner, workspace, False)
         self.convs = [conv for conv in (self.conv1, self.conv2, self.shortcut) if conv]
 

@@ -109,7 +109,7 @@ class Workspace:
     counts each slab up to the highest place that was ever lent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._slabs: list[np.ndarray] = []
         self._high: list[int] = []
         self._lent: dict[Planes, tuple[int, int, int]] = {}  # number of the slab, first float, end

@@ -27,23 +27,24 @@ class SparseNetwork:
         self.grid = model.grid if isinstance(model, PlainNet) else 1
         self.layers = _layers(model, self.before, self.workspace)
         self.convs = [conv for layer in self.layers for conv in layer.convs]
-        self.convs[0].first, self.momentum = True, self.convs[0].momentum
+        self.convs[0].first, self.momentum = True, model.get_submodule(self.convs[0].norm_name).momentum
 
     def load(self, model: nn.Module, mask: Mask) -> None:
         """Copies the model's state; the pattern of a layer is made anew if the layer's mask changed."""
         for conv in self.convs:
             name = f"{conv.name}.weight"
             conv.load(model, mask[name] if name in mask else torch.ones_like(model.get_parameter(name)).bool())
-        self.weight, self.bias = (tensor.clone().requires_grad_() for tensor in _linear_of(model))
+        weight, bias = model.linear.weight.detach().clone(), model.linear.bias.detach().clone()
         self.pruned = mask.pruned.get("linear.weight")
+        self.weight, self.bias = weight.requires_grad_(), bias.requires_grad_()
         self.mask_linear()
 
     def store(self, model: nn.Module) -> None:
         """Writes parameters and running statistics into the torch model; pruned weights become 0."""
         for conv in self.convs:
             conv.store(model)
-        for theirs, own in zip(_linear_of(model), (self.weight, self.bias), strict=True):
-            theirs.copy_(own.detach())
+        model.linear.weight.detach().copy_(self.weight.detach())
+        model.linear.bias.detach().copy_(self.bias.detach())
 
     def parameters(self) -> list[Tensor]:
         """All that SGD moves: kept weights, gamma and beta of each norm, and the linear layer."""
@@ -77,12 +78,13 @@ class SparseNetwork:
         """
         features = self._forward(images, self.momentum, keep=True).requires_grad_()
         loss = F.cross_entropy(self._head(features), labels)
-        of_features, self.weight.grad, self.bias.grad = torch.autograd.grad(loss, (features, self.weight, self.bias))
+        g, self.weight.grad, self.bias.grad = torch.autograd.grad(loss, (features, self.weight, self.bias))
         z = self.layers[-1].output()
-        g = pack(of_features, self.workspace.take(z.geometry, len(images)))
+        g = pack(g, self.workspace.take(z.geometry, len(images)))
         for number in reversed(range(down_to, len(self.layers))):
             x = self.layers[number - 1].output() if number else self.input
-            g, z = self.layers[number].backward(g, x, z) or g, x  # the first layer returns no gradient
+            g = self.layers[number].backward(g, x, z)
+            z = x
         if not down_to:
             self.workspace.give(self.input)
         return loss.detach()
@@ -113,11 +115,6 @@ def has_twin(model: nn.Module) -> bool:
     return isinstance(model, PlainNet | ResNet18)
 
 
-def _linear_of(model: nn.Module) -> list[Tensor]:
-    """Weight and bias of the torch model's linear layer."""
-    return [model.get_parameter(f"linear.{name}").detach() for name in ("weight", "bias")]
-
-
 def _layers(model: nn.Module, before: Geometry, workspace: Workspace) -> list[Layer]:
     if isinstance(model, PlainNet):
         return _plain_layers(model, before, workspace)
@@ -127,7 +124,7 @@ def _layers(model: nn.Module, before: Geometry, workspace: Workspace) -> list[La
 
 
 def _plain_layers(model: PlainNet, before: Geometry, workspace: Workspace) -> list[Layer]:
-    layers: list[Layer] = []
+    layers = []
     for number in range(1, model.depth + 1):
         layers.append(ConvNorm(model, f"conv{number}", f"bn{number}", before, workspace))
         before = layers[-1].after
@@ -138,7 +135,7 @@ def _plain_layers(model: PlainNet, before: Geometry, workspace: Workspace) -> li
 
 
 def _resnet_layers(model: ResNet18, before: Geometry, workspace: Workspace) -> list[Layer]:
-    layers: list[Layer] = [ConvNorm(model, "conv1", "bn1", before, workspace)]
+    layers = [ConvNorm(model, "conv1", "bn1", before, workspace)]
     for stage in range(1, 5):
         for unit in range(2):
             layers.append(Residual(model, f"layer{stage}.{unit}", layers[-1].after, workspace))

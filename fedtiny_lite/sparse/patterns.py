@@ -57,7 +57,7 @@ def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
     )
 
 
-def tap_source(ky: Where, kx: Where, size: int, stride: int) -> tuple[Where, Where, Where]:
+def tap_source(ky, kx, size: int, stride: int):
     """(phase, dy, dx) of tap (ky, kx) of a kernel of `size`: output (i, j) reads pixel (i + dy, j + dx) of the phase.
 
     The phase is 0 at stride 1. The arguments ky and kx may be arrays.
