@@ -97,7 +97,8 @@ def _settings_help(method: str | None) -> str:
         lines += [f"\n{group}", *map(_setting_line, of_group)]
     if method is None:
         return "\n".join([*lines, "\nof one method: run --method NAME --help"])
-    return "\n".join([*lines, f"\nof {method} alone", *map(_setting_line, rules(own_settings(method)))])
+    own = [_setting_line(rule) for rule in rules(own_settings(method))]
+    return "\n".join([*lines, f"\nof {method} alone", *(own or ["  none"])])
 
 
 def _setting_line(rule: dataclasses.Field) -> str:

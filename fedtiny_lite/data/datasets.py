@@ -26,7 +26,7 @@ class Split:
     images: Tensor
     labels: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], not {_describe(self.images)}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
@@ -34,6 +34,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return image_shape(self.images)
 
     def take(self, index: Tensor | np.ndarray | slice) -> "Split":
         """The samples at `index`, in that order. A slice shares memory with this split, another index copies."""
@@ -121,13 +126,19 @@ def _read_digits() -> sources.Arrays:
 def _fingerprint(*splits: Split) -> str:
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(split.images.contiguous().numpy())
-        digest.update(split.labels.numpy())
+        digest.update(split.images.contiguous().numpy().data)
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()[:16]
 
 
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def image_shape(images: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of images [N, C, H, W]."""
+    _, channels, height, width = images.shape
+    return channels, height, width
 
 
 def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Split, np.ndarray]:
@@ -181,8 +192,8 @@ def distort(split: Split, generator: torch.Generator) -> Split:
 
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, C, H, W] -> float32 [B, C, H, W]: (x / 255 - mean) / std per channel."""
-    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
-    return (images / 255 - mean) / std
+    shift, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return (images / 255 - shift) / scale
 
 
 def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:

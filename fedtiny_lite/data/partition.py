@@ -71,7 +71,7 @@ def _dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Ge
 
     N: samples, K: clients. The rule comes from FedML.
     """
-    parts = [[] for _ in range(clients)]
+    parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
     sizes = np.zeros(clients, int)
     for label in np.unique(labels):
         of_class = rng.permutation(np.flatnonzero(labels == label))

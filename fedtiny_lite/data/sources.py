@@ -12,9 +12,11 @@ import os
 import socket
 import tarfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
@@ -66,7 +68,7 @@ def read_folder(folder: Path, data_dir: Path) -> Arrays:
 # --- downloads -------------------------------------------------------------------------------------------
 
 
-def _datasets():
+def _datasets() -> ModuleType:
     """torchvision.datasets; imported late because digits and folders do not need it."""
     from fedtiny_lite.data.vision import torchvision
 
@@ -112,14 +114,21 @@ def _read_fashion_mnist(data_dir: Path) -> Arrays:
     ]
     arrays = {"classes": np.array(source.classes)}
     # An IDX file is a header of 4 bytes and 4 more per dimension, then the bytes themselves.
-    for part, images, labels in (("train", *content[:2]), ("test", *content[2:])):
+    for part, images, labels in (("train", content[0], content[1]), ("test", content[2], content[3])):
         arrays[f"{part}_images"] = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy()
         arrays[f"{part}_labels"] = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     return arrays
 
 
-def _arrays(train, test) -> Arrays:
-    """Two torchvision data sets with images [N, H, W, C] in `data` and a list of labels in `targets`."""
+class _Cifar(Protocol):
+    """A CIFAR data set of torchvision; `data`: images [N, H, W, C]; `targets`: their labels."""
+
+    classes: list[str]
+    data: np.ndarray
+    targets: list[int]
+
+
+def _arrays(train: _Cifar, test: _Cifar) -> Arrays:
     arrays = {"classes": np.array(train.classes)}
     for part, source in (("train", train), ("test", test)):
         arrays[f"{part}_images"] = np.ascontiguousarray(source.data.transpose(0, 3, 1, 2))
@@ -160,7 +169,7 @@ def _is_whole(path: Path, md5: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connect_timeout(seconds: float):
+def _connect_timeout(seconds: float) -> Iterator[None]:
     """A silent network must fail, not hang; torchvision's download has no setting for that."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
@@ -239,7 +248,7 @@ def _cached(path: Path, read: Callable[[], Arrays]) -> Arrays:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # an array may not be called allow_pickle
         os.replace(beside, path)
     except OSError as error:
         with contextlib.suppress(OSError):

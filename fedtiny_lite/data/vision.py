@@ -20,7 +20,7 @@ _SCHEMAS = {
 def _load_compiled_operators() -> None:
     """Load torchvision's `_C` if this torch can; the operators it declares then exist."""
     spec = importlib.util.find_spec("torchvision")
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError(
             "torchvision is not installed; install it with the pinned versions: "
             "pip install torchvision -c constraints.txt"

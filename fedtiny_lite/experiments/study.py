@@ -40,7 +40,7 @@ def planned(seed: int) -> dict[Purpose, Config]:
 
 
 def _ranking(seed: int) -> dict[Purpose, Config]:
-    runs = {}
+    runs: dict[Purpose, Config] = {}
     for server_set in (DISTORTED, LIKE_CLIENTS):
         shared = dict(RANKED, server_set=server_set, seed=seed)
         for judge in JUDGES:
@@ -56,14 +56,13 @@ def _adjusting(seed: int) -> dict[Purpose, Config]:
 
 
 def _comparing(seed: int) -> dict[Purpose, Config]:
-    runs = {}
+    runs: dict[Purpose, Config] = {}
     for density in (0.05, 0.02, 0.01):
         for name, part in PARTS.items():
             runs["part", density, name] = make_config(seed=seed, density=density, **part)
         runs["part", density, "magnitude"] = make_config(seed=seed, density=density, method="magnitude")
     for method in ("fedtiny", "magnitude"):
-        settings = dict(seed=seed, density=0.02, server_set=LIKE_CLIENTS)
-        runs["control", method] = make_config(**settings, method=method)
+        runs["control", method] = make_config(seed=seed, density=0.02, server_set=LIKE_CLIENTS, method=method)
     for alpha in (0.1, 5.0):
         runs["alpha", alpha] = make_config(seed=seed, density=0.01, alpha=alpha)
     return runs

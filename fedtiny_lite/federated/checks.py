@@ -5,7 +5,7 @@ each tensor that its replies hold; `inspect` is the one place where they are car
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -52,11 +52,27 @@ def model_values(task: Task, mask: Mask) -> Check:
 
     def check(vector: Tensor) -> None:
         finite(vector)
-        for name, part in zip(task.state_shapes, vector.split(lengths), strict=True):
-            if name.endswith("running_var") and part.numel() and float(part.min()) < 0:
-                raise ValueError(f"{name} has negative variances")
+        _check_variances(task.state_shapes, vector.split(lengths))
 
     return check
+
+
+def bn_statistics(task: Task, models: int) -> Check:
+    """A check for the statistics of several models, as `encodings.encode_stats` packs them."""
+    lengths = [shape.numel() for shape in task.stats_shapes.values()]
+    finite = numbers(models, sum(lengths))
+
+    def check(rows: Tensor) -> None:
+        finite(rows)
+        _check_variances(task.stats_shapes, rows.split(lengths, dim=1))
+
+    return check
+
+
+def _check_variances(names: Iterable[str], parts: Iterable[Tensor]) -> None:
+    for name, part in zip(names, parts, strict=True):
+        if name.endswith("running_var") and part.numel() and float(part.min()) < 0:
+            raise ValueError(f"{name} has negative variances")
 
 
 def growth_lists(task: Task, mask: Mask, counts: Mapping[str, int]) -> dict[str, Check]:
@@ -94,14 +110,17 @@ def whole_mask(task: Task, counts: Mapping[str, int] | None = None, at_most: int
     return check
 
 
-def some_layers(task: Task, counts: Mapping[str, int]) -> Check:
-    """A check for an encoded mask of just the layers in `counts`, each of as many weights."""
+def pruned_positions(task: Task, mask: Mask, counts: Mapping[str, int]) -> Check:
+    """A check for an encoded mask of just the layers in `counts`, each of as many weights that `mask` prunes."""
 
     def check(packed: Tensor) -> None:
         _of_type(packed, torch.uint8)
-        kept = {name: int(keep.sum()) for name, keep in decode_mask(packed, task.mask_shapes).items()}
-        if kept != dict(counts):
-            raise ValueError(f"it marks {kept} weights in place of {dict(counts)}")
+        layers = decode_mask(packed, task.mask_shapes)
+        marked = {name: int(keep.sum()) for name, keep in layers.items()}
+        if marked != dict(counts):
+            raise ValueError(f"it marks {marked} weights in place of {dict(counts)}")
+        if any(bool((keep & mask[name]).any()) for name, keep in layers.items()):
+            raise ValueError("it marks weights that are not pruned")
 
     return check
 

@@ -58,11 +58,16 @@ def normalisation(parts: Sequence[Mapping[str, Tensor]], images: int, in_shape: 
     A channel of one value has no spread: one grey level keeps the division by it finite.
     """
     pixels = images * in_shape[1] * in_shape[2]
-    sums, squares = (torch.stack([part[name] for part in parts]).sum(0).tolist() for name in ("sums", "squares"))
+    sums, squares = (_total([part[name] for part in parts]) for name in ("sums", "squares"))
     spreads = (math.sqrt(square * pixels - total**2) / pixels for total, square in zip(sums, squares, strict=True))
     return Normalisation(
         tuple(total / pixels / WHITE for total in sums), tuple(max(spread, 1) / WHITE for spread in spreads)
     )
+
+
+def _total(parts: Sequence[Tensor]) -> list[int]:
+    """The sum of int64 [C] tensors in Python's whole numbers, which do not wrap around."""
+    return [sum(channel) for channel in zip(*(part.tolist() for part in parts), strict=True)]
 
 
 def _checked(reply: Message, in_shape: tuple[int, int, int]) -> Message:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.federated.checks import Check, numbers, whole_number
+from fedtiny_lite.federated.checks import Check, bn_statistics, numbers, whole_number
 from fedtiny_lite.federated.client import Client, development_samples
 from fedtiny_lite.federated.encodings import decode_pool, decode_stats, encode_pool, encode_stats, union_of
 from fedtiny_lite.federated.messages import Message, decode_state
@@ -110,8 +110,7 @@ def send_pool_and_stats(server: Server, state: State, r: int) -> Question:
 def expect_stats(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
     """A row of statistics for each candidate."""
     _check_judged(server, reply)
-    statistics = sum(shape.numel() for shape in server.task.stats_shapes.values())
-    return {"stats": numbers(len(state.extra["pool"]), statistics)}
+    return {"stats": bn_statistics(server.task, len(state.extra["pool"]))}
 
 
 def expect_losses(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:

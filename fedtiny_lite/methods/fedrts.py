@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import Check, model_values, some_layers
+from fedtiny_lite.federated.checks import Check, model_values, pruned_positions
 from fedtiny_lite.federated.client import Client, list_gradients, receive, reply, train_locally
 from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
@@ -71,7 +71,7 @@ def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapp
     """The trained weights, and in adjustment rounds as many votes in each layer as it exchanges weights."""
     weights = {"weights": model_values(server.task, state.mask)}
     counts = counts_of_all_layers(server, state.mask, r)
-    return weights | ({"votes": some_layers(server.task, counts)} if counts else {})
+    return weights | ({"votes": pruned_positions(server.task, state.mask, counts)} if counts else {})
 
 
 def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:

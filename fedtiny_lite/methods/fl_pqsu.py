@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import Check, numbers
+from fedtiny_lite.federated.checks import Check, model_values, numbers
 from fedtiny_lite.federated.client import Client, evaluate_locally, reply, train_locally
 from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
@@ -89,12 +89,20 @@ def worth_uploading(client: Client, trained: dict[str, Tensor], mask: Mask) -> t
 
 
 def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
-    """Codes with a scale and a zero point per tensor, or nothing from a client that does not upload."""
+    """Codes with a scale and a zero point per tensor, or nothing from a client that does not upload.
+
+    Finite scales can still make infinite numbers or negative variances, so what the codes stand for is checked too.
+    """
     if not reply.tensors and server.task.config.of(Settings).selective_upload == "yes":
         return {}
     sizes = lengths(server.task, state.mask)
-    codes = numbers(sum(sizes), dtype=torch.uint8)
-    return {"codes": codes, "scales": numbers(len(sizes), low=0), "zeros": numbers(len(sizes))}
+    codes, per_tensor = numbers(sum(sizes), dtype=torch.uint8), numbers(len(sizes))
+
+    def zeros(tensor: Tensor) -> None:  # the last that is looked at: codes and scales are right by then
+        per_tensor(tensor)
+        model_values(server.task, state.mask)(dequantise_parts(reply.tensors, sizes))
+
+    return {"codes": codes, "scales": numbers(len(sizes), low=0), "zeros": zeros}
 
 
 def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:

@@ -43,7 +43,7 @@ def layer_shapes(model: nn.Module, in_shape: tuple[int, int, int]) -> tuple[Laye
 
 
 def _shape_recorder(name: str, shapes: list[LayerShape]) -> Callable:
-    def record(module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+    def record(module: nn.Conv2d | nn.Linear, _inputs: tuple, output: torch.Tensor) -> None:
         weights, rows = module.weight.numel(), module.weight.shape[0]
         shapes.append(LayerShape(name, weights, output[0, 0].numel(), rows, weights // rows))
 

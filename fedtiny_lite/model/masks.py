@@ -5,14 +5,14 @@ name are dense. Densities are shares of *kept* weights, never sparsities.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Mask(Mapping):
+class Mask(Mapping[str, Tensor]):
     """A checked set of keep/prune decisions: parameter name -> bool tensor, True = kept.
 
     A mask is never changed in place. A layer may keep nothing, as under a global threshold such as SNIP's. Raises
@@ -30,18 +30,16 @@ class Mask(Mapping):
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
             return NotImplemented
         return list(self) == list(other) and all(torch.equal(keep, other[name]) for name, keep in self.items())
-
-    __hash__ = None
 
     @property
     def kept(self) -> dict[str, int]:
@@ -166,7 +164,8 @@ def erk_counts(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
     whose density would exceed 1 is dense, and the other layers share what is left. Each layer keeps at least one
     weight, all together at most `budget`.
     """
-    sizes, dense = {name: shape.numel() for name, shape in shapes.items()}, set()
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    dense: set[str] = set()
     while True:
         raw = {name: sum(shape) for name, shape in shapes.items() if name not in dense}  # = density x weights / scale
         left = budget - sum(sizes[name] for name in dense)
@@ -182,7 +181,7 @@ def erk_counts(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
 def _within_budget(counts: dict[str, int], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     """`counts` less the excess over `budget`, taken from the largest layer, then the next; each keeps one weight."""
     excess = sum(counts.values()) - budget
-    for name in sorted(sizes, key=sizes.get, reverse=True):
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
         cut = min(max(excess, 0), counts[name] - 1)
         counts, excess = counts | {name: counts[name] - cut}, excess - cut
     return counts

@@ -119,6 +119,9 @@ class SmallNet(nn.Module):
     """
 
     blocks: Blocks = (("conv2.weight",), ("conv3.weight",), ("hidden.weight", "linear.weight"))
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
 
     def __init__(self, channels: tuple[int, int, int], hidden: int, classes: int, in_shape: tuple[int, int, int]):
         super().__init__()
@@ -144,6 +147,9 @@ class SmallNet(nn.Module):
             x = F.max_pool2d(x, [min(side, 2) for side in x.shape[-2:]])
         x = F.relu(self.conv3(x)).flatten(1)
         return self.linear(F.relu(self.hidden(x)))
+
+
+Network = PlainNet | ResNet18 | SmallNet
 
 
 def build_model(
@@ -213,6 +219,7 @@ def prunable_blocks(model: nn.Module, prune_linear: bool) -> Blocks:
 
     Without `prune_linear` the last linear layer is left out, and a block that holds nothing else is dropped.
     """
+    assert isinstance(model, Network)
     kept_dense = set() if prune_linear else {linear_name(model)}
     blocks = (tuple(name for name in block if name not in kept_dense) for block in model.blocks)
     return tuple(block for block in blocks if block)

@@ -110,15 +110,16 @@ def pareto_figure(runs: pd.DataFrame) -> Figure:
 
 
 def _cloud(ax: Axes, found: pd.DataFrame) -> None:
-    front, levels = pareto_front(found["cost"], found["accuracy"]), sorted(found["density"].unique())
+    front = pareto_front(found["cost"].tolist(), found["accuracy"].tolist())
+    levels = sorted(found["density"].unique())
     ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, alpha=0.7)
     groups = by_label(found)
     for name, (colour, marker, _) in styles(groups).items():
         own = groups[name].sort_values("density")
         ax.plot(own["cost"], own["accuracy"], color=colour, linewidth=0.7, alpha=0.5)
-        for point in own.itertuples():
-            size = 16 + 16 * levels.index(point.density)
-            ax.scatter(point.cost, point.accuracy, s=size, color=colour, marker=marker or "*", label=name)
+        for density, cost, accuracy in zip(own["density"], own["cost"], own["accuracy"], strict=True):
+            size = 16 + 16 * levels.index(density)
+            ax.scatter(cost, accuracy, s=size, color=colour, marker=marker or "*", label=name)
     ax.set_xscale("log")
 
 

@@ -5,6 +5,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -60,7 +61,7 @@ def styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 def accuracy_over_rounds(runs: pd.DataFrame) -> Figure:
     """Test accuracy after each round, one panel per density: mean over seeds, band from lowest to highest."""
-    shown = densities(runs) or [None]
+    shown: Sequence[float | None] = densities(runs) or [None]
     fig = figure((max(8.4, 3.6 + 2.6 * len(shown)), 4.3))
     for ax, density in zip(_row(fig, len(shown)), shown, strict=True):
         round_lines(ax, by_label(runs if density is None else at_density(runs, density)))
@@ -125,8 +126,8 @@ def density_lines(ax: Axes, groups: Mapping[str, pd.DataFrame], shown: Sequence[
 
 def _density_dots(ax: Axes, x: float, runs: pd.DataFrame, colour: str, marker: str) -> None:
     for hollow, part in runs.groupby(runs["emptied"].map(bool)):
-        style = {"facecolor": "none" if hollow else colour, "edgecolor": colour, "marker": marker}
-        ax.scatter([x] * len(part), part["accuracy"], s=60 if hollow else 16, alpha=0.8, **style)
+        size, face = (60, "none") if hollow else (16, colour)
+        ax.scatter([x] * len(part), part["accuracy"], size, alpha=0.8, facecolor=face, edgecolor=colour, marker=marker)
 
 
 def accuracy_over_setting(runs: pd.DataFrame, setting: str, label: str) -> Figure:
@@ -136,9 +137,8 @@ def accuracy_over_setting(runs: pd.DataFrame, setting: str, label: str) -> Figur
     values = sorted(runs[setting].unique().tolist())
     for number, (name, (colour, marker, line)) in enumerate(styles(groups).items()):
         places, final = groups[name][setting].map(values.index), groups[name]["accuracy"]
-        style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 5}
         means = final.groupby(places).mean()
-        ax.plot(means.index, means, **style, label=name)
+        ax.plot(means.index, means, color=colour, linestyle=line, marker=marker, markersize=5, label=name)
         ax.scatter(places + 0.05 * (number + 1), final, s=20, color=colour, marker=marker or "_", alpha=0.8)
     ax.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, float) else str(value) for value in values])
     ax.set_xlabel(label)
@@ -160,7 +160,7 @@ def paired_difference_dots(groups: Mapping[str, pd.DataFrame], first: str, secon
             x, mean = shown.index(density) + shift, sum(gaps) / len(gaps)
             ax.scatter([x] * len(gaps), gaps, s=22, color=colour, alpha=0.8, label=label)
             ax.hlines(mean, x - 0.09, x + 0.09, color=colour, linewidth=2.5)
-            label = None  # one entry in the legend
+            label = ""  # one entry in the legend
     ax.set_xticks(range(len(shown)), [f"{density:g}" for density in shown])
     ax.set(xlabel=DENSITY, ylabel="difference in test accuracy (share of images)", xlim=(-0.6, len(shown) - 0.4))
     ax.legend(frameon=False)
@@ -175,15 +175,14 @@ def _row(fig: Figure, panels: int) -> list[Axes]:
 
 def _mean_and_band(ax: Axes, values: pd.DataFrame, name: str, colour: str, line: str, marker: str = "") -> None:
     """One line over the columns of `values`, which hold all seeds at each place."""
-    style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 5}
-    ax.plot(values.columns, values.mean(), **style, linewidth=1.8, label=name)
+    ax.plot(values.columns, values.mean(), color=colour, ls=line, lw=1.8, marker=marker, ms=5, label=name)
     ax.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.10, linewidth=0)
 
 
 def accuracy_row(fig: Figure) -> None:
     """Room above for the title, one label for the row's accuracy axis, and one legend on its right."""
     fig.axes[0].set_ylabel("test accuracy (share of images)")
-    entries = {}
+    entries: dict[str, Artist] = {}
     for ax in fig.axes:
         ax.grid(alpha=0.25)
         handles, labels = ax.get_legend_handles_labels()

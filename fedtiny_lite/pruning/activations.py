@@ -29,10 +29,10 @@ def pruned_activations(model: nn.Module, density: float) -> Iterator[None]:
     """
     saving, handles = ExitStack(), []
 
-    def enter(layer: nn.Module, inputs: tuple) -> None:
+    def enter(layer: nn.Conv2d, inputs: tuple) -> None:
         saving.enter_context(saved_tensors_hooks(lambda saved: _pack(saved, layer.weight, density), _unpack))
 
-    def leave(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def leave(layer: nn.Conv2d, inputs: tuple, output: Tensor) -> None:
         saving.close()
 
     for layer in _convolutions(model).values():
@@ -82,5 +82,5 @@ def activation_memory(model: nn.Module, in_shape: tuple[int, int, int], batch: i
     return sum(smallest_bytes(n, kept_activations(n, density), maps, pixels) for n, maps, pixels in rows)
 
 
-def _convolutions(model: nn.Module) -> dict[str, nn.Module]:
+def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}

@@ -52,7 +52,7 @@ def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnS
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, was_training = [norm.momentum for norm in norms], model.training
-    counters = [norm.num_batches_tracked.clone() for norm in norms]
+    counters = {name: b.clone() for name, b in model.named_buffers() if name.endswith("num_batches_tracked")}
 
     def observe(images: Tensor, momentum: float) -> None:
         for norm in norms:
@@ -63,9 +63,10 @@ def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnS
     try:
         observe_all(observe, split, pixels)
     finally:
-        for norm, momentum, counter in zip(norms, momenta, counters, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(counter)
+        for name, counter in counters.items():
+            model.get_buffer(name).copy_(counter)
         model.train(was_training)
     return bn_stats(model)
 
@@ -108,7 +109,8 @@ def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule:
 
 
 def _weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    return sum(tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True))
+    weighted = (tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True))
+    return sum(weighted, start=torch.zeros(()))
 
 
 def choose_candidate(evaluations: Sequence[Sequence[Evaluation]]) -> tuple[int, list[float]]:

@@ -8,10 +8,12 @@ a dense layer gradient: each client sends a list of its a_l largest gradients, a
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from fedtiny_lite.model.masks import Mask, apply_mask, largest
 
@@ -108,16 +110,14 @@ def growth_lists(
     """
     check_growth_batch(images)
     layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in counts}
-    inputs, outputs = {}, {}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def capture(name: str):
-        def hook(_, args, output):
-            inputs[name] = args[0].detach()
-            outputs[name] = output if output.requires_grad else output.requires_grad_()
+    def capture(name: str, _: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        inputs[name] = args[0].detach()
+        outputs[name] = output if output.requires_grad else output.requires_grad_()
 
-        return hook
-
-    hooks = [layer.register_forward_hook(capture(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(partial(capture, name)) for name, layer in layers.items()]
     try:
         with _frozen(model):
             loss = F.cross_entropy(model(images), labels)
@@ -195,7 +195,7 @@ def _weight_gradient(layer: nn.Module, x: Tensor, grad_output: Tensor, shape: to
     """The gradient of one tile of a convolution's or linear layer's weights, of the tile's shape."""
     if isinstance(layer, nn.Linear):
         return grad_output.T @ x
-    return nn.grad.conv2d_weight(x, shape, grad_output, stride=layer.stride, padding=layer.padding)
+    return conv2d_weight(x, shape, grad_output, stride=layer.stride, padding=layer.padding)
 
 
 def keep_largest(index: Tensor, value: Tensor, count: int) -> GrowthList:

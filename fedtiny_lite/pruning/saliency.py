@@ -55,7 +55,7 @@ def grasp_scores(
     loss = F.cross_entropy(logits / GRASP_TEMPERATURE, labels)
     gradients = torch.autograd.grad(loss, leaves, create_graph=True)
     # The derivative of g'c by w is Hc for a constant c; with c = g it is Hg, and H is never formed.
-    norm = sum((gradient * gradient.detach()).sum() for gradient in gradients)
+    norm = sum(((gradient * gradient.detach()).sum() for gradient in gradients), start=torch.zeros(()))
     return _products(weights, torch.autograd.grad(norm, leaves))
 
 
@@ -129,10 +129,10 @@ def iterated_mask(
     `score(state)` returns the scores under a masked state; `budget` and `scope` are as in `saliency_mask`. A pruned
     weight never returns, although its score of 0 may exceed the negative score of a kept weight.
     """
-    state, mask = {name: tensor.clone() for name, tensor in state.items()}, None
+    state, mask = {name: tensor.clone() for name, tensor in state.items()}, Mask({})
     for step in range(1, steps + 1):
         scores = score(state)
-        if mask is not None:
+        if mask:
             scores = {name: values.masked_fill(mask.pruned[name], -torch.inf) for name, values in scores.items()}
         mask = saliency_mask(scores, budget, scope, step / steps)
         apply_mask(state, mask)

@@ -40,8 +40,8 @@ def pruned_outcomes(votes: Sequence[Tensor], shares: Sequence[float], fusion: fl
     `votes`: bool [pruned] per client, True where the client listed the position's gradient; `shares` and `fusion` are
     as in `kept_outcomes`. The average knows nothing of these positions, so that its vote is 1/2.
     """
-    listed = sum(share * vote.double() for vote, share in zip(votes, shares, strict=True))
-    return (1 - fusion) / 2 + fusion * listed
+    listed = (share * vote.double() for vote, share in zip(votes, shares, strict=True))
+    return (1 - fusion) / 2 + fusion * sum(listed, start=torch.zeros(()))
 
 
 def observe(posterior: Tensor, where: Tensor, outcomes: Tensor, weight: float) -> Tensor:

@@ -62,7 +62,7 @@ def load_plan(plan: str, out: str | Path) -> tuple[list[dict], str]:
     raise FileNotFoundError(f"no records of plan {plan}; make them with: python -m fedtiny_lite sweep {plan}")
 
 
-def provenance(records: Sequence[dict]) -> str:
+def provenance(records: Sequence[Mapping]) -> str:
     """Processor, torch and commit of these runs, in words."""
     environments = [record["environment"] for record in records]
     places = {(e["cpu"], e["packages"]["torch"], _short(e["commit"])) for e in environments}

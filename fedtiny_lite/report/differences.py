@@ -44,12 +44,13 @@ def ablations(runs: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
     The default of a setting is the value that most of FedTiny's runs have. The last entry is of `saliency_scope`: per
     saliency method, choosing within each layer minus within the whole model.
     """
-    tiny, result = runs[runs["method"] == "fedtiny"], {}
+    tiny = runs[runs["method"] == "fedtiny"]
+    result: dict[str, dict[str, list[float]]] = {}
     usual = {name: mode(tiny[name]) for changed in ABLATIONS for name in changed if name in tiny and len(tiny)}
     default = _having(tiny, usual)
     for settings in ABLATIONS:
         label = ", ".join(map(str, settings.values())) + " (default)" * (settings.items() <= usual.items())
-        gaps = paired(_having(tiny, usual | settings), default)
+        gaps = paired(_having(tiny, {**usual, **settings}), default)
         result.setdefault(" × ".join(settings), {})[label] = gaps
     return result | {"saliency_scope: layer minus global": _scopes(runs)}
 

@@ -6,6 +6,7 @@ nothing is pruned.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,11 @@ PARTS = {  # what is drawn -> beginnings of its names in the record; all others 
     "norms, ReLU, residual sums": ("norm_",),
     "phases of stride 2, pooling": ("split_phases", "merge_phases", "max_pool"),
 }
-Step = Mapping[str, object]
+Step = Mapping[str, Any]
+"""A row of the record, as it was read from JSON."""
 
 
-def rows_with(rows: Sequence[Step], **wanted) -> list[Step]:
+def rows_with(rows: Sequence[Step], **wanted: object) -> list[Step]:
     """The rows of a list of the record that have these values."""
     return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 

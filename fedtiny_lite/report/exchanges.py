@@ -20,7 +20,7 @@ CONTENTS = {  # what a message carries -> its names in the record
     "weights": ("weights",),
     "weights in 8 bits": ("codes", "scales", "zeros"),
     "mask": ("mask",),
-    "candidates' masks": ("candidate",),
+    "candidates' masks": ("candidate", "pool"),  # one tensor each, as it used to be, or one of all
     "BN statistics": ("stats",),
     "growth list or votes": ("growth list", "votes"),
     "dense gradients or scores": ("squares", "scores"),
@@ -82,13 +82,13 @@ def headline_table(
     record `methods`. What there is not is missing.
     """
     whole = _held(methods["fedavg"])["rounds"], methods["fedavg"]["ordinary"]["flops"]
-    rows = {}
+    rows: dict[str, pd.Series] = {}
     for name, cost in methods.items():
         said, computed = (known.get(name, (nan, nan)) for known in (paper, formulas))
         work = {kind: flops / whole[1] / steps for kind, flops in _worked(name, cost, steps).items()}
         held = {when: size / whole[0] or nan for when, size in _held(cost).items()}
         flops, memory = ({"paper": said[i], "formula": computed[i]} for i in (0, 1))
-        parts = {"FLOPs": pd.Series(flops | work), "memory": pd.Series(memory | held)}
+        parts: dict[str, pd.Series] = {"FLOPs": pd.Series(flops | work), "memory": pd.Series(memory | held)}
         rows[label_of(name, cost).label] = pd.concat(parts)
     return pd.DataFrame(rows).T.round(5)
 

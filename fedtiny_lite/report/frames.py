@@ -45,7 +45,7 @@ def settings_of(records: Iterable[Mapping]) -> pd.DataFrame:
 
 def varying(settings: pd.DataFrame) -> list[str]:
     """The settings in which runs differ; one that only some runs have differs if these do."""
-    return [name for name in settings if settings[name].nunique() > 1]
+    return [str(name) for name in settings if settings[name].nunique() > 1]
 
 
 # --- parts ------------------------------------------------------------------------------------------------
@@ -53,14 +53,14 @@ def varying(settings: pd.DataFrame) -> list[str]:
 
 def by_label(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Label -> its runs, in the order of families and names."""
-    return dict(iter(runs.groupby("label", observed=True))) if len(runs) else {}
+    return {str(label): part for label, part in runs.groupby("label", observed=True)} if len(runs) else {}
 
 
 def panels(runs: pd.DataFrame) -> dict[str, list[str]]:
     """Title -> the labels of these runs that stand in that one of `PANELS`."""
     families = runs.groupby("label", observed=True)["family"].first()
     return {
-        title: [name for name, family in families.items() if family in shown or name in (DENSE, FEDTINY)]
+        title: [str(name) for name, family in families.items() if family in shown or name in (DENSE, FEDTINY)]
         for title, shown in PANELS.items()
     }
 
@@ -107,6 +107,6 @@ def alike(records: Iterable[Mapping]) -> dict[tuple[str, ...], pd.DataFrame]:
     if not names:
         return {(): runs} if kept else {}
     settings = settings[names].fillna(settings[names].mode().iloc[0])
-    usual = dict(zip(names, settings.value_counts().idxmax(), strict=True))
+    usual = dict(zip(names, settings.value_counts().index[0], strict=True))
     odd = [tuple(f"{n}={row[n]}" for n in names if row[n] != usual[n]) for row in settings.to_dict("records")]
     return {key: runs[[found == key for found in odd]] for key in dict.fromkeys(odd)}

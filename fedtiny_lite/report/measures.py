@@ -75,7 +75,7 @@ def spent(record: Mapping) -> dict:
     before = {what: _per_client(record["prelude"], what, clients) for what in (*BYTES, *FLOPS)}
     rounds = {what: _per_client(record["rounds"], what, clients) for what in (*BYTES, *FLOPS)}
     names = {"down": BYTES[:1], "up": BYTES[1:], "bytes": BYTES, "flops": FLOPS}
-    found = {}
+    found: dict[str, float] = {}
     for name, parts in names.items():
         earlier, later = (sum(sum(costs[part]) for part in parts) for costs in (before, rounds))
         count = len(record["rounds"]) or nan

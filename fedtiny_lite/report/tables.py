@@ -1,6 +1,6 @@
 """The comparison of all methods in tables: what runs share, budgets, accuracies, costs against the dense model."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pandas as pd
 
@@ -105,7 +105,7 @@ def personal_table(runs: pd.DataFrame) -> pd.DataFrame:
     """LotteryFL's global and personal accuracy per density, mean ± standard deviation, and their paired difference."""
     found = runs[runs["personal_accuracy"].notna()].assign(gap=lambda r: r["personal_accuracy"] - r["accuracy"])
     columns = {"accuracy": "global", "personal_accuracy": "personal", "gap": "personal minus global"}
-    cells = {"accuracy": _spread, "personal_accuracy": _spread, "gap": difference}
+    cells: dict[str, Callable[..., str]] = {"accuracy": _spread, "personal_accuracy": _spread, "gap": difference}
     table = found.groupby("density").agg(cells).rename(columns=columns)
     return table[::-1].rename(lambda density: f"density {density:g}").rename_axis(None)
 

@@ -36,8 +36,7 @@ class Holdings:
     @property
     def in_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.public.images.shape[1:]
-        return channels, height, width
+        return self.public.in_shape
 
 
 @lru_cache(maxsize=2)
@@ -112,7 +111,8 @@ def _survey(holdings: Holdings) -> tuple[Normalisation, dict[int, int], dict[str
         "trained_on": [],
         "seconds": 0.0,
     }
-    return pixels, samples, cost | ({"rejections": rejections} if rejections else {})
+    reasons = {str(k): reason for k, reason in rejections.items()}
+    return pixels, samples, cost | ({"rejections": reasons} if reasons else {})
 
 
 @lru_cache(maxsize=2)

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from fedtiny_lite.data.datasets import image_shape
 from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.model.training import gradient
 from fedtiny_lite.pruning.progressive import GrowthList, check_growth_batch, keep_largest
-from fedtiny_lite.sparse.layers import ConvNorm
+from fedtiny_lite.sparse.layers import ConvNorm, Observer
 from fedtiny_lite.sparse.layout import Planes, block_count
 from fedtiny_lite.sparse.patterns import tap_source
 from fedtiny_lite.sparse.training import sparse_twin
@@ -23,8 +25,9 @@ def sparse_growth_lists(
     Raises ValueError for fewer than two images.
     """
     check_growth_batch(images)
-    network = sparse_twin(model, mask, len(images), tuple(images.shape[1:]))
-    lists, down_to = {}, len(network.layers)
+    network = sparse_twin(model, mask, len(images), image_shape(images))
+    lists: dict[str, GrowthList] = {}
+    down_to = len(network.layers)
     for number, layer in reversed([*enumerate(network.layers)]):
         for conv in layer.convs:
             name = f"{conv.name}.weight"
@@ -36,12 +39,12 @@ def sparse_growth_lists(
         for conv in network.convs:
             conv.observer = None
     if "linear.weight" in counts:
-        gradient = network.weight.grad
-        lists["linear.weight"] = _largest_pruned([gradient], mask["linear.weight"], counts["linear.weight"])
+        keep, count = mask["linear.weight"], counts["linear.weight"]
+        lists["linear.weight"] = _largest_pruned([gradient(network.weight)], keep, count)
     return {name: lists[name] for name in counts}
 
 
-def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: int):
+def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: int) -> Observer:
     def collect(x: Planes, gy: Planes) -> None:
         size = conv.keep.shape[-1]
         gradients = (_tap_gradient(conv, x, gy, ky, kx) for ky in range(size) for kx in range(size))
@@ -57,12 +60,12 @@ def _tap_gradient(conv: ConvNorm, x: Planes, gy: Planes, ky: int, kx: int) -> Te
     """
     phase, dy, dx = tap_source(ky, kx, conv.keep.shape[-1], conv.stride)
     top, rows = max(0, -dy), gy.geometry.height - abs(dy)  # the rows of gy whose row of x lies in the image
-    gradient = torch.zeros(conv.keep.shape[:2])
+    total = torch.zeros(conv.keep.shape[:2])
     for block in range(block_count(x.samples)):
         # Channel c of a strided layer's input lies in its phases; one of them is read.
         read = x.matrix(block, top + dy, rows, dx)[phase :: conv.stride**2]
-        gradient.addmm_(gy.matrix(block, top, rows), read.T)
-    return gradient
+        total.addmm_(gy.matrix(block, top, rows), read.T)
+    return total
 
 
 def _largest_pruned(gradients: Iterable[Tensor], keep: Tensor, count: int) -> GrowthList:
@@ -73,15 +76,15 @@ def _largest_pruned(gradients: Iterable[Tensor], keep: Tensor, count: int) -> Gr
     """
     keep = keep.reshape(*keep.shape[:2], -1).flatten(0, 1)  # [C_out C_in, taps]
     top, least, chosen = torch.empty(0), 0.0, []
-    for tap, gradient in enumerate(gradients):
-        gradient = gradient.flatten()
-        magnitude = gradient.abs().masked_fill_(keep[:, tap], -1)  # below every candidate
+    for tap, of_tap in enumerate(gradients):
+        values = of_tap.flatten()
+        magnitude = values.abs().masked_fill_(keep[:, tap], -1)  # below every candidate
         pairs = (~(magnitude < least)).nonzero().squeeze(1)  # NaN is listed, as by the dense engine
         top = torch.cat([top, magnitude[pairs]])
         if len(top) > count:
             top = top.topk(count, sorted=False).values
             least = float(top.min())
             pairs = pairs[~(magnitude[pairs] < least)]
-        chosen.append((pairs * keep.shape[1] + tap, gradient[pairs]))
+        chosen.append((pairs * keep.shape[1] + tap, values[pairs]))
     index, value = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     return keep_largest(index, value, count)

@@ -138,10 +138,9 @@ class ConvNorm:
         self.norm_backward(g, z)
         self.workspace.give(g)
         self.workspace.give(z)
-        if not self.first:
-            return self.conv_backward(x)
-        self._gradients(x, None)
-        return None
+        gx = None if self.first else self.workspace.take(self.before, x.samples)
+        self.conv_backward(x, gx)
+        return gx
 
     def norm_backward(self, g: Planes, z: Planes) -> None:
         """Replaces the convolution's result by its gradient. If `relu`, g is set to zero where z is zero."""
@@ -150,14 +149,8 @@ class ConvNorm:
             self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
         )  # fmt: skip
 
-    def conv_backward(self, x: Planes, into: Planes | None = None) -> Planes:
-        """The gradient of x, added to `into` if that is given."""
-        gx = into or self.workspace.take(self.before, x.samples)
-        self._gradients(x, gx, add=into is not None)
-        return gx
-
-    def _gradients(self, x: Planes, gx: Planes | None, add: bool = False) -> None:
-        """Sets the gradient of the kept weights, and gx, if that is given, to the gradient of x; or adds it, if `add`."""
+    def conv_backward(self, x: Planes, gx: Planes | None, add: bool = False) -> None:
+        """Sets gx to the gradient of x, or adds it to gx if `add`. gx is None for the first layer, which needs none."""
         gy = self.y
         if self.observer:
             self.observer(x, gy)
@@ -234,15 +227,18 @@ class Residual:
         self.conv2.norm_backward(g, z)
         self.workspace.give(z)
         z1 = self.conv1.output()
-        gz1 = self.conv2.conv_backward(z1)
+        gz1 = self.workspace.take(self.conv2.before, x.samples)
+        self.conv2.conv_backward(z1, gz1)
         self.conv1.norm_backward(gz1, z1)
         self.workspace.give(z1)
         self.workspace.give(gz1)
-        inner = self._split(x)
+        inner, gx = self._split(x), g
         if self.shortcut:
             self.shortcut.norm_backward(g, g)
             self.workspace.give(g)
-        gx = self.conv1.conv_backward(inner, into=self.shortcut.conv_backward(inner) if self.shortcut else g)
+            gx = self.workspace.take(self.conv1.before, x.samples)
+            self.shortcut.conv_backward(inner, gx)
+        self.conv1.conv_backward(inner, gx, add=True)
         self._give_split(inner)
         return self._merge(gx)
 

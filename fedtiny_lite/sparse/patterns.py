@@ -10,11 +10,14 @@ columns by px. Output row i reads the input rows 2 i + ky - 1. Among the phases 
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from fedtiny_lite.sparse.layout import LANES, Geometry
+
+Taps = TypeVar("Taps", int, np.ndarray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +60,15 @@ def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
     )
 
 
-def tap_source(ky: Where, kx: Where, size: int, stride: int) -> tuple[Where, Where, Where]:
+def tap_source(ky: Taps, kx: Taps, size: int, stride: int) -> tuple[Taps | int, Taps, Taps]:
     """(phase, dy, dx) of tap (ky, kx) of a kernel of `size`: output (i, j) reads pixel (i + dy, j + dx) of the phase.
 
     The phase is 0 at stride 1. The arguments ky and kx may be arrays.
     """
-    dy, dx, phase = ky - size // 2, kx - size // 2, 0
+    dy, dx = ky - size // 2, kx - size // 2
     if stride == 2:
-        phase, dy, dx = 2 * (dy % 2) + dx % 2, dy // 2, dx // 2
-    return phase, dy, dx
+        return 2 * (dy % 2) + dx % 2, dy // 2, dx // 2
+    return 0, dy, dx
 
 
 def _row_starts(row: np.ndarray, rows: int) -> np.ndarray:

@@ -61,7 +61,7 @@ def train_sparse(
     model.train()
     # A last batch of one image joins the one before it, so that a batch may hold batch_size + 1 images.
     room = max([config.batch_size, *map(len, schedule)])
-    network = sparse_twin(model, mask, room, tuple(split.images.shape[1:]))
+    network = sparse_twin(model, mask, room, split.in_shape)
     optimiser = sgd(network.parameters(), config)
     for index in schedule:
         network.backward(*training_batch(split, index, pixels, config.augment, generator))
@@ -73,7 +73,7 @@ def train_sparse(
 
 def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation:
     """`training.evaluate` by the sparse engine."""
-    network = sparse_twin(model, mask, PREDICTED, tuple(split.images.shape[1:]))
+    network = sparse_twin(model, mask, PREDICTED, split.in_shape)
     return evaluate_predictions(network.predict, split, pixels)
 
 
@@ -84,7 +84,7 @@ def recalibrate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Norma
     a time and is dropped at the end.
     """
     room = max(map(len, batches(len(split), EVALUATION_BATCH)))
-    network = SparseNetwork(model, room, tuple(split.images.shape[1:]))
+    network = SparseNetwork(model, room, split.in_shape)
     network.load(model, mask)
     observe_all(network.recalibrate, split, pixels)
     network.store(model)

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedtiny_lite.plots.runs import accuracy_over_rounds
-from fedtiny_lite.report.frames import at_density, densities
+from fedtiny_lite.report.frames import at_density, by_label, densities
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.widgets.panel import panel
 
@@ -17,7 +17,7 @@ def curves_panel(finished: pd.DataFrame, interactive: bool) -> ipywidgets.Widget
 
     `finished`: as `frames.run_frame` makes it.
     """
-    labels, choices = list(finished["label"].unique().sort_values()), densities(finished)
+    labels, choices = list(by_label(finished)), densities(finished)
 
     def draw(runs: tuple[str, ...], density: float) -> Figure:
         shown = finished[finished["label"].isin(runs or labels)]

@@ -39,7 +39,8 @@ def predicted_speed(
     """
     rows = engines.rows_with(record["steps"], model=config.model, width=config.width)
     fixed, rate = engines.fitted(engines.rows_with(rows, engine="sparse"))
-    dense, speeds = engines.best_dense(rows)["seconds"], {mask: {} for mask in engines.MASKS}
+    dense = engines.best_dense(rows)["seconds"]
+    speeds: dict[str, dict[float, float]] = {mask: {} for mask in engines.MASKS}
     for density in densities:
         counts = macs_by_mask(replace(config, density=density), model, layers)
         for mask in speeds:
