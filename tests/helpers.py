@@ -9,8 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedtiny_lite.config import PROFILES, Config, make_config
+from fedtiny_lite.config import PROFILES, Config, load_method, make_config
 from fedtiny_lite.data.datasets import Dataset, Split
+from fedtiny_lite.federated.client import Client, take_mask
+from fedtiny_lite.federated.ledger import address, begin
+from fedtiny_lite.federated.messages import Message, unpack
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation import setup
 
@@ -36,6 +40,17 @@ def trace(config: Config, **keywords) -> tuple[dict, list]:
     """The record of a run, and the states at its start and after each round."""
     states = []
     return simulate.run(config, on_round=lambda entry, state: states.append(state), **keywords), states
+
+
+def asked(federation: setup.Federation, state: State, r: int, k: int = 0) -> tuple[Client, Message]:
+    """Client k, which was never asked before and has taken its mask, and its training question of round r."""
+    server, config = federation.server, federation.task.config
+    method = load_method(config.method)
+    question = method.training.ask(server, state, r)
+    message = unpack(address(method, server, state, begin(method, server, state, {}), question, [k])[k])
+    client = setup.client_of(config, federation.task.pixels, k, r)
+    assert take_mask(client, message)
+    return client, message
 
 
 def forget_federations() -> None:

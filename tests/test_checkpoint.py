@@ -37,7 +37,7 @@ def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, se
     assert list(found.weights) == list(state.weights)
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in state.weights.items())
     memories = {k: list(unpack(memory).tensors) for k, memory in progress.memories.items()}
-    assert memories == dict.fromkeys(range(CONFIG.clients), ["held mask"])
+    assert memories == {k: ["held mask"] for k in range(CONFIG.clients)}
     assert ledger.samples == dict(enumerate(record["data"]["sizes"]))
     held = max(ledger.versions[SHARED].values())  # round 0 adjusts nothing; selection made the mask the second one
     assert held == 2 and ledger.held == dict.fromkeys(range(CONFIG.clients), held)

@@ -232,7 +232,9 @@ def test_when_all_clients_diverge_the_run_stops_with_its_record_so_far(method, p
     with monkeypatch.context() as patch:
         poison(lambda index, k, r: r == 2)
         for _ in range(2):  # trying again changes nothing
-            with pytest.raises(FloatingPointError, match=r"^4 of 4 replies were rejected .*NaN or infinite.*lower learning rate"):
+            with pytest.raises(
+                FloatingPointError, match=r"^4 of 4 replies were rejected .*NaN or infinite.*lower learning rate"
+            ):
                 run(config, tmp_path)
         patch.undo()
     record = schema.read_record(path)

@@ -52,7 +52,10 @@ def test_validation_images_are_a_fifth_of_the_training_images_and_nobody_trains_
     private = [number for split in federation.holdings.splits for number in numbers(split)]
     assert sorted([*scored, *public, *private]) == list(range(images))  # nothing twice, nothing of the test split
     assert len(scored) == images // 5 and len(public) == 5 * 5
-    assert federation.holdings.summary["validation_images"] == images // 5 and "test_images" not in federation.holdings.summary
+    assert (
+        federation.holdings.summary["validation_images"] == images // 5
+        and "test_images" not in federation.holdings.summary
+    )
 
 
 def test_the_validation_images_are_the_same_for_every_method_and_others_for_another_seed():
@@ -60,7 +63,9 @@ def test_the_validation_images_are_the_same_for_every_method_and_others_for_anot
     for method in METHODS:
         for seed in (0, 1):
             config = tiny(score_on="validation", method=method, seed=seed, lr=0.01, density=0.5)
-            found.setdefault(seed, []).append(numbers(federation_of(numbered(0, 300), numbered(300, 50), config).holdings.test))
+            found.setdefault(seed, []).append(
+                numbers(federation_of(numbered(0, 300), numbered(300, 50), config).holdings.test)
+            )
     assert all(other == found[seed][0] for seed in (0, 1) for other in found[seed])
     assert 0 < len(set(found[0][0]) & set(found[1][0])) < 40
 
@@ -70,7 +75,9 @@ def test_samples_and_test_samples_limit_what_validation_leaves():
     federation = federation_of(numbered(0, 300), numbered(300, 50), config)
     held = [number for split in (*federation.holdings.splits, federation.server.public) for number in numbers(split)]
     assert len(set(held)) == 200 and len(federation.holdings.test) == 30
-    assert not set(held) & set(numbers(federation.holdings.test)) and max(held + numbers(federation.holdings.test)) < 300
+    assert (
+        not set(held) & set(numbers(federation.holdings.test)) and max(held + numbers(federation.holdings.test)) < 300
+    )
     with pytest.raises(ValueError, match="61 samples asked, allowed: 1 to 60"):
         federation_of(numbered(0, 300), numbered(300, 50), tiny(score_on="validation", test_samples=61))
 

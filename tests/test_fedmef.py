@@ -1,6 +1,5 @@
 """FedMef: what extrusion adds and to what, what convolutions keep for the backward pass, and a whole run."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -11,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fedtiny_lite.federated.messages import decode_state, pack, unpack
+from fedtiny_lite.federated.messages import decode_state
 from fedtiny_lite.methods import fedmef
 from fedtiny_lite.model.masks import Mask, erk_counts
 from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation.setup import build_federation, client_of
-from tests.helpers import seeded, three_clients
+from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import asked, seeded, three_clients
 
 tiny = partial(three_clients, method="fedmef")
 """Every layer is adjusted in round 1."""
@@ -55,9 +54,9 @@ def answered(config, r):
     federation = build_federation(config)
     server = federation.server
     state = fedmef.METHOD.start(server)
-    tensors, meta = fedmef.ask(server, state, r)
-    answer = fedmef.answer(client_of(federation, 0, r, {}), unpack(pack(tensors, **meta)))
-    return decode_state(answer.tensors["weights"], state.mask, server.state_shapes), state, meta.get("grow", {})
+    client, message = asked(federation, state, r)
+    weights = decode_state(fedmef.answer(client, message).tensors["weights"], state.mask, server.task.state_shapes)
+    return weights, state, message.meta.get("grow", {})
 
 
 def test_marked_weights_shrink_in_an_adjustment_round_and_only_there():
@@ -139,11 +138,11 @@ def test_a_run_stays_in_its_budget_exchanges_in_every_layer_and_repeats_bit_for_
     config, states = tiny(rounds=3), []
     record = simulate.run(config, on_round=lambda entry, state: states.append(state))
     server = build_federation(config).server
-    assert states[0].mask.kept == erk_counts(server.mask_shapes, server.budget)
+    assert states[0].mask.kept == erk_counts(server.task.mask_shapes, server.task.budget)
     assert [state.mask.kept for state in states] == [states[0].mask.kept] * 4
-    assert all(entry["client_kept"] <= server.budget for entry in record["rounds"])
+    assert all(entry["client_kept"] <= server.task.budget for entry in record["rounds"])
     changed = [[n for n in old.mask if not torch.equal(old.mask[n], new.mask[n])] for old, new in pairwise(states)]
-    assert changed == [[], [n for n in server.mask_shapes if n in record["rounds"][1]["adjusted"]], []]
+    assert changed == [[], [n for n in server.task.mask_shapes if n in record["rounds"][1]["adjusted"]], []]
     assert record["rounds"][0]["client_activation_bytes"] < activation_memory(
         server.model, (1, 8, 8), config.batch_size
     )
@@ -162,5 +161,5 @@ def test_less_activation_changes_training_and_less_memory_is_counted():
 
 def test_whole_activations_and_no_extrusion_are_plain_averaging():
     config = tiny(activation_density=1.0, extrusion=0.0, rounds=1)
-    plain = replace(config, method="fedrts")  # from the same mask, and its first round averages alone
+    plain = config.changed(method="fedrts")  # from the same mask, and its first round averages alone
     assert simulate.run(config)["final"]["test_loss"] == simulate.run(plain)["final"]["test_loss"]

@@ -60,7 +60,9 @@ def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_o
     state = _selection.start_with_pool(server)
     numbers = sum(server.task.state_shapes[name].numel() for name in bn_names(server.model))
     pool = len(state.extra["pool"])
-    received = [Message({"samples": 25, "judged": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)]
+    received = [
+        Message({"samples": 25, "judged": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)
+    ]
     folded, _ = _selection.fold_statistics(server, state, -1, received)
     for stats in folded.extra["stats"]:
         assert all(torch.allclose(tensor, torch.tensor(5.5)) for tensor in stats.values())  # mean of 1..10

@@ -1,10 +1,15 @@
 """The comparison of all methods: numbers that a person can check, and what is drawn equals what is recorded."""
 
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib.collections import PathCollection
 
-from fedtiny_lite.config import Config
+from fedtiny_lite import config as config_module
+from fedtiny_lite.config import load_method, make_config
 from fedtiny_lite.experiments.plans import ABLATIONS, trials
 from fedtiny_lite.plots import comparison as pictures
 from fedtiny_lite.plots import runs
@@ -27,7 +32,7 @@ def record(accuracy: float, rounds=2, cost=1.0, before=0.0, **settings) -> dict:
     prelude = [{"client_kept": 50, "bytes_up": 0, "bytes_down": 0, "training_flops": before * 1e9}] if before else []
     return {
         "run_id": f"{settings.get('method', 'fedtiny')}-{settings.get('seed', 0)}",
-        "config": Config(clients=2, **settings).identity(),
+        "config": make_config(clients=2, **settings).identity(),
         "data": {},
         "model": {"parameters": 1010, "prunable": {"a": 400, "b": 600}, "budget": 20, "allowed": 30},
         "prelude": prelude,
@@ -64,8 +69,11 @@ def test_every_method_of_the_comparison_has_a_style_and_a_panel():
     assert sorted(name for names in panels.values() for name in names) == sorted([*NAMES, "dense", "FedTiny"])
 
 
-def test_a_method_of_ones_own_is_compared_too():
+def test_a_method_of_ones_own_is_compared_too(monkeypatch):
     """Its file is all that it takes: it stands in its panel and in the tables under its own name."""
+    own = replace(load_method("magnitude"), label="My own")
+    monkeypatch.setattr(config_module, "METHODS", (*config_module.METHODS, "mine"))
+    monkeypatch.setitem(sys.modules, "fedtiny_lite.methods.mine", SimpleNamespace(METHOD=own))
     found = mine(*(record(0.5, method="magnitude", seed=seed) for seed in range(2))) + all_methods((0.02,))
     finished = run_frame(found)
     assert "My own" in frames.panels(finished)["masks that stay"]
@@ -81,6 +89,13 @@ def test_a_method_of_ones_own_is_compared_too():
     assert "my_rate" not in tables.same_for_all(found)
     tried = mine(*(record(0.5, method="magnitude", seed=100, lr=settings["lr"]) for settings in trials("mine")))
     assert tuning.tuning_table(tried).loc["My own", ["tried", "taken"]].tolist() == [6, "lr=0.02 (lowest tried)"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_records_without_a_name_are_named_as_the_method_names_itself(method):
+    own = load_method(method)
+    assert labels.method_label(method) == labels.Label(own.label, own.family)
+    assert own.family in labels.FAMILIES
 
 
 def test_a_record_keeps_the_name_of_its_method_in_a_bundle(tmp_path):

@@ -220,7 +220,9 @@ def test_the_average_over_holders_by_hand():
     server = build_federation(make_config("smoke", width=1, density=0.5)).server
     one = {name: torch.ones(shape) for name, shape in server.task.state_shapes.items()}
     names = list(server.task.mask_shapes)
-    keeps = [{name: torch.zeros(shape, dtype=torch.bool) for name, shape in server.task.mask_shapes.items()} for _ in "ab"]
+    keeps = [
+        {name: torch.zeros(shape, dtype=torch.bool) for name, shape in server.task.mask_shapes.items()} for _ in "ab"
+    ]
     for name in names:
         keeps[0][name].view(-1)[[0, 1]], keeps[1][name].view(-1)[[1, 2]] = True, True
     masks, replies = [Mask(keep) for keep in keeps], []

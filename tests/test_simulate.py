@@ -20,8 +20,8 @@ from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import Normalisation, correct_by_class, evaluate
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.progress import Progress
+from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients
 
@@ -66,7 +66,11 @@ def test_a_record_says_everything_and_is_plain_json(method, tmp_path):
 
 def test_totals_are_sums_over_the_prelude_and_the_rounds():
     record = run(tiny())
-    assert [entry["exchange"] for entry in record["prelude"]] == ["pixel_statistics", "bn_statistics", "candidate_losses"]
+    assert [entry["exchange"] for entry in record["prelude"]] == [
+        "pixel_statistics",
+        "bn_statistics",
+        "candidate_losses",
+    ]
     entries = record["prelude"] + record["rounds"]
     for name in ("bytes_up", "bytes_down", "training_flops", "seconds"):
         assert record["final"][name] == sum(entry[name] for entry in entries)
@@ -197,7 +201,9 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_masks_cross_only_when_they_changed(monkeypatch):
-    """Round 0 sends all masks; later rounds those that the adjustment before exchanged."""
+    """The pool is sent under the union of its masks, round 0 sends the layers in which the chosen one differs, later
+    rounds those that the adjustment before changed: of the layers that it exchanged, all but one that came out alike.
+    """
     sent, inner = {}, simulate.answer
 
     def spy(config, pixels, index, k, r, message, memory):
@@ -205,13 +211,17 @@ def test_masks_cross_only_when_they_changed(monkeypatch):
         return inner(config, pixels, index, k, r, message, memory)
 
     monkeypatch.setattr(simulate, "answer", spy)
-    record = run(tiny(rounds=5))
-    shapes = build_federation(tiny(rounds=5)).server.task.mask_shapes
-    for r in range(5):
+    record, seen = watched(tiny(rounds=5))
+    server = build_federation(tiny(rounds=5)).server
+    shapes, before = server.task.mask_shapes, load_method("fedtiny").start(server).mask
+    assert list(decode_mask(sent[0, -1].tensors["mask"], shapes)) == list(shapes)
+    assert "mask" not in sent[1, -1].tensors
+    for r, (_, state) in enumerate(seen[:5]):
         packed = sent[-1, r].tensors.get("mask")
         layers = [] if packed is None else list(decode_mask(packed, shapes))
-        expected = list(shapes) if r == 0 else list(record["rounds"][r - 1].get("adjusted", {}))
-        assert sorted(layers) == sorted(expected)
+        assert layers == [name for name in shapes if not torch.equal(state.mask[name], before[name])]
+        adjusted, before = set(record["rounds"][r - 1].get("adjusted", {})), state.mask
+        assert r == 0 or (set(layers) <= adjusted and len(adjusted - set(layers)) <= 1)
         assert list(sent[-1, r].meta.get("grow", {})) == list(record["rounds"][r].get("adjusted", {}))
     assert [bool(entry.get("adjusted")) for entry in record["rounds"]] == [False, True, True, False, False]
 
@@ -274,7 +284,7 @@ def test_only_clients_that_are_asked_answer_remember_and_cost(every_second):
     (first, second), progress = every_second
     assert first["totals"] == {1: 5, 3: 15} and second["totals"] == {1: 10, 3: 30}
     memories = {k: unpack(memory).tensors for k, memory in progress.memories.items()}
-    assert {k: sorted(memory) for k, memory in memories.items()} == dict.fromkeys((1, 3), ["held mask", "total"])
+    assert {k: sorted(memory) for k, memory in memories.items()} == {k: ["held mask", "total"] for k in (1, 3)}
     assert memories[3]["total"].item() == 30 and progress.ledger.held == {1: 1, 3: 1}
     for entry in (first, second):
         assert entry["asked"] == [1, 3]

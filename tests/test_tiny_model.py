@@ -263,10 +263,11 @@ def test_a_run_leaves_its_model_beside_its_record(method, tmp_path):
     model, federation = load_tiny(files[0]), build_federation(config)
     assert model.mask == states[-1].mask and model.mask.kept == record["final"]["kept"]
     assert all(torch.equal(model.state[name], tensor) for name, tensor in states[-1].weights.items())
-    assert model.classes == tuple("0123456789") and model.pixels == federation.server.pixels
-    score = evaluate(model.build(), federation.test, model.pixels)
+    assert model.classes == tuple("0123456789") and model.pixels == federation.task.pixels
+    test = federation.holdings.test
+    score = evaluate(model.build(), test, model.pixels)
     assert score.correct / score.count == record["final"]["test_accuracy"]
-    right = (predictor(model)(federation.test.images).argmax(1) == federation.test.labels).sum()
+    right = (predictor(model)(test.images).argmax(1) == test.labels).sum()
     assert int(right) == score.correct
 
 

@@ -91,7 +91,19 @@ def build_client(
     remembered = unpack(memory)
     tensors = dict(remembered.tensors)
     mask = tensors.pop("held mask", None)
-    return Client(task, k, r, split, model or new_model(task), tensors, mask, remembered.meta["version"])
+    model, version = model or new_model(task), remembered.meta["version"]
+    return Client(task, k, r, laid_out(split), model, tensors, mask, version)
+
+
+def laid_out(split: Split) -> Split:
+    """The same samples in one layout of memory, however they were read.
+
+    Torch chooses among kernels, which differ in last bits, by strides, and those of a single channel may be any.
+    """
+    images = split.images.contiguous()
+    if images.shape[1] == 1:
+        images = images.reshape(len(images), *images.shape[2:], 1).permute(0, 3, 1, 2)
+    return Split(images, split.labels)
 
 
 def packed_memory(client: Client) -> bytes:
