@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.methods._selection import Selection, pool_size
-from fedtiny_lite.plots.selection import pool_figure
+from fedtiny_lite.plots.candidates import pool_figure
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.widgets.panel import panel
 
