@@ -11,7 +11,7 @@ from typing import Any
 
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a word"}
 _ACCEPTED: dict[type, Any] = {int: numbers.Integral, float: numbers.Real, str: str}
-_LARGEST = 1e300
+_LARGEST = 1e300  # no setting is larger; NaN compares false with it, infinity is above it
 Rule = dataclasses.Field[Any]
 """A declared setting: its name, its default, and in `metadata` what `setting` was given."""
 
@@ -101,6 +101,6 @@ def _in_range(value: float, low: float | None, above: float | None, high: float 
 
 def _range(rule: Rule) -> str:
     limits = rule.metadata
-    words = [f"above {limits['above']}" if limits["above"] is not None else f"at least {limits['low']}"]
-    words += [f"at most {limits['high']}"] if limits["high"] is not None else []
-    return "it must be " + " and ".join(words)
+    bounds = {"above": limits["above"], "at least": limits["low"], "at most": limits["high"]}
+    words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+    return "it must be " + (" and ".join(words) or "a finite number")

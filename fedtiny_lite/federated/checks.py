@@ -11,13 +11,22 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.federated.encodings import GROWTH_PARTS, decode_growth_lists
-from fedtiny_lite.federated.messages import Message, decode_mask
+from fedtiny_lite.federated.messages import Message, decode_mask, state_lengths
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
 
 Check = Callable[[Tensor], None]
 MOST_SAMPLES = 2**40
 """More images than any client holds; a whole number up to this one is exact in float64."""
+
+
+LONGEST_REASON = 2000
+"""Characters of a reason that the record keeps: what a client sends may be quoted in it."""
+
+
+def reason(error: Exception) -> str:
+    """Why a reply was rejected, for the record."""
+    return str(error)[:LONGEST_REASON]
 
 
 def inspect(reply: Message, expected: Mapping[str, Check]) -> None:
@@ -47,7 +56,7 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32, low: float = -math.
 
 def model_values(task: Task, mask: Mask) -> Check:
     """A check for a model's state under `mask`, as `messages.encode_state` packs it; variances are not negative."""
-    lengths = [mask.kept.get(name, shape.numel()) for name, shape in task.state_shapes.items()]
+    lengths = state_lengths(mask, task.state_shapes)
     finite = numbers(sum(lengths))
 
     def check(vector: Tensor) -> None:
@@ -81,16 +90,14 @@ def growth_lists(task: Task, mask: Mask, counts: Mapping[str, int]) -> dict[str,
         return {}
 
     def indices(packed: Tensor) -> None:
-        """The positions are read with zeros as values, which the other check looks at."""
+        """Decoding refuses positions that come twice or lie beyond the layer. It takes zeros for the values, which the
+        other check looks at.
+        """
         zeros = torch.zeros(sum(counts.values()))
         _of_type(packed, torch.uint8)
         for name, (index, _) in decode_growth_lists(
             dict(zip(GROWTH_PARTS, (packed, zeros), strict=True)), counts, task.sizes
         ).items():
-            if len(index) != len(index.unique()):
-                raise ValueError(f"the list of {name} has a position twice")
-            if int(index.max()) >= task.sizes[name]:
-                raise ValueError(f"the list of {name} has a position beyond its {task.sizes[name]} weights")
             if bool(mask[name].flatten()[index].any()):
                 raise ValueError(f"the list of {name} has positions that are not pruned")
 

@@ -124,7 +124,8 @@ def take_mask(client: Client, message: Message) -> bool:
             return False
         layers = dict(client.mask) | layers
     if sent is not None:
-        client.packed_mask = encode_mask({name: layers[name] for name in client.task.mask_shapes}, list(layers))
+        order = list(client.task.mask_shapes)
+        client.packed_mask = encode_mask({name: layers[name] for name in order}, order)
     client.version = message.meta["version"]
     return True
 

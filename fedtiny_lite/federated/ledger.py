@@ -2,7 +2,8 @@
 
 The versions of a mask count up from 1. A layer carries the version in which it last changed, so a client that holds
 version 3 lacks the layers that carry 4 or more. Example: two clients take part in round 1, whose fold changes layer
-`conv2` (version 2), and a third joins in round 2. It says that it holds version 1 and is sent `conv2` with the weights.
+`conv2` (version 2), and a third joins in round 2. In its last reply it said that it holds version 1, so it is sent
+`conv2` with the weights.
 A client answers with the version that it held when it read the question; a reply under another version is refused,
 because its packed weights would belong to other positions.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import inspect, whole_number
+from fedtiny_lite.federated.checks import inspect, reason, whole_number
 from fedtiny_lite.federated.messages import Message, encode_mask, encode_state, pack, unpack
 from fedtiny_lite.federated.protocol import Exchange, Method
 from fedtiny_lite.federated.server import Server
@@ -140,7 +141,7 @@ def accept(
             inspect(reply, exchange.expect(server, state, r, k, reply))
             replies.append(replace(reply, meta=reply.meta | {"client": k}))
         except (ValueError, KeyError) as error:
-            rejections[k] = str(error)
+            rejections[k] = reason(error)
     if 2 * len(replies) < len(packed):
         raise FloatingPointError(_too_few(rejections, len(packed)))
     return Accepted(replies, rejections, replace(ledger, held=held, samples=samples))

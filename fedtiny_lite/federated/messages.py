@@ -119,11 +119,15 @@ def encode_state(state: Mapping[str, Tensor], mask: Mask) -> Tensor:
     return torch.cat([t.masked_select(mask[name]) if name in mask else t.flatten() for name, t in state.items()])
 
 
+def state_lengths(mask: Mask, shapes: Mapping[str, torch.Size]) -> list[int]:
+    """How many numbers each tensor of a model's state sends under `mask`, in the order of `shapes`."""
+    return [mask.kept.get(name, shape.numel()) for name, shape in shapes.items()]
+
+
 def decode_state(vector: Tensor, mask: Mask, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """The state that `encode_state` made a vector of. `shapes`: names and shapes of the model's state, in order."""
-    lengths = [mask.kept.get(name, shape.numel()) for name, shape in shapes.items()]
     state = {}
-    for (name, shape), values in zip(shapes.items(), vector.split(lengths), strict=True):
+    for (name, shape), values in zip(shapes.items(), vector.split(state_lengths(mask, shapes)), strict=True):
         if name in mask:
             state[name] = torch.zeros(shape).masked_scatter_(mask[name], values)
         else:

@@ -86,7 +86,8 @@ class Method:
     start(server) -> State; `training`: the exchange of a round; prelude(config) -> the exchanges before training.
     `settings`: the class of the settings that are its own. `label` and `family` name it in figures; the families are
     "reference", "masks that stay" and "masks that change". `knobs`: settings of its own that tuning tries, with their
-    values. `mask_of(server, state, k)`: client k's mask, where each client has its own.
+    values. `model`: the network that it trains in place of `config.model`, if it has one of its own.
+    `mask_of(server, state, k)`: client k's mask, where each client has its own.
     """
 
     label: str

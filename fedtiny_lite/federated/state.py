@@ -34,7 +34,8 @@ class Question:
     """What the server asks of every client in an exchange: tensors and plain values.
 
     With `with_model` each client is sent the model's kept weights too, under its own mask where the method has one per
-    client. What a client lacks of its mask is sent with any question.
+    client. What a client lacks of its mask is sent with any question. These travel as the tensors `weights` and `mask`,
+    beside the values `version` and `known`: a method gives nothing of its own such a name.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)

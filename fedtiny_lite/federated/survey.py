@@ -1,4 +1,4 @@
-"""The first exchange: clients say how many pixels they hold, their sums and their sums of squares.
+"""The first exchange: clients say how many images they hold, the sums of their pixels and of the pixels' squares.
 
 From these the server knows the mean and the spread of all clients' pixels, which both sides normalise images by,
 without seeing an image. All numbers are whole, so the result does not depend on the order of clients.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.data.datasets import Split
-from fedtiny_lite.federated.checks import inspect, numbers, whole_number
+from fedtiny_lite.federated.checks import inspect, numbers, reason, whole_number
 from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.model.training import Normalisation
 
@@ -46,7 +46,7 @@ def read_survey(
             accepted.append(_checked(unpack(replies[k]), in_shape))
             samples[k] = accepted[-1].meta["samples"]
         except ValueError as error:
-            rejections[k] = str(error)
+            rejections[k] = reason(error)
     if not accepted:
         raise ValueError(f"no client said how its pixels are spread: {rejections}")
     return normalisation([m.tensors for m in accepted], sum(samples.values()), in_shape), samples, rejections

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedtiny_lite.federated.checks import Check, model_values, numbers
 from fedtiny_lite.federated.client import Client, evaluate_locally, reply, train_locally
-from fedtiny_lite.federated.messages import Message, decode_state, encode_state
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state, state_lengths
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.quantisation import dequantise_parts, quantise_parts
 from fedtiny_lite.federated.server import Server, average
@@ -52,7 +52,7 @@ def start(server: Server) -> State:
 
 def lengths(task: Task, mask: Mask) -> list[int]:
     """Numbers that each tensor of the model's state sends."""
-    return [mask.kept.get(name, shape.numel()) for name, shape in task.state_shapes.items()]
+    return state_lengths(mask, task.state_shapes)
 
 
 def ask(server: Server, state: State, r: int) -> Question:

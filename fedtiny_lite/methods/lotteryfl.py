@@ -13,6 +13,9 @@ accuracy: until then clients keep more than the budget. The original rate, 0.2, 
 authors' server keeps the last value of a coordinate that no client keeps; here it is pruned. The server's model is the
 union of the clients' and so larger than each: 1.02 to 1.28 times the budget on digits. Where not all clients take part
 in a round, each is handed the initial weights before training, as it may first train much later.
+
+The server's model is as dense as its densest client. A client that was not drawn since the last call still holds more than
+the budget, so with few clients a round the server's model may never become tiny; the clients' own models do.
 """
 
 from collections.abc import Mapping
@@ -132,11 +135,16 @@ def try_ticket(
 
 
 def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
-    """The trained weights under the client's mask; if that is a new one, it goes along and is part of the old one."""
+    """The trained weights under the client's mask; if that is a new one, it goes along and is part of the old one.
+
+    From the last call on, a client whose mask is above the budget has to send a new one.
+    """
     held = mask_of(server, state, k)
-    if "mask" not in reply.tensors:
-        return {"weights": model_values(server.task, held)}
     counts = next_counts(server.task, held, r)
+    if "mask" not in reply.tensors:
+        if r >= last_call(server.task) and counts != held.kept:
+            raise ValueError("it has no mask, and by this round every client prunes to the budget")
+        return {"weights": model_values(server.task, held)}
 
     def check(packed: Tensor) -> None:
         mask = read_whole_mask(server.task, packed)

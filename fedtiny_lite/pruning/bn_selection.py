@@ -104,7 +104,8 @@ def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule:
             s[variance_name].double() + (((s[name].double() - mean) ** 2) if rule == "pooled" else 0.0) for s in stats
         ]
         combined[name] = mean.float()
-        combined[variance_name] = _weighted_sum(spread, weights).float()
+        # Far-apart finite means have a spread that float32 cannot hold; infinity would spoil the model for good.
+        combined[variance_name] = _weighted_sum(spread, weights).clamp(max=torch.finfo(torch.float32).max).float()
     return combined
 
 

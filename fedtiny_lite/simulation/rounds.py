@@ -25,6 +25,7 @@ from fedtiny_lite.export.tiny_model import final_model, save_tiny
 from fedtiny_lite.federated.client import EMPTY_MEMORY
 from fedtiny_lite.federated.ledger import accept, address, begin, note_changes
 from fedtiny_lite.federated.protocol import Answered, Exchange, Method, answer_question
+from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.masks import check_masked
 from fedtiny_lite.model.training import Normalisation
@@ -101,6 +102,7 @@ def _prepare(
 ) -> Progress:
     """What training starts from; the record is told what it cost."""
     state = method.start(federation.server)
+    _check_state(federation.server, state)
     progress = Progress(state, begin(method, federation.server, state, federation.samples))
     for index, exchange in enumerate(method.prelude(federation.task.config)):
         progress, entry = carry_out(federation, method, index, progress, -1, pool)
@@ -130,11 +132,23 @@ def carry_out(
     packed = {k: found.reply for k, found in answers.items()}
     accepted = accept(method, exchange, server, state, r, ledger, packed)
     following, note = exchange.fold(server, state, r, accepted.replies)
-    check_masked(following.weights, following.mask)
+    _check_state(server, following)
     memories = {**progress.memories, **{k: found.memory for k, found in answers.items()}}
     ledger = note_changes(method, server, state, following, accepted.ledger)
     cost = _cost(messages, answers, accepted.rejections) | {"seconds": time.perf_counter() - began}
     return Progress(following, ledger, memories), cost | note
+
+
+def _check_state(server: Server, state: State) -> None:
+    """Raises ValueError for a state that cannot be packed: both sides take its numbers in the order of the task."""
+    task = server.task
+    for part, given, needed in (
+        ("weights", state.weights, task.state_shapes),
+        ("mask", state.mask, task.mask_shapes),
+    ):
+        if list(given) != list(needed):
+            raise ValueError(f"the {part} of a state must have the names {list(needed)}, in this order")
+    check_masked(state.weights, state.mask)
 
 
 def _gather(
