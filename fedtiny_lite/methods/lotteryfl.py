@@ -14,8 +14,8 @@ authors' server keeps the last value of a coordinate that no client keeps; here 
 union of the clients' and so larger than each: 1.02 to 1.28 times the budget on digits. Where not all clients take part
 in a round, each is handed the initial weights before training, as it may first train much later.
 
-The server's model is as dense as its densest client. A client that was not drawn since the last call still holds more than
-the budget, so with few clients a round the server's model may never become tiny; the clients' own models do.
+The server's model is as dense as its densest client. A client that was not drawn since the last call still holds more
+than the budget, so with few clients a round the server's model may never become tiny; the clients' own models do.
 """
 
 from collections.abc import Mapping
