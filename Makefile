@@ -5,13 +5,20 @@ OUT ?= results
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
+PROCESSES ?= 2
+CONSTRAINTS ?= constraints.txt
+LOWEST ?= .venv-lowest
+# A thread each: torch and the processes would else wait for one another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab figures bench strip
+.PHONY: help reproduce test quick test-lowest lab figures bench strip
 
 help:
 	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
-	@echo "make test        lint, unit tests, and every notebook at profile smoke"
+	@echo "make test        lint, types, unit tests, and every notebook at profile smoke"
+	@echo "make quick       unit tests alone, without the slow ones and the notebooks"
+	@echo "make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make figures     draw accuracy over rounds and density of every run in $(OUT)/"
 	@echo "make bench       time the benchmarks"
@@ -23,7 +30,15 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/mypy fedtiny_lite
+	$(PYTEST)
+
+quick: $(INSTALLED)
+	$(PYTEST) -m "not slow"
+
+# Old versions warn of what newer ones changed beneath them: here that is no error.
+test-lowest:
+	$(MAKE) VENV=$(LOWEST) CONSTRAINTS=constraints-lowest.txt OPTIONS="-W default" quick
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -39,9 +54,9 @@ strip: $(INSTALLED)
 	$(BIN)/jupyter nbconvert --ClearOutputPreprocessor.enabled=True --inplace notebooks/*.ipynb
 
 # The stamp is touched last, so an installation that was cut short is done again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "FedTiny-Lite needs Python 3.11 or newer, and '$(PYTHON)' is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
 	@touch $@

@@ -5,8 +5,9 @@
 ResNet18 of width 64, density 0.01, images of 3x32x32 (noise: costs do not depend on what is in them), one client with
 one batch of 64, one local epoch, one torch thread. Every method runs its exchanges before training, its first round,
 an ordinary and an adjusting one (r = 0, 1 and 10 of R_stop = 100, as in the paper), in a process of its own. FLOPs,
-model state and bytes are counted from masks and packed messages. The peak is measured: how much the process grows
-while the client answers, with dense torch underneath. Writes records/client_costs.json; needs Linux.
+model state and bytes are counted from masks and packed messages; the sums of pixels that a client says once, the same
+in every method, are left out. The peak is measured: how much the process grows while the client answers, with dense
+torch underneath. Writes records/client_costs.json; needs Linux.
 """
 
 import json
@@ -20,14 +21,17 @@ import torch
 from PIL import Image
 
 from benchmarks.memory import peak_growth
-from fedtiny_lite.config import METHODS, Config, make_config
-from fedtiny_lite.federated.messages import Message, pack, unpack
+from fedtiny_lite.config import METHODS, Config, load_method, make_config
+from fedtiny_lite.federated.encodings import GROWTH_PARTS
+from fedtiny_lite.federated.ledger import begin
+from fedtiny_lite.federated.messages import Message, unpack
 from fedtiny_lite.model.costs import activation_bytes
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.environment import environment
 from fedtiny_lite.records.files import read_json, write_json
-from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation.setup import build_federation, load_method
+from fedtiny_lite.simulation.progress import Progress
+from fedtiny_lite.simulation.rounds import carry_out
+from fedtiny_lite.simulation.setup import build_federation
 
 BATCH, CLASSES, SHOTS = 64, 10, 5
 IN_SHAPE = (3, 32, 32)
@@ -73,11 +77,11 @@ def write_noise(folder: Path) -> None:
 
 def describe(config: Config) -> dict:
     """The dense model that costs are compared with."""
-    server = build_federation(config).server
+    federation = build_federation(config)
     model = {"name": config.model, "width": config.width, "density": config.density, "batch": BATCH}
     return model | {
-        "parameters": server.parameters,
-        "activation_bytes": activation_bytes(server.model, IN_SHAPE, BATCH),
+        "parameters": federation.task.parameters,
+        "activation_bytes": activation_bytes(federation.server.model, federation.task.in_shape, BATCH),
     }
 
 
@@ -88,7 +92,8 @@ class Measuring:
         """As `map`, for one client."""
         [task] = zip(*arguments, strict=True)
         answered, peak = peak_growth(lambda: answer(*task))
-        message, reply = task[4], answered.reply
+        *_, message, _memory = task
+        reply = answered.reply
         self.cost = {
             "flops": answered.flops,
             "state_bytes": answered.state_bytes,
@@ -102,27 +107,29 @@ class Measuring:
 
 
 def tensor_bytes(message: Message) -> dict[str, int]:
-    """Bytes of each tensor of a message; those of growth lists together."""
-    sizes = {}
+    """Bytes of each tensor of a message; the two of growth lists together."""
+    sizes: dict[str, int] = {}
     for name, tensor in message.tensors.items():
-        name = "growth list" if ":" in name else name
+        name = "growth list" if name in GROWTH_PARTS else name
         sizes[name] = sizes.get(name, 0) + tensor.nbytes
     return sizes
 
 
 def measure(method_name: str, folder: str) -> dict:
-    """Costs of a client in each exchange before training, an ordinary and an adjusting round."""
+    """Costs of a client in each exchange before training, an ordinary and an adjusting round; how figures name it."""
     torch.set_num_threads(1)
     config, method = config_of(method_name, folder), load_method(method_name)
     federation = build_federation(config)
-    state, memories, found = method.start(federation.server), [pack({})], {"prelude": []}
+    state = method.start(federation.server)
+    progress = Progress(state, begin(method, federation.server, state, federation.samples))
+    found: dict = {"label": method.label, "family": method.family, "prelude": []}
     for index, exchange in enumerate(method.prelude(config)):
         pool = Measuring()
-        state, memories, _ = simulate.carry_out(federation, exchange, index, state, -1, memories, pool)
+        progress, _ = carry_out(federation, method, index, progress, -1, pool)
         found["prelude"].append({"exchange": exchange.name} | pool.cost)
     for kind, r in ROUNDS.items():
         pool = Measuring()
-        state, memories, _ = simulate.carry_out(federation, method.training, -1, state, r, memories, pool)
+        progress, _ = carry_out(federation, method, -1, progress, r, pool)
         found[kind] = pool.cost
     return found
 

@@ -34,7 +34,8 @@ from fedtiny_lite.config import Config, make_config
 from fedtiny_lite.data.datasets import batches, default_data_dir, load_dataset
 from fedtiny_lite.model.training import evaluate, training_batch
 from fedtiny_lite.records.environment import cpu_model
-from fedtiny_lite.simulation.rounds import Federation, build_federation, run
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import Federation, build_federation
 
 DIGITS_OVERHEAD, RESNET_OVERHEAD, TWO_WORKERS = 1.15, 1.05, 1.6
 # No time goes into a start; one run times rounds with and without an adjustment.
@@ -116,9 +117,9 @@ def bare_round(model: torch.nn.Module, federation: Federation, config: Config) -
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     generator, steps = torch.Generator().manual_seed(0), 0
-    for split in federation.splits * config.local_epochs:
+    for split in federation.holdings.splits * config.local_epochs:
         for index in batches(len(split), config.batch_size, generator):
-            images, labels = training_batch(split, index, federation.server.pixels, config.augment, generator)
+            images, labels = training_batch(split, index, federation.task.pixels, config.augment, generator)
             loss = F.cross_entropy(model(images), labels)
             optimiser.zero_grad()
             loss.backward()
@@ -153,8 +154,9 @@ def print_ratio(what: str, rows: list[dict], aim: str) -> float:
 
 def print_evaluation(config: Config) -> None:
     """Print how long the server's evaluation takes, which a round of a real run adds."""
-    server, test = build_federation(config).server, load_dataset(config.dataset).test.take(slice(EVALUATED))
-    median_time = median(seconds(lambda: evaluate(server.model, test, server.pixels)) for _ in range(3))
+    federation, test = build_federation(config), load_dataset(config.dataset).test.take(slice(EVALUATED))
+    model, pixels = federation.server.model, federation.task.pixels
+    median_time = median(seconds(lambda: evaluate(model, test, pixels)) for _ in range(3))
     print(f"  evaluation of {len(test)} test images, not in a round here: {median_time:.3f} s")
 
 

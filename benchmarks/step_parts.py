@@ -125,7 +125,7 @@ def _layer_rows(client: Client, spent: Mapping[tuple[str, str], float], steps: i
         name, count = shape.name.removesuffix(".weight"), kept.get(shape.name, shape.weights)
         if name in conv_norms(client.model):  # the linear layer is not timed
             seconds = {direction: spent[name, direction] / steps for direction in ("forward", "backward")}
-            rows.append({"name": name, "kept": count, "macs": count * shape.pixels} | seconds)
+            rows.append({"name": name, "kept": count, "macs": count * shape.positions} | seconds)
     return rows
 
 

@@ -120,7 +120,7 @@ def counted(case: Case) -> dict:
     convolutions = [shape for shape in shapes if model.get_parameter(shape.name).dim() == 4]
     return {
         "macs": forward_flops(shapes, kept) // 2,
-        "activations": sum(shape.rows * shape.pixels for shape in convolutions),
+        "activations": sum(shape.rows * shape.positions for shape in convolutions),
     }
 
 

@@ -3,17 +3,22 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
+from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
+from fedtiny_lite.settings import rules
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if all went well, 1 for an error that is explained on standard error, 2 for bad usage, 130 for
     Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
         return options.command(options)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
@@ -24,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; its help shows the settings of the method that the arguments name."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
@@ -36,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="one federated run; prints the path of its record as the last line",
         description="One federated run. It continues where it was interrupted; the last line is its record's path.",
-        epilog=_settings_help(),
+        epilog=_settings_help(_named_method(arguments)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     one.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: fedtiny)")
@@ -47,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser(
         "sweep", help="all runs of a named plan; prints the path of their bundle as the last line"
     )
-    sweep.add_argument("plan", help=f"one of {', '.join(PLANS)}")
+    sweep.add_argument("plan", help=f"one of {', '.join([*PLANS, STUDY])}")
     sweep.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     sweep.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
     sweep.set_defaults(command=sweep_command)
@@ -74,12 +80,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings_help() -> str:
+def _named_method(arguments: Sequence[str]) -> str | None:
+    """The method after --method, if that is asked for in the arguments."""
+    finder = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    finder.add_argument("--method", choices=METHODS)
+    try:
+        return finder.parse_known_args(arguments)[0].method
+    except argparse.ArgumentError:  # the whole parser will say what is wrong
+        return None
+
+
+def _settings_help(method: str | None) -> str:
+    """Every run's settings by group, then the method's own; without a method, how to see those."""
     lines = ["settings for --set, with the default of profile digits:"]
-    for rule in dataclasses.fields(Config):
-        choices = f" [{' | '.join(rule.metadata['choices'])}]" if rule.metadata["choices"] else ""
-        lines.append(f"  {rule.name + '=' + str(rule.default):26} {rule.metadata['help']}{choices}")
-    return "\n".join(lines)
+    for group, of_group in groupby(rules(Config), lambda rule: rule.metadata["group"]):
+        lines += [f"\n{group}", *map(_setting_line, of_group)]
+    if method is None:
+        return "\n".join([*lines, "\nof one method: run --method NAME --help"])
+    own = [_setting_line(rule) for rule in rules(own_settings(method))]
+    return "\n".join([*lines, f"\nof {method} alone", *(own or ["  none"])])
+
+
+def _setting_line(rule: dataclasses.Field) -> str:
+    choices = f" [{' | '.join(rule.metadata['choices'])}]" if rule.metadata["choices"] else ""
+    return f"  {rule.name + '=' + str(rule.default):26} {rule.metadata['help']}{choices}"
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -87,7 +111,7 @@ def run_command(options: argparse.Namespace) -> int:
     from fedtiny_lite.simulation.rounds import run
 
     named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
-    settings = parse_settings(options.set)
+    settings = parse_settings(options.set, options.method)
     for name in named.keys() & settings.keys():
         raise ValueError(f"--{name} {named[name]} and --set {name}={settings[name]} are both given; give one")
     config = make_config(options.profile, **settings, **named)
@@ -103,18 +127,31 @@ def run_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_round(entry: dict, state) -> None:
+def _print_round(entry: dict[str, Any], state: object) -> None:
     name = "start   " if entry["round"] < 0 else f"round {entry['round']:>2}"
     scores = [f"{key.replace('_', ' ')} {entry[key]:.4f}" for key in entry if key.endswith(("_accuracy", "_loss"))]
     print("  ".join([name, *scores]), flush=True)
 
 
 def sweep_command(options: argparse.Namespace) -> int:
-    """What is left of a plan, then the path of its bundle; finished runs are not repeated."""
+    """What is left of a plan, then the path of what holds its results; finished runs are not repeated."""
     from fedtiny_lite.experiments.sweep import run_plan
 
-    print(run_plan(options.plan, options.out, options.processes))
+    path = study(options) if options.plan == STUDY else run_plan(options.plan, options.out, options.processes)
+    print(path)
     return 0
+
+
+def study(options: argparse.Namespace) -> Path:
+    """The runs of the study and the claims' numbers for each seed."""
+    from fedtiny_lite.experiments.sweep import run_all
+    from fedtiny_lite.report.study import write_numbers
+
+    plans = {seed: planned(seed) for seed in SEEDS}
+    configs = list(dict.fromkeys(config for of_seed in plans.values() for config in of_seed.values()))
+    found = dict(zip(configs, run_all(configs, options.out / "runs", options.processes), strict=True))
+    by_seed = {seed: {key: found[config] for key, config in of_seed.items()} for seed, of_seed in plans.items()}
+    return write_numbers(options.out, by_seed)
 
 
 def notebooks_command(options: argparse.Namespace) -> int:

@@ -124,7 +124,8 @@ def test_what_runs_share_stands_once(measured, tmp_path):
     assert text.count('"dirichlet"') == text.count('"fingerprint"') == text.count('"cpu_count"') == 1
     *_, first, second, third, _ = text.splitlines()
     assert all(found["run_id"] in line for found, line in zip(measured, (first, second, third), strict=True))
-    assert ['"method"' in line for line in (first, second, third)] == [False, True, False]
+    assert ['"method":"fl_pqsu"' in line for line in (first, second, third)] == [False, True, False]
+    assert text.count('"fl_pqsu"') == 1 and text.count('"fedtiny"') == 1
 
 
 def test_clients_that_were_left_out_and_losses_that_are_no_number_are_kept(tmp_path):

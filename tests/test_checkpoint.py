@@ -6,71 +6,56 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtiny_lite.config import make_config
+from fedtiny_lite.federated.ledger import SHARED, Ledger
 from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import checkpoint
+from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import four_clients, interrupted
 
-TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
-CONFIG = make_config("smoke", **TINY)
-
-
-class Stop(Exception):
-    """Stands for an interruption."""
-
-
-def interrupted(out: Path, config=CONFIG, after: int = 0):
-    """The state after round `after`, at which the run in `out` was interrupted."""
-    states = []
-
-    def stop(entry, state):
-        states.append(state)
-        if entry["round"] == after:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(config, out, stop)
-    return states[-1]
+CONFIG = four_clients()
 
 
 @pytest.fixture
 def saved(tmp_path):
     """An interrupted run: its folder and the state it had."""
-    state = interrupted(tmp_path)
+    state = interrupted(CONFIG, tmp_path)
     return tmp_path / CONFIG.run_id, state
 
 
-@pytest.fixture(scope="module")
-def server():
-    return build_federation(CONFIG).server
-
-
 def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):
-    assert checkpoint.load(tmp_path / "none", CONFIG, server) is None
+    assert checkpoint.load(tmp_path / "none", CONFIG, server.task) is None
 
 
 def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, server):
     folder, state = saved
-    record, found, memories = checkpoint.load(folder, CONFIG, server)
+    record, progress = checkpoint.load(folder, CONFIG, server.task)
+    found, ledger = progress.state, progress.ledger
     assert [entry["round"] for entry in record["rounds"]] == [0] and record["complete"] is False
-    assert found.mask == state.mask and found.unsent == state.unsent
+    assert found.mask == state.mask
     assert list(found.weights) == list(state.weights)
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in state.weights.items())
-    assert [list(unpack(memory).tensors) for memory in memories] == [["mask"]] * CONFIG.clients
+    memories = {k: list(unpack(memory).tensors) for k, memory in progress.memories.items()}
+    assert memories == {k: ["held mask"] for k in range(CONFIG.clients)}
+    assert ledger.samples == dict(enumerate(record["data"]["sizes"]))
+    held = max(ledger.versions[SHARED].values())  # round 0 adjusts nothing; selection made the mask the second one
+    assert held == 2 and ledger.held == dict.fromkeys(range(CONFIG.clients), held)
 
 
 def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, server):
     _, state = saved
     extra = {"scores": torch.arange(6.0).view(2, 3), "votes": torch.tensor([1, 2])}
-    memories = [pack({"own": torch.tensor([k])}, k=k) for k in range(CONFIG.clients)]
-    state = replace(state, extra=extra, unsent=tuple(state.mask)[1:])
-    checkpoint.save(tmp_path / "a", CONFIG, {"rounds": [1.5]}, state, memories)
-    record, found, found_memories = checkpoint.load(tmp_path / "a", CONFIG, server)
-    assert record == {"rounds": [1.5]} and found_memories == memories and found.unsent == state.unsent
-    assert list(found.extra) == list(extra)
-    assert all(torch.equal(found.extra[name], tensor) for name, tensor in extra.items())
+    memories = {k: pack({"own": torch.tensor([k])}, k=k) for k in (3, 0)}
+    versions = {name: number for number, name in enumerate(state.mask, 1)}
+    ledger = Ledger({SHARED: versions, "7": versions}, {3: 4, 10: 1}, {0: 50, 11: 60})
+    (tmp_path / "a").mkdir()
+    saved_progress = Progress(replace(state, extra=extra), ledger, memories)
+    checkpoint.save(tmp_path / "a", CONFIG, {"rounds": [1.5]}, saved_progress)
+    record, found = checkpoint.load(tmp_path / "a", CONFIG, server.task)
+    assert record == {"rounds": [1.5]} and found.memories == memories and found.ledger == ledger
+    assert list(found.state.extra) == list(extra)
+    assert all(torch.equal(found.state.extra[name], tensor) for name, tensor in extra.items())
 
 
 def test_only_whole_checkpoints_are_read(saved, server):
@@ -82,7 +67,7 @@ def test_only_whole_checkpoints_are_read(saved, server):
     for torn in (b"", whole[:11], whole[: len(whole) // 2], whole[:-1], bytes(altered), b"\0" * len(whole)):
         path.write_bytes(torn)
         with pytest.raises(ValueError, match=r"checkpoint\.ftl: .*cut short, altered.*delete it to start"):
-            checkpoint.load(folder, CONFIG, server)
+            checkpoint.load(folder, CONFIG, server.task)
         assert path.read_bytes() == torn
 
 
@@ -110,8 +95,8 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(saved,
 
 def test_a_checkpoint_serves_any_number_of_workers(saved, server):
     folder, state = saved
-    _, found, _ = checkpoint.load(folder, replace(CONFIG, workers=3), server)
-    assert found.mask == state.mask
+    _, found = checkpoint.load(folder, replace(CONFIG, workers=3), server.task)
+    assert found.state.mask == state.mask
 
 
 def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, server, monkeypatch):
@@ -125,7 +110,7 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, serv
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left on device"):
-        checkpoint.save(folder, CONFIG, {}, state, [])
+        checkpoint.save(folder, CONFIG, {}, Progress(state, Ledger()))
     assert checkpoint.path_in(folder).read_bytes() == before
 
 

@@ -1,14 +1,18 @@
 """The command line as a person meets it: last lines, help, and errors that say what is allowed."""
 
-import dataclasses
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 
 from fedtiny_lite.__main__ import main
-from fedtiny_lite.config import METHODS, Config, make_config, parse_settings
+from fedtiny_lite.config import METHODS, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.export.tiny_model import load_tiny
+from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.settings import defaults, names, rules
 from fedtiny_lite.simulation.rounds import run
 
 TINY = ["rounds=1", "pretrain_epochs=0", "width=2", "density=0.1", "clients=2"]
@@ -27,13 +31,56 @@ def test_run_prints_the_path_of_its_record_last_and_figures_draws_it(tmp_path, c
     assert drawn and all(name.endswith(".png") for name in drawn)
 
 
-def test_help_names_every_setting_and_method(capsys):
+def helped(arguments, capsys) -> str:
+    """What help says."""
     with pytest.raises(SystemExit) as exit:
-        main(["run", "--help"])
-    text = capsys.readouterr().out
+        main(arguments)
     assert exit.value.code == 0
-    assert all(f"  {field.name}=" in text for field in dataclasses.fields(Config))
+    return capsys.readouterr().out
+
+
+def settings_in(text: str) -> set[str]:
+    """The settings that a text of help explains."""
+    return set(re.findall(r"^  (\w+)=", text, re.MULTILINE))
+
+
+def test_help_names_every_setting_and_method_and_how_to_see_those_of_one(capsys):
+    text = helped(["run", "--help"], capsys)
+    assert settings_in(text) == names(Config)
     assert all(method in text for method in METHODS)
+    assert "of one method: run --method NAME --help" in text
+    assert all(f"\n{rule.metadata['group']}\n" in text for rule in rules(Config))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_a_method_names_its_own_settings_with_their_defaults(method, capsys):
+    for arguments in (["run", "--method", method, "--help"], ["run", f"--method={method}", "-h"]):
+        every, own = helped(arguments, capsys).split(f"\nof {method} alone\n")
+        assert settings_in(every) == names(Config)
+        assert settings_in(own) == names(own_settings(method))
+        assert all(f"  {name}={value} " in own for name, value in defaults(own_settings(method)).items())
+        assert own.strip() == "none" or names(own_settings(method))
+
+
+@pytest.mark.parametrize("arguments", [["--method", "fedprox"], ["--method"]])
+def test_help_of_an_unknown_method_is_that_of_all(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help", *arguments])
+    assert "of one method: run --method NAME --help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["notebooks"], ["figures"], ["export"]])
+def test_help_answers_at_once(command):
+    """Torch and what draws take seconds to import, and no help needs them."""
+    code = (
+        "import sys; from fedtiny_lite.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(*{'torch', 'pandas', 'matplotlib', 'scipy', 'numba'} & set(sys.modules), sep='\\n')"
+    )
+    call = [sys.executable, "-c", code, *command, "--help"]
+    done = subprocess.run(call, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m fedtiny_lite")
+    assert done.stdout.endswith("\n\n"), f"help imported {done.stdout.splitlines()[-1]}"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +89,14 @@ def test_help_names_every_setting_and_method(capsys):
         (["--profile", "huge"], "profile = 'huge': choose one of smoke, digits, laptop, paper"),
         (["--method", "fedprox"], "method = 'fedprox': choose one of"),
         (["--set", "dataset=mnist"], "unknown dataset 'mnist'; allowed: digits"),
-        (["--set", "densty=0.1"], "densty is not a setting"),
+        (["--set", "densty=0.1"], "densty is not a setting; the settings of fedtiny are adjust_blocks, "),
+        (
+            ["--method", "magnitude", "--set", "thompson_weight=2"],
+            "thompson_weight is a setting of fedrts; those of magnitude alone are: none",
+        ),
+        (["--set", "method=snip", "pool_size=2"], "pool_size is a setting of fedtiny; those of snip alone are: "),
+        (["--set", "clients_per_round=11"], "clients_per_round = 11: there are 10 clients; it must be at most that"),
+        (["--set", "selection_clients=11"], "selection_clients = 11: there are 10 clients; 0 asks all"),
         (["--set", "density"], "write a setting as key=value"),
         (["--set", "density=2"], "density = 2.0: it must be above 0 and at most 1"),
         (["--set", "density=nan"], "density = nan: it must be above 0 and at most 1"),

@@ -1,15 +1,25 @@
+"""Settings: what each may be, whose it is, how it is read, and what names a run."""
+
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, parse_settings
+from fedtiny_lite import config as config_module
+from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config, own_settings, parse_settings
+from fedtiny_lite.federated.protocol import Method
+from fedtiny_lite.methods._selection import Selection, pool_size
+from fedtiny_lite.methods._settings import Adjustment, Growth, GrowthBatch, Saliency
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle
 from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.settings import Settings, defaults, names, rules, setting
 
 NAN, INF = float("nan"), float("inf")
 
@@ -20,6 +30,7 @@ OUT_OF_RANGE = {
     "test_samples": ([-1], "at least 0"),
     "server_shots": ([0], "at least 1"),
     "clients": ([0, -3], "at least 1"),
+    "clients_per_round": ([-1], "at least 0"),
     "alpha": ([0, 0.0, -0.5, NAN, INF], "above 0"),
     "min_samples": ([1], "at least 2"),
     "width": ([0], "at least 1"),
@@ -32,6 +43,7 @@ OUT_OF_RANGE = {
     "momentum": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
     "weight_decay": ([-1e-9, NAN, INF], "at least 0"),
     "density": ([0, 0.0, -0.1, 1.0001, 2, NAN, INF, -INF], "above 0 and at most 1"),
+    "selection_clients": ([-1], "at least 0"),
     "candidate": ([-1], "at least 0"),
     "pool_size": ([-1], "at least 0"),
     "pool_noise": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
@@ -39,7 +51,7 @@ OUT_OF_RANGE = {
     "adjust_every": ([0], "at least 1"),
     "adjust_until": ([-1], "at least 0"),
     "adjust_rate": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
-    "growth_batch": ([0], "at least 1"),
+    "growth_batch": ([1], "at least 2"),
     "extrusion": ([-0.1, NAN, INF], "at least 0"),
     "activation_density": ([0, 1.1, NAN], "above 0 and at most 1"),
     "thompson_weight": ([0, -1, NAN, INF], "above 0"),
@@ -52,6 +64,7 @@ OUT_OF_RANGE = {
 CHOICES = {
     "method": METHODS,
     "server_set": ("distorted", "as_clients"),
+    "pixel_statistics": ("clients", "server"),
     "augment": ("none", "crop_flip", "crop_flip_cutout"),
     "partition": ("iid", "dirichlet", "dirichlet_client", "shards", "quantity"),
     "model": ("cnn", "resnet18", "vgg11"),
@@ -71,18 +84,38 @@ CHOICES = {
 }
 # Free words are judged where they are used: by the data and by the model.
 FREE_WORDS = {"dataset", "adjust_blocks"}
-FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-WHOLE = sorted(name for name, field in FIELDS.items() if field.type is int)
-REAL = sorted(name for name, field in FIELDS.items() if field.type is float)
-WORDS = sorted(name for name, field in FIELDS.items() if field.type is str)
+KIT = sorted({record["config"]["method"] for record in read_bundle(COMMITTED / "digits.json")})
+"""The kit's own methods: a reader's has no committed records, and its settings are no matter of this file."""
+COMMON = {rule.name: rule for rule in rules(Config)}
+OWN = {rule.name: rule for method in KIT for rule in rules(own_settings(method))}
+OWNER = {name: next(method for method in KIT if name in names(own_settings(method))) for name in OWN}
+RULES = COMMON | OWN
+WHOLE, REAL, WORDS = (
+    sorted(name for name, rule in RULES.items() if type(rule.default) is kind) for kind in (int, float, str)
+)
+
+
+def owner(name: str) -> str:
+    """A method that has the setting."""
+    return OWNER.get(name, "fedtiny")
+
+
+def having(name: str, value) -> Config:
+    """The defaults, but for one setting, of a method that has it."""
+    return make_config({"method": owner(name)}, **{name: value})
+
+
+def value_in(config: Config, name: str):
+    """The value of a setting, be it the method's own."""
+    return getattr(config if name in COMMON else config.own, name)
 
 
 def other_value(name: str):
     """An allowed value of the setting that is not its default."""
-    default = FIELDS[name].default
-    if FIELDS[name].type is str:
+    default, kind = RULES[name].default, type(RULES[name].default)
+    if kind is str:
         return next(word for word in (*CHOICES.get(name, ()), "other") if word != default)
-    return default + 1 if FIELDS[name].type is int else default / 2 + 0.125
+    return default + 1 if kind is int else default / 2 + 0.125
 
 
 def test_every_number_setting_is_tried_out_of_range_and_every_word_has_its_choices():
@@ -96,32 +129,40 @@ def test_every_number_setting_is_tried_out_of_range_and_every_word_has_its_choic
 )
 def test_a_value_out_of_range_is_refused(name, value, allowed):
     with pytest.raises(ValueError, match=f"^{name} = {re.escape(repr(value))}: it must be {allowed}$"):
-        Config(**{name: value})
+        having(name, value)
 
 
 @pytest.mark.parametrize("name", sorted(CHOICES))
 def test_a_word_outside_the_choices_is_refused_and_all_choices_are_named(name):
     listed = ", ".join(CHOICES[name])
     with pytest.raises(ValueError, match=f"^{name} = 'nonsense': choose one of {listed}$"):
-        Config(**{name: "nonsense"})
+        having(name, "nonsense")
     for word in CHOICES[name]:
-        assert getattr(Config(**{name: word}), name) == word
+        assert value_in(having(name, word), name) == word
 
 
 @pytest.mark.parametrize(
-    ("names", "values", "kind"),
+    ("of_a_kind", "values", "kind"),
     [
         (WHOLE, [1.5, 2.0, "2", None, True, [2], NAN], "a whole number"),
         (REAL, ["0.5", None, True, [0.5], 1j], "a number"),
-        (WORDS, [1, None, True, b"cnn", ["cnn"]], "a word"),
+        (sorted(set(WORDS) - {"method"}), [1, None, True, b"cnn", ["cnn"]], "a word"),
     ],
     ids=["whole", "real", "word"],
 )
-def test_another_type_is_refused(names, values, kind):
-    for name in names:
+def test_another_type_is_refused(of_a_kind, values, kind):
+    for name in of_a_kind:
         for value in values:
             with pytest.raises(ValueError, match=f"^{name} = {re.escape(repr(value))}: .* takes {kind}$"):
-                Config(**{name: value})
+                having(name, value)
+
+
+@pytest.mark.parametrize("value", [1, None, True, b"cnn", ["cnn"]])
+def test_a_method_that_is_no_word_is_refused(value):
+    with pytest.raises(ValueError, match=f"^method = {re.escape(repr(value))}: .* takes a word$"):
+        Config(method=value)
+    with pytest.raises(ValueError, match=r"^method = "):
+        make_config(method=value)
 
 
 def test_methods_are_the_files_in_the_folder():
@@ -135,8 +176,91 @@ def test_a_setting_cannot_be_changed_later():
         Config().density = 2
 
 
-def test_every_setting_has_help():
-    assert all(field.metadata["help"] for field in FIELDS.values())
+def test_every_setting_has_help_and_a_default_that_is_allowed():
+    assert all(rule.metadata["help"] for rule in RULES.values())
+    assert {field.name for field in dataclasses.fields(Config)} - set(COMMON) == {"own"}
+    for method in METHODS:
+        assert value_in(make_config(method=method), "method") == method
+
+
+def test_no_more_clients_take_part_than_there_are():
+    assert make_config(clients=5, clients_per_round=5).clients_per_round == 5
+    with pytest.raises(ValueError, match=r"^clients_per_round = 6: there are 5 clients; it must be at most that, or 0"):
+        make_config(clients=5, clients_per_round=6)
+
+
+# --- whose a setting is -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_takes_its_own_settings_and_those_of_every_run(method):
+    """And none of the former has the name of one of the latter, or the record could not hold both."""
+    mine = names(own_settings(method))
+    assert not mine & set(COMMON)
+    config = make_config(method=method)
+    assert type(config.own) is own_settings(method) and config.own.values() == defaults(own_settings(method))
+    assert config.identity().keys() == (set(COMMON) - {"workers"}) | mine
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_what_several_methods_share_is_the_same_setting(name):
+    """The same default and the same limits, for a profile sets it for all of them; help may say more."""
+    found = [rule for method in KIT for rule in rules(own_settings(method)) if rule.name == name]
+    allowed = [(rule.default, dict(rule.metadata) | {"help": ""}) for rule in found]
+    assert all(rule == allowed[0] for rule in allowed)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "said"),
+    [
+        ("thompson_weight", "magnitude", "thompson_weight is a setting of fedrts; those of magnitude alone are: none"),
+        ("saliency_steps", "ssfl", "saliency_steps is a setting of grasp, snip, synflow; those of ssfl alone are: "),
+        ("growth_batch", "fedavg", "growth_batch is a setting of feddst, fedmef, fedrts, fedtiny, ssfl; those of fe"),
+    ],
+)
+def test_a_setting_of_another_method_is_refused_and_it_is_said_whose_it_is(name, method, said, monkeypatch):
+    monkeypatch.setattr(config_module, "METHODS", tuple(KIT))
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        make_config(method=method, **{name: 1})
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        parse_settings([f"{name}=1"], method)
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        parse_settings([f"method={method}", f"{name}=1"])
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        make_config(method=method).changed(**{name: 1})
+
+
+def test_own_settings_are_read_by_the_group_that_declares_them():
+    config = make_config(method="fedtiny", adjust_every=3, pool_size=4)
+    assert config.of(Adjustment) is config.of(Growth) is config.of(Selection) is config.of(Settings) is config.own
+    assert (config.of(Adjustment).adjust_every, config.of(Selection).pool_size) == (3, 4)
+    with pytest.raises(TypeError, match=r"^fedtiny has no settings of fedtiny_lite\.methods\._settings\.Saliency$"):
+        config.of(Saliency)
+    with pytest.raises(TypeError, match=r"^prunefl has no settings of .*GrowthBatch$"):
+        make_config(method="prunefl").of(GrowthBatch)
+
+
+def test_settings_of_another_method_make_no_config():
+    own = make_config(method="feddst").own
+    assert Config(method="feddst", own=own) == make_config(method="feddst")
+    with pytest.raises(ValueError, match=r"fedtiny takes fedtiny_lite\.methods\.fedtiny\.Settings$"):
+        Config(method="fedtiny", own=own)
+
+
+def test_a_changed_config_knows_its_own_settings_and_is_checked():
+    config = make_config("smoke", method="fedtiny", workers=3)
+    other = config.changed(pool_size=5, density=0.5)
+    assert other.differing(config.identity()) == ["density", "pool_size"]
+    assert (other.of(Selection).pool_size, other.density, other.workers) == (5, 0.5, 3)
+    assert config.changed() == config and config.changed(workers=1).workers == 1
+    with pytest.raises(ValueError, match=r"^pool_size = -1: it must be at least 0$"):
+        config.changed(pool_size=-1)
+
+
+def test_another_method_keeps_the_settings_that_it_has():
+    config = make_config("smoke", method="fedtiny", adjust_every=3, pool_size=5).changed(method="feddst")
+    assert config == make_config("smoke", method="feddst", adjust_every=3)
+    assert config.changed(method="magnitude") == make_config("smoke", method="magnitude")
 
 
 # --- profiles and words of the command line ---------------------------------------------------------------
@@ -144,15 +268,33 @@ def test_every_setting_has_help():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_settings_lie_on_top_of_the_profile(profile):
-    config = make_config(profile, seed=7, density=0.5)
-    expected = dataclasses.asdict(Config()) | PROFILES[profile] | {"seed": 7, "density": 0.5}
-    assert dataclasses.asdict(config) == expected
+    """As far as the method has them."""
+    for method in METHODS:
+        config = make_config(profile, method=method, seed=7, density=0.5)
+        expected = defaults(Config) | defaults(own_settings(method))
+        expected |= {name: value for name, value in PROFILES[profile].items() if name in expected}
+        expected |= {"method": method, "seed": 7, "density": 0.5}
+        assert config.identity() | {"workers": config.workers} == expected
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_value_of_a_profile_is_a_setting_and_allowed(profile):
+    for name, value in PROFILES[profile].items():
+        assert value_in(having(name, value), name) == value
+
+
+def test_a_profile_may_be_values_of_ones_own():
+    own = {"method": "feddst", "rounds": 3, "adjust_every": 2, "pool_size": 4}
+    assert make_config(own, seed=1) == Config(method="feddst", rounds=3, seed=1, own=Growth(adjust_every=2))
+    assert make_config(own, method="magnitude") == Config(method="magnitude", rounds=3)
+    with pytest.raises(ValueError, match=r"^densty is not a setting; the settings of feddst are "):
+        make_config(own | {"densty": 0.1})
 
 
 def test_unknown_profile_and_setting_are_named_with_what_is_allowed():
     with pytest.raises(ValueError, match=r"^profile = 'big': choose one of smoke, digits, laptop, paper$"):
         make_config("big")
-    with pytest.raises(ValueError, match=r"^sparsity is not a setting; the settings are .*density.*rounds"):
+    with pytest.raises(ValueError, match=r"^sparsity is not a setting; the settings of fedtiny are .*density.*rounds"):
         make_config("smoke", sparsity=0.9)
 
 
@@ -173,7 +315,7 @@ def test_settings_are_read_with_their_types():
     ("pair", "message"),
     [
         ("density", "'density': write a setting as key=value, for example density=0.01"),
-        ("sparsity=0.9", "sparsity is not a setting; the settings are activation_density, "),
+        ("sparsity=0.9", "sparsity is not a setting; the settings of fedtiny are adjust_blocks, "),
         ("=1", " is not a setting"),
         ("clients=5.5", "clients = '5.5': this setting takes a whole number"),
         ("clients=", "clients = '': this setting takes a whole number"),
@@ -193,9 +335,16 @@ def test_a_density_that_is_read_is_still_checked(text):
 
 @given(st.floats(0, 1, exclude_min=True), st.integers(0, 2**63), st.sampled_from(METHODS))
 def test_what_is_written_as_settings_reads_back(density, seed, method):
-    config = Config(density=density, seed=seed, method=method)
-    pairs = [f"{name}={value}" for name, value in dataclasses.asdict(config).items()]
-    assert Config(**parse_settings(pairs)) == config
+    config = make_config(density=density, seed=seed, method=method)
+    pairs = [f"{name}={value}" for name, value in (config.identity() | {"workers": config.workers}).items()]
+    assert make_config({}, **parse_settings(pairs)) == config
+
+
+def test_settings_are_read_for_the_method_that_is_named():
+    assert parse_settings(["lottery_rate=1"], "lotteryfl") == {"lottery_rate": 1.0}
+    assert parse_settings(["lottery_rate=1", "method=lotteryfl"]) == {"lottery_rate": 1.0, "method": "lotteryfl"}
+    with pytest.raises(ValueError, match=r"^method = 'fedprox': choose one of"):
+        parse_settings(["rounds=1"], "fedprox")
 
 
 # --- the name of a run ------------------------------------------------------------------------------------
@@ -211,11 +360,83 @@ def test_run_id_is_one_file_name_for_a_folder_of_images(path):
     assert Config(dataset=f"folder:{path}").run_id.startswith("fedtiny-cifar-cnn8-")
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS))
+@pytest.mark.parametrize("name", sorted(RULES))
 def test_run_id_depends_on_every_setting_that_can_change_a_result(name):
-    changed = Config(**{name: other_value(name)})
-    assert (changed.run_id == Config().run_id) == (name == "workers")
+    default, changed = make_config(method=owner(name)), having(name, other_value(name))
+    assert (changed.run_id == default.run_id) == (name == "workers")
     assert "workers" not in changed.identity()
+    assert changed.differing(default.identity()) == ([] if name == "workers" else [name]) or name == "method"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later(Settings):
+    """A setting that a later version might have."""
+
+    eagerness: float = setting(0.5, "how eager a client is", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterGrowth(Growth, Later):
+    """What FedDST's settings might become."""
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """From now on FedDST has one setting more."""
+
+    def change() -> None:
+        changed = dataclasses.replace(load_method("feddst"), settings=LaterGrowth)
+        assert isinstance(changed, Method)
+        monkeypatch.setattr("fedtiny_lite.methods.feddst.METHOD", changed)
+
+    return change
+
+
+def test_a_new_setting_renames_no_run_until_it_is_used(later):
+    settings = [dict(), dict(lr=0.1, adjust_rate=0.5), dict(adjust_until=3, clients=4, clients_per_round=2)]
+    before = [make_config(method="feddst", **chosen) for chosen in settings]
+    later()
+    after = [make_config(method="feddst", **chosen) for chosen in settings]
+    assert [config.run_id for config in after] == [config.run_id for config in before]
+    assert all("eagerness" in config.identity() for config in after)
+    used = make_config(method="feddst", eagerness=0.25)
+    assert used.run_id not in {config.run_id for config in after}
+    assert make_config(method="feddst", eagerness=0.5).run_id == after[0].run_id
+
+
+def test_a_record_that_is_older_than_a_setting_had_its_default(later):
+    record = make_config(method="feddst", lr=0.1).identity()
+    later()
+    assert make_config(method="feddst", lr=0.1).differing(record) == []
+    assert make_config(method="feddst", lr=0.1, eagerness=0.25).differing(record) == ["eagerness"]
+
+
+def test_a_new_setting_of_every_run_renames_none(monkeypatch):
+    before, added = make_config(method="magnitude", lr=0.1), dataclasses.fields(Later)[0]
+
+    class Newer(Config):
+        eagerness = added.default
+
+        def values(self):
+            return super().values() | {"eagerness": self.eagerness}
+
+    known = config_module.defaults
+    monkeypatch.setattr(
+        config_module, "defaults", lambda kind: known(kind) | ({"eagerness": 0.5} if kind is Config else {})
+    )
+    now = Newer(method="magnitude", lr=0.1)
+    assert now.identity() == before.identity() | {"eagerness": 0.5} and now.run_id == before.run_id
+    assert now.differing(before.identity()) == []
+
+
+def test_what_differs_from_a_record_is_named():
+    config = make_config(method="feddst", lr=0.1, adjust_every=2)
+    assert config.differing(config.identity()) == []
+    assert config.differing(json.loads(json.dumps(config.identity()))) == []
+    assert config.differing({"method": "feddst", "lr": 0.1, "adjust_every": 2}) == []
+    assert config.differing({"method": "feddst", "lr": 0.2}) == ["adjust_every", "lr"]
+    others = make_config(method="fedtiny", lr=0.1, adjust_every=2).identity()
+    assert config.differing(others) == sorted({"method"} | names(own_settings("fedtiny")) - names(Growth))
 
 
 def test_run_id_does_not_depend_on_how_a_number_is_written():
@@ -224,8 +445,8 @@ def test_run_id_does_not_depend_on_how_a_number_is_written():
 
 def test_identity_is_json_and_makes_the_same_run():
     config = make_config("laptop", seed=2)
-    again = Config(**json.loads(json.dumps(config.identity())), workers=config.workers)
-    assert again == config and again.run_id == config.run_id
+    again = make_config({}, **json.loads(json.dumps(config.identity())), workers=config.workers)
+    assert again == config and again.run_id == config.run_id and hash(again) == hash(config)
 
 
 def test_run_id_is_the_same_in_another_process():
@@ -234,7 +455,7 @@ def test_run_id_is_the_same_in_another_process():
         subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
-            env={"PYTHONHASHSEED": seed},
+            env=os.environ | {"PYTHONHASHSEED": seed},
             text=True,
             check=True,
             capture_output=True,
@@ -251,8 +472,8 @@ def test_run_id_is_the_same_in_another_process():
     ("density", "candidates"), [(1, 1), (0.1, 1), (0.05, 2), (0.01, 10), (0.005, 20), (0.001, 100)]
 )
 def test_pool_size_follows_from_the_density_unless_set(density, candidates):
-    assert Config(density=density).candidates == candidates
-    assert Config(density=density, pool_size=7).candidates == 7
+    assert pool_size(make_config(density=density)) == candidates
+    assert pool_size(make_config(density=density, pool_size=7)) == 7
 
 
 @pytest.mark.parametrize(

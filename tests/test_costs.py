@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedtiny_lite.model.costs import (
     LayerShape,
     activation_bytes,
+    executed_training_flops,
     forward_flops,
     growth_flops,
     growth_list_bytes,
@@ -23,13 +24,14 @@ from fedtiny_lite.model.costs import (
     training_flops,
 )
 from fedtiny_lite.model.networks import MODELS, build_model, prunable_blocks, state_of
+from tests.helpers import seeded
 
 CIFAR = (3, 32, 32)
 TOY = (LayerShape("a.weight", 90, 16, 10, 9), LayerShape("b.weight", 100, 1, 5, 20))
 
 
 def build(name, width, in_shape):
-    return build_model(name, width, 10, in_shape, torch.Generator().manual_seed(0))
+    return build_model(name, width, 10, in_shape, seeded())
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,7 @@ def test_dense_training_flops_equal_torchs_own_counter_but_for_the_images_gradie
         model(images).sum().backward()
     shapes = layer_shapes(model, in_shape)
     assert 3 * (training_flops(shapes, {}) - forward_flops(shapes[:1], {})) == counter.get_total_flops()
+    assert 3 * executed_training_flops(shapes, {}) == counter.get_total_flops()
 
 
 def test_resnet18_has_the_published_number_of_macs(shapes):
@@ -106,6 +109,13 @@ def test_flops_follow_kept_weights_times_pixels():
     assert training_flops(TOY, {"a.weight": 5, "b.weight": 0}) == 3 * 2 * 16 * 5
 
 
+def test_executed_flops_leave_out_the_input_gradient_of_the_first_layer():
+    """The first layer works twice, forward and for its weights' gradient; the second layer works three times."""
+    assert executed_training_flops(TOY, {}) == 2 * (2 * 16 * 90 + 3 * 100)
+    assert executed_training_flops(TOY, {"a.weight": 5, "b.weight": 30}) == 2 * (2 * 16 * 5 + 3 * 30)
+    assert training_flops(TOY, {"b.weight": 30}) - executed_training_flops(TOY, {"b.weight": 30}) == 2 * 16 * 90
+
+
 def test_growth_adds_the_pruned_weights_of_its_block_only():
     kept = {"a.weight": 5, "b.weight": 30}
     assert growth_flops(TOY, kept, ["a.weight"]) == 2 * 16 * 85
@@ -120,7 +130,7 @@ def test_worked_ratios_of_sparse_to_dense_flops(shapes, density, ratio):
     assert round(float(exact), 5) == ratio
     # Whole weights lose less than one weight a layer: at most 1.04e-5 of the dense FLOPs.
     lost = exact - Fraction(forward_flops(shapes, uniform(shapes, density)), dense)
-    assert 0 <= lost < Fraction(2 * sum(shape.pixels for shape in shapes[1:]), dense) < 1.05e-5
+    assert 0 <= lost < Fraction(2 * sum(shape.positions for shape in shapes[1:]), dense) < 1.05e-5
 
 
 @pytest.mark.parametrize(("density", "ratio"), [(0.05, 0.05322), (0.01, 0.01336), (0.005, 0.00837), (0.001, 0.00439)])

@@ -7,6 +7,7 @@ import pickle
 import re
 import socket
 import tarfile
+from dataclasses import fields
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,13 +22,11 @@ from scipy.io import savemat
 from fedtiny_lite.data import datasets as data
 from fedtiny_lite.data import sources
 from fedtiny_lite.data.augmentation import augment
-from fedtiny_lite.data.datasets import Split, batches, distort, limit, load_dataset, public_split, to_float
+from fedtiny_lite.data.datasets import Dataset, Split, batches, distort, limit, load_dataset, public_split, to_float
 from fedtiny_lite.data.partition import partition
 from fedtiny_lite.data.vision import torchvision
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from fedtiny_lite.federated.survey import normalisation, sums_of_pixels
+from tests.helpers import seeded
 
 
 def rng(seed=0):
@@ -61,9 +60,17 @@ def test_digits_are_scikit_learns_with_every_fifth_a_test_sample(tmp_path):
     back = digits.test.images[:, 0].double() * 16 / 255
     assert torch.allclose(back, torch.tensor(raw.images[::5]), atol=16 / 255 / 2)
     assert digits.classes == tuple("0123456789")
+
+
+def test_a_data_set_knows_no_statistics_of_its_pixels():
+    """Those are the clients' to tell, and are the mean and the spread of all their images."""
+    digits = load_dataset("digits")
+    assert {field.name for field in fields(Dataset)} == {"name", "train", "test", "classes", "fingerprint"}
     pixels = digits.train.images.double() / 255
-    assert digits.mean == pytest.approx((float(pixels.mean()),), abs=1e-4)
-    assert digits.std == pytest.approx((float(pixels.std(correction=0)),), abs=1e-4)
+    parts = [sums_of_pixels(digits.train.take(part).images) for part in (slice(0, 100), slice(100, None))]
+    found = normalisation(parts, len(digits.train), (1, 8, 8))
+    assert found.mean == pytest.approx((float(pixels.mean()),), abs=1e-12)
+    assert found.std == pytest.approx((float(pixels.std(correction=0)),), abs=1e-12)
 
 
 def test_a_data_set_is_loaded_once(tmp_path):
@@ -190,7 +197,6 @@ def test_cifar_from_its_archive_or_its_folder(extracted, tmp_path, monkeypatch):
     assert cifar.train.labels.tolist() == list(range(10))
     assert cifar.test.labels.tolist() == [10, 11]
     assert cifar.classes[3] == "class3"
-    assert cifar.mean == (0.4914, 0.4822, 0.4465)
     assert (tmp_path / ".cache" / "cifar10.npz").exists()
 
 
@@ -440,15 +446,15 @@ def test_limit_zero_keeps_all_and_more_than_all_is_refused():
 def test_distortion_by_hand():
     """Of x = 0.6, x*0.5 + 0.4 = 0.7 at least, 1.0 at most, and 0.85 on the mean; of x = 1, two thirds are above 1."""
     split = Split(torch.full((1, 1, 200, 200), 153, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    pixels = distort(split, generator()).images.double() / 255
+    pixels = distort(split, seeded()).images.double() / 255
     assert float(pixels.mean()) == pytest.approx(0.85, abs=0.01)
     assert 0.7 <= float(pixels.min()) < 0.71 and 0.99 < float(pixels.max()) <= 1
     white = Split(torch.full_like(split.images, 255), split.labels)
-    clipped = distort(white, generator()).images == 255
+    clipped = distort(white, seeded()).images == 255
     assert float(clipped.double().mean()) == pytest.approx(2 / 3, abs=0.02)
-    noise = torch.rand(split.images.shape, generator=generator())
+    noise = torch.rand(split.images.shape, generator=seeded())
     expected = ((split.images / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1) * 255).round().to(torch.uint8)
-    assert torch.equal(distort(split, generator()).images, expected)
+    assert torch.equal(distort(split, seeded()).images, expected)
 
 
 def test_to_float_normalises_each_channel():
@@ -471,9 +477,9 @@ def crop_flip_by_hand(image, dy, dx, flip):
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (1, 28, 28), (2, 16, 24)])
 def test_crop_flip_equals_cropping_one_by_one(shape):
-    images = torch.randint(256, (20, *shape), dtype=torch.uint8, generator=generator())
-    out = augment(images, "crop_flip", generator(1)).numpy()
-    replay = generator(1)
+    images = torch.randint(256, (20, *shape), dtype=torch.uint8, generator=seeded())
+    out = augment(images, "crop_flip", seeded(1)).numpy()
+    replay = seeded(1)
     dy = torch.randint(2 * max(1, shape[1] // 8) + 1, (20,), generator=replay)
     dx = torch.randint(2 * max(1, shape[2] // 8) + 1, (20,), generator=replay)
     flip = torch.randint(2, (20,), generator=replay)
@@ -484,7 +490,7 @@ def test_crop_flip_equals_cropping_one_by_one(shape):
 
 def test_cutout_removes_a_square_of_half_the_side_cut_at_the_border():
     images = torch.full((200, 3, 32, 32), 200, dtype=torch.uint8)
-    out = augment(images, "crop_flip_cutout", generator(), fill=(0.2, 0.4, 0.6))
+    out = augment(images, "crop_flip_cutout", seeded(), fill=(0.2, 0.4, 0.6))
     filled = (out == torch.tensor([51, 102, 153]).view(3, 1, 1)).all(dim=1)
     rows, columns = filled.any(dim=2).sum(dim=1), filled.any(dim=1).sum(dim=1)
     assert torch.equal(filled.sum(dim=(1, 2)), rows * columns)  # a rectangle in every image
@@ -495,17 +501,17 @@ def test_cutout_removes_a_square_of_half_the_side_cut_at_the_border():
 
 
 def test_augmentation_repeats_from_its_generator_and_leaves_its_input():
-    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8, generator=generator())
+    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8, generator=seeded())
     before = images.clone()
-    one, two = (augment(images, "crop_flip_cutout", generator(5)) for _ in range(2))
+    one, two = (augment(images, "crop_flip_cutout", seeded(5)) for _ in range(2))
     assert torch.equal(one, two)
     assert torch.equal(images, before)
-    assert augment(images, "none", generator()) is images
+    assert augment(images, "none", seeded()) is images
 
 
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(ValueError, match="'mixup'; allowed: none, crop_flip, crop_flip_cutout"):
-        augment(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "mixup", generator())
+        augment(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "mixup", seeded())
 
 
 # --- batches ---------------------------------------------------------------------------------------------
@@ -514,7 +520,7 @@ def test_an_unknown_augmentation_is_refused():
 @given(samples=st.integers(1, 100), size=st.integers(1, 20), shuffled=st.booleans())
 def test_batches_hold_every_sample_once_and_drop_nothing(samples, size, shuffled):
     """The mistake caught: `drop_last` on the test split."""
-    parts = batches(samples, size, generator() if shuffled else None)
+    parts = batches(samples, size, seeded() if shuffled else None)
     order = torch.cat(parts).tolist()
     assert sorted(order) == list(range(samples))
     assert shuffled or order == list(range(samples))
@@ -528,12 +534,12 @@ def test_batches_hold_every_sample_once_and_drop_nothing(samples, size, shuffled
     [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (1, 4, [1]), (3, 1, [1, 1, 1])],
 )
 def test_batch_lengths_by_hand(samples, size, lengths):
-    assert [len(part) for part in batches(samples, size, generator())] == lengths
+    assert [len(part) for part in batches(samples, size, seeded())] == lengths
 
 
 def test_shuffles_follow_the_generator():
-    assert torch.equal(batches(50, 50, generator(3))[0], batches(50, 50, generator(3))[0])
-    assert not torch.equal(batches(50, 50, generator(3))[0], batches(50, 50, generator(4))[0])
+    assert torch.equal(batches(50, 50, seeded(3))[0], batches(50, 50, seeded(3))[0])
+    assert not torch.equal(batches(50, 50, seeded(3))[0], batches(50, 50, seeded(4))[0])
 
 
 @pytest.mark.parametrize(("samples", "size"), [(0, 4), (4, 0)])

@@ -10,24 +10,19 @@ import sys
 
 import pytest
 
-from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.config import METHODS
 from fedtiny_lite.records import schema
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.rounds import run
-
-TINY = dict(
-    width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=4,
-    adjust_until=4,
-)  # fmt: skip
-
+from tests.helpers import Stop, four_clients, interrupted
 
 EVENTFUL = {"fl_pqsu": dict(lr=0.3), "lotteryfl": dict(lottery_accuracy=0.15)}
 """Settings at which clients differ in when they upload and when they prune."""
 
 
 def tiny(method="fedtiny", **settings):
-    return make_config("smoke", method=method, **(TINY | EVENTFUL.get(method, {}) | settings))
+    return four_clients(method=method, **dict(rounds=4, adjust_until=4) | EVENTFUL.get(method, {}) | settings)
 
 
 @functools.cache
@@ -39,10 +34,6 @@ def undisturbed(method: str) -> bytes:
 @pytest.fixture(scope="module")
 def reference() -> bytes:
     return undisturbed("fedtiny")
-
-
-class Stop(Exception):
-    """Stands for an interruption."""
 
 
 class Shuffled:
@@ -60,7 +51,7 @@ class Shuffled:
             random.Random(self.seed).shuffle(order)
         answers = {}
         for i in order:
-            self.executed.append(calls[i][2])
+            self.executed.append(calls[i][3])
             answers[i] = function(*calls[i])
         return [answers[i] for i in range(len(calls))]
 
@@ -83,18 +74,13 @@ def workers():
         yield pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_and_an_interruption_midway_give_the_same_record(method, workers, tmp_path, monkeypatch):
     """Two rounds on two workers, the second an adjustment; the rest in one process, from the checkpoint."""
-
-    def stop(entry, state):
-        if entry["round"] == 1:
-            raise Stop
-
     with monkeypatch.context() as patch:
         patch.setattr(simulate, "_pool", lambda _: contextlib.nullcontext(workers))
-        with pytest.raises(Stop):
-            run(tiny(method=method, workers=2), tmp_path, stop)
+        interrupted(tiny(method=method, workers=2), tmp_path, after=1)
     record = run(tiny(method=method), tmp_path)
     assert record["environment"]["workers"] == 2
     assert schema.canonical(record) == undisturbed(method)
@@ -109,6 +95,7 @@ def test_these_runs_are_eventful():
     assert any(len(set(entry["client_density"])) > 1 for entry in rounds["lotteryfl"])
 
 
+@pytest.mark.slow
 def test_two_workers_one_of_which_dies_and_then_one_process_give_the_same_record(reference, tmp_path):
     """Workers do the selection and three rounds, adjustments among them; then one process does the last."""
     seen, others = [], multiprocessing.active_children()  # workers that other tests keep
@@ -160,10 +147,10 @@ def test_a_run_stopped_after_every_round_gives_the_same_record(method, tmp_path)
 def test_a_run_stopped_between_two_clients_gives_the_same_record(client, reference, tmp_path, monkeypatch):
     inner = simulate.answer
 
-    def stop(config, index, k, r, message, memory):
+    def stop(config, pixels, index, k, r, message, memory):
         if (index, k, r) == (-1, client, 2):
             raise Stop
-        return inner(config, index, k, r, message, memory)
+        return inner(config, pixels, index, k, r, message, memory)
 
     with monkeypatch.context() as patch:
         patch.setattr(simulate, "answer", stop)
@@ -179,12 +166,12 @@ def test_a_run_stopped_between_two_clients_gives_the_same_record(client, referen
 KILLER = """
 import json, os, pathlib, signal, sys
 import torch
-from fedtiny_lite.config import Config
+from fedtiny_lite.config import make_config
 from fedtiny_lite.simulation.setup import build_federation
 from fedtiny_lite.simulation.rounds import run
 
 out, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-config, calls = Config(**json.loads(sys.argv[3])), json.loads(sys.argv[4])
+config, calls = make_config({}, **json.loads(sys.argv[3])), json.loads(sys.argv[4])
 write = pathlib.Path.write_bytes
 torch.set_num_threads(1)
 build_federation(config)  # the forks inherit it
@@ -256,6 +243,7 @@ assert attempt(lambda: None, out) == 0
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_gives_the_same_record(tmp_path):
     """SIGKILL in the midst of writing, around the rename, and after random numbers of Python calls."""
     config, rng = tiny(rounds=12), random.Random(0)

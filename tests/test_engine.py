@@ -17,13 +17,10 @@ from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.sparse.engine import DENSE, SPARSE, SPARSE_SHARE, check_engine, engine_for
+from tests.helpers import FOUR_CLIENTS, seeded
 
-TINY = dict(width=2, density=0.1, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
+TINY = FOUR_CLIENTS | dict(density=0.1)
 PIXELS = Normalisation((0.5,), (0.25,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(name: str = "cnn"):
@@ -35,7 +32,7 @@ def test_auto_chooses_by_the_share_of_multiply_adds():
     """Of 4-8-16-16 channels on 8x8, 8x8, 4x4 and 4x4 pixels, and 64 inputs of 5 classes: 76,352 multiply-adds."""
     model, layers = network()
     total = 64 * (4 * 9 + 4 * 8 * 9) + 16 * (8 * 16 * 9 + 16 * 16 * 9) + 64 * 5
-    assert sum(layer.pixels * layer.weights for layer in layers) == total
+    assert sum(layer.positions * layer.weights for layer in layers) == total
     auto = make_config(engine="auto")
     always = {layer.name: 0 for layer in layers}
     just = int(SPARSE_SHARE * total) // 16
@@ -61,14 +58,14 @@ def test_sparse_is_refused_where_it_cannot_run():
     with pytest.raises(ValueError, match=r"cannot train the network of small_model; set engine=auto or dense"):
         run(make_config("smoke", method="small_model", engine="sparse", density=0.1))
     with pytest.raises(ValueError, match=r"runs on the CPU; set torch_device=cpu, or engine=auto"):
-        check_engine(make_config(engine="sparse"), network()[0], torch.device("cuda"))
-    check_engine(make_config(engine="auto"), network()[0], torch.device("cuda"))
+        check_engine(make_config(engine="sparse", torch_device="cuda"), network()[0])
+    check_engine(make_config(engine="auto", torch_device="cuda"), network()[0])
 
 
 @pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])
-@pytest.mark.parametrize("samples", [5, 300])
+@pytest.mark.parametrize("samples", [5, 257, 300])
 def test_both_engines_re_estimate_the_same_statistics(name, samples):
-    """300 images are more than one batch of those that statistics are taken on."""
+    """Statistics are taken on batches of 256: 257 images are one batch with one image more, 300 are two batches."""
     generator = seeded(1)
     images = torch.randint(256, (samples, 1, 8, 8), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.zeros(samples, dtype=torch.int64))
@@ -106,12 +103,14 @@ def test_a_run_ends_alike_on_both_engines(method):
     assert sparse["final"]["test_loss"] == pytest.approx(dense["final"]["test_loss"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_sparse_run_repeats_bit_for_bit_on_workers_too():
     config = make_config("smoke", engine="sparse", **TINY)
     other = make_config("smoke", engine="sparse", workers=2, **TINY)
     assert schema.canonical(run(config)) == schema.canonical(run(other))
 
 
+@pytest.mark.slow
 def test_code_that_is_compiled_now_gives_the_bits_of_code_from_the_cache(tmp_path):
     """Two processes, the first of which finds nothing compiled."""
     program = (

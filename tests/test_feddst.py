@@ -2,17 +2,19 @@
 
 import copy
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.federated.client import growth_batch, local_schedule
 from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
 from fedtiny_lite.federated.server import pretrained
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.methods import feddst
+from fedtiny_lite.methods._settings import GrowthBatch
 from fedtiny_lite.model import costs
 from fedtiny_lite.model.costs import forward_flops, model_state_memory, training_flops
 from fedtiny_lite.model.masks import Mask, erk_counts, magnitude_mask
@@ -20,27 +22,18 @@ from fedtiny_lite.model.networks import load_state, state_of
 from fedtiny_lite.model.training import train
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation.setup import build_federation, client_of
+from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import asked, forget_federations, three_clients, trace
+
+tiny = partial(three_clients, method="feddst")
 
 
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each."""
-    base = dict(method="feddst", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
-
-
-def asked(config, k=0, r=1):
-    """Client k, the server's state, and its question of round r."""
+def asked_at_start(config):
+    """Client 0, the server's first state, and the client's question of round 1."""
     federation = build_federation(config)
     state = feddst.METHOD.start(federation.server)
-    tensors, meta = feddst.ask(federation.server, state, r)
-    return client_of(federation, k, r, {}), state, Message(meta, tensors)
+    client, message = asked(federation, state, 1)
+    return client, state, message
 
 
 def unpacked(reply, shapes, state_shapes):
@@ -52,8 +45,10 @@ def unpacked(reply, shapes, state_shapes):
 
 
 SHAPES = {"a.weight": torch.Size([6])}
-TOY = SimpleNamespace(mask_shapes=SHAPES, state_shapes=SHAPES | {"a.bias": torch.Size([1])})
-"""What folding needs of a server: one layer of six weights and a bias."""
+TOY = SimpleNamespace(
+    task=SimpleNamespace(config=tiny(), mask_shapes=SHAPES, state_shapes=SHAPES | {"a.bias": torch.Size([1])})
+)
+"""What folding in an adjustment round (1) needs of a server: one layer of six weights and a bias."""
 
 
 def holding(samples, weights, bias):
@@ -65,7 +60,7 @@ def holding(samples, weights, bias):
 
 
 def test_a_weight_is_averaged_over_its_holders_and_the_layer_pruned_to_its_count():
-    before = feddst.State(
+    before = State(
         {"a.weight": torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), "a.bias": torch.zeros(1)},
         Mask({"a.weight": torch.tensor([True, True, True, False, False, False])}),
     )
@@ -78,14 +73,11 @@ def test_a_weight_is_averaged_over_its_holders_and_the_layer_pruned_to_its_count
     assert after.weights["a.weight"].tolist() == [7.0, -1.0, 0.0, -4.0, 0.0, 0.0]
     assert after.weights["a.bias"].tolist() == [2.0]
     assert after.mask["a.weight"].tolist() == [True, True, False, True, False, False]
-    assert after.unsent == ("a.weight",)
     assert note == {"adjusted": {"a.weight": 1}}
 
 
 def test_what_nobody_holds_is_not_kept_even_if_a_held_weight_is_zero():
-    before = feddst.State(
-        {"a.weight": torch.zeros(6), "a.bias": torch.zeros(1)}, Mask({"a.weight": torch.arange(6) < 2})
-    )
+    before = State({"a.weight": torch.zeros(6), "a.bias": torch.zeros(1)}, Mask({"a.weight": torch.arange(6) < 2}))
     after, _ = feddst.fold(TOY, before, 1, [holding(10, [None, None, None, None, 0.0, 3.0], 0.0)])
     assert after.mask["a.weight"].tolist() == [False] * 4 + [True] * 2
 
@@ -95,9 +87,9 @@ def test_what_nobody_holds_is_not_kept_even_if_a_held_weight_is_zero():
 
 def dense_gradients(client, model):
     """The gradient of every weight on the growth batch, by plain autograd."""
-    images, labels = growth_batch(client)
+    images, labels = growth_batch(client, client.config.of(GrowthBatch).growth_batch)
     model.train()
-    names = list(client.mask_shapes)
+    names = list(client.task.mask_shapes)
     loss = F.cross_entropy(model(images), labels)
     return dict(zip(names, torch.autograd.grad(loss, [model.get_parameter(name) for name in names]), strict=True))
 
@@ -107,7 +99,7 @@ def plain_answer(client, state):
     model, config, schedule = copy.deepcopy(client.model), client.config, local_schedule(client)
     half, augmentation = len(schedule) // 2, client.generator("augment")
     load_state(model, state.weights)
-    train(model, client.split, client.pixels, state.mask, config, schedule[:half], augmentation)
+    train(model, client.split, client.task.pixels, state.mask, config, schedule[:half], augmentation)
     halfway, masks = state_of(model), {}
     for name, gradient in dense_gradients(client, model).items():
         keep = state.mask[name].flatten()
@@ -119,15 +111,15 @@ def plain_answer(client, state):
         masks[name] = masks[name].view(state.mask[name].shape)
         halfway[name] = halfway[name] * (masks[name] & state.mask[name])
     load_state(model, halfway)  # the running statistics of before the growth batch
-    train(model, client.split, client.pixels, Mask(masks), config, schedule[half:], augmentation)
+    train(model, client.split, client.task.pixels, Mask(masks), config, schedule[half:], augmentation)
     return state_of(model), Mask(masks)
 
 
 @pytest.mark.parametrize("local_epochs", [1, 2])
 def test_a_client_trains_half_exchanges_and_trains_the_rest_as_the_plain_dense_way(local_epochs):
-    client, state, message = asked(tiny(local_epochs=local_epochs))
+    client, state, message = asked_at_start(tiny(local_epochs=local_epochs))
     reply = feddst.answer(client, message)
-    weights, mask = unpacked(reply, client.mask_shapes, client.state_shapes)
+    weights, mask = unpacked(reply, client.task.mask_shapes, client.task.state_shapes)
     expected, expected_mask = plain_answer(client, state)
     assert mask == expected_mask
     for name, tensor in weights.items():
@@ -135,8 +127,8 @@ def test_a_client_trains_half_exchanges_and_trains_the_rest_as_the_plain_dense_w
 
 
 def test_readjustment_keeps_each_layers_count_and_regrows_nothing_it_pruned():
-    client, state, message = asked(tiny())
-    _, mask = unpacked(feddst.answer(client, message), client.mask_shapes, client.state_shapes)
+    client, state, message = asked_at_start(tiny())
+    _, mask = unpacked(feddst.answer(client, message), client.task.mask_shapes, client.task.state_shapes)
     assert mask.kept == state.mask.kept
     for name, keep in state.mask.items():
         grown, pruned = mask[name] & ~keep, keep & ~mask[name]
@@ -145,21 +137,21 @@ def test_readjustment_keeps_each_layers_count_and_regrows_nothing_it_pruned():
 
 def test_an_adjustment_costs_the_dense_gradient_of_one_batch():
     config = tiny(growth_batch=32)
-    client, state, message = asked(config)
+    client, state, message = asked_at_start(config)
     reply = feddst.answer(client, message)
     kept = state.mask.kept
-    extra = forward_flops(client.layers, {}) - forward_flops(client.layers, kept)
-    assert reply.flops == training_flops(client.layers, kept) * len(client.split) + 32 * extra
+    extra = forward_flops(client.task.layers, {}) - forward_flops(client.task.layers, kept)
+    assert reply.flops == training_flops(client.task.layers, kept) * len(client.split) + 32 * extra
     assert reply.kept == state.mask.total
     others = costs.other_sizes(client.model)
-    dense = model_state_memory(client.layers, kept, *others, dense_gradient=tuple(kept))
-    assert reply.state_bytes == dense > 1.3 * model_state_memory(client.layers, kept, *others)
+    dense = model_state_memory(client.task.layers, kept, *others, dense_gradient=tuple(kept))
+    assert reply.state_bytes == dense > 1.3 * model_state_memory(client.task.layers, kept, *others)
 
 
 def test_a_client_with_a_single_batch_adjusts_first():
-    client, state, message = asked(tiny(batch_size=128))
+    client, state, message = asked_at_start(tiny(batch_size=128))
     assert len(local_schedule(client)) == 1
-    _, mask = unpacked(feddst.answer(client, message), client.mask_shapes, client.state_shapes)
+    _, mask = unpacked(feddst.answer(client, message), client.task.mask_shapes, client.task.state_shapes)
     assert mask == plain_answer(client, state)[1]
 
 
@@ -175,8 +167,8 @@ def run():
 def test_the_mask_starts_as_erk_magnitude_and_keeps_its_counts(run):
     config, record, states = run
     server = build_federation(config).server
-    counts = erk_counts(server.mask_shapes, server.budget)
-    assert record["prelude"] == []
+    counts = erk_counts(server.task.mask_shapes, server.task.budget)
+    assert [entry["exchange"] for entry in record["prelude"]] == ["pixel_statistics"]
     assert states[0].mask == magnitude_mask(pretrained(server), counts)
     assert [state.mask.kept for state in states] == [counts] * 5
     assert [entry["client_kept"] for entry in record["rounds"]] == [sum(counts.values())] * 4
@@ -203,5 +195,5 @@ def test_the_budget_holds_in_every_state(settings):
 
 def test_a_run_repeats_bit_for_bit(run):
     config, record, _ = run
-    simulate.build_federation.cache_clear()
+    forget_federations()
     assert schema.canonical(simulate.run(config)) == schema.canonical(record)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtiny_lite.config import METHODS, make_config
-from fedtiny_lite.data.datasets import Dataset, Split, load_dataset, to_float
+from fedtiny_lite.data.datasets import Split, load_dataset, to_float
 from fedtiny_lite.federated import server as server_module
-from fedtiny_lite.federated.client import growth_batch, local_schedule
+from fedtiny_lite.federated.client import build_client, growth_batch, local_schedule
 from fedtiny_lite.federated.server import full_mask, pretrained
 from fedtiny_lite.model.networks import load_state, state_of
 from fedtiny_lite.model.training import epoch_batches, train
@@ -18,7 +18,8 @@ from fedtiny_lite.records.schema import load_records
 from fedtiny_lite.seeding import torch_generator
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation, client_of
+from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import forget_federations, numbered, numbered_dataset, numbers
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, server_shots=5, clients=3)
 
@@ -27,24 +28,16 @@ def tiny(**settings):
     return make_config("smoke", **TINY | settings)
 
 
-def numbered(first: int, count: int) -> Split:
-    """Images that carry their own number in the first two pixels."""
-    number = torch.arange(first, first + count)
-    images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = number // 256, number % 256
-    return Split(images, number % 5)
-
-
-def numbers(split: Split) -> list[int]:
-    return (split.images[:, 0, 0, 0].int() * 256 + split.images[:, 0, 0, 1]).tolist()
-
-
 def federation_of(train: Split, test: Split, config):
     """A federation on these images, built anew."""
-    dataset = Dataset("numbered", train, test, tuple("abcde"), (0.5,), (0.3,), "")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federation_module, "load_dataset", lambda name: dataset)
-        return build_federation.__wrapped__(config)
+    dataset = numbered_dataset(train, test)
+    forget_federations()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(federation_module, "load_dataset", lambda name: dataset)
+            return build_federation(config)
+    finally:
+        forget_federations()
 
 
 # --- what a run is scored on ----------------------------------------------------------------------------------
@@ -55,11 +48,14 @@ def federation_of(train: Split, test: Split, config):
 def test_validation_images_are_a_fifth_of_the_training_images_and_nobody_trains_on_them(images, seed):
     config = tiny(score_on="validation", seed=seed, server_set="as_clients", alpha=5.0, min_samples=2)
     federation = federation_of(numbered(0, images), numbered(images, 50), config)
-    scored, public = numbers(federation.test), numbers(federation.server.public)
-    private = [number for split in federation.splits for number in numbers(split)]
+    scored, public = numbers(federation.holdings.test), numbers(federation.server.public)
+    private = [number for split in federation.holdings.splits for number in numbers(split)]
     assert sorted([*scored, *public, *private]) == list(range(images))  # nothing twice, nothing of the test split
     assert len(scored) == images // 5 and len(public) == 5 * 5
-    assert federation.summary["validation_images"] == images // 5 and "test_images" not in federation.summary
+    assert (
+        federation.holdings.summary["validation_images"] == images // 5
+        and "test_images" not in federation.holdings.summary
+    )
 
 
 def test_the_validation_images_are_the_same_for_every_method_and_others_for_another_seed():
@@ -67,7 +63,9 @@ def test_the_validation_images_are_the_same_for_every_method_and_others_for_anot
     for method in METHODS:
         for seed in (0, 1):
             config = tiny(score_on="validation", method=method, seed=seed, lr=0.01, density=0.5)
-            found.setdefault(seed, []).append(numbers(federation_of(numbered(0, 300), numbered(300, 50), config).test))
+            found.setdefault(seed, []).append(
+                numbers(federation_of(numbered(0, 300), numbered(300, 50), config).holdings.test)
+            )
     assert all(other == found[seed][0] for seed in (0, 1) for other in found[seed])
     assert 0 < len(set(found[0][0]) & set(found[1][0])) < 40
 
@@ -75,9 +73,11 @@ def test_the_validation_images_are_the_same_for_every_method_and_others_for_anot
 def test_samples_and_test_samples_limit_what_validation_leaves():
     config = tiny(score_on="validation", samples=200, test_samples=30, server_set="as_clients")
     federation = federation_of(numbered(0, 300), numbered(300, 50), config)
-    held = [number for split in (*federation.splits, federation.server.public) for number in numbers(split)]
-    assert len(set(held)) == 200 and len(federation.test) == 30
-    assert not set(held) & set(numbers(federation.test)) and max(held + numbers(federation.test)) < 300
+    held = [number for split in (*federation.holdings.splits, federation.server.public) for number in numbers(split)]
+    assert len(set(held)) == 200 and len(federation.holdings.test) == 30
+    assert (
+        not set(held) & set(numbers(federation.holdings.test)) and max(held + numbers(federation.holdings.test)) < 300
+    )
     with pytest.raises(ValueError, match="61 samples asked, allowed: 1 to 60"):
         federation_of(numbered(0, 300), numbered(300, 50), tiny(score_on="validation", test_samples=61))
 
@@ -87,9 +87,9 @@ def without_test_images(monkeypatch):
     """Digits without a test split: whoever asks for it fails."""
     digits = {name: value for name, value in vars(load_dataset("digits")).items() if name != "test"}
     monkeypatch.setattr(federation_module, "load_dataset", lambda name: types.SimpleNamespace(**digits))
-    build_federation.cache_clear()
+    forget_federations()
     yield
-    build_federation.cache_clear()
+    forget_federations()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -115,7 +115,8 @@ def test_pretraining_is_dense_sgd_at_its_own_learning_rate(monkeypatch):
     config, generator = tiny(lr=0.02), torch_generator(0, "pretrain")
     load_state(server.model, server.initial)
     schedule = epoch_batches(server.public, 2, config, generator)
-    train(server.model, server.public, server.pixels, full_mask(server.mask_shapes), config, schedule, generator)
+    mask = full_mask(server.task.mask_shapes)
+    train(server.model, server.public, server.task.pixels, mask, config, schedule, generator)
     assert all(torch.equal(found[name], tensor) for name, tensor in state_of(server.model).items())
 
 
@@ -129,7 +130,7 @@ def clients():
     def build(r=0, **settings):
         config = tiny(server_set="as_clients", **settings)
         federation = federation_of(numbered(0, 300), numbered(300, 50), config)
-        return [client_of(federation, k, r, {}) for k in range(config.clients)]
+        return [build_client(federation.task, k, r, split) for k, split in enumerate(federation.holdings.splits)]
 
     return build
 
@@ -147,21 +148,21 @@ def test_a_rounds_schedule_has_every_image_once_an_epoch_and_is_the_clients_and_
     assert len({tuple(order[:shorter]) for order in orders}) == 3
 
 
-@pytest.mark.parametrize("size", [1, 20, 1000])
+@pytest.mark.parametrize("size", [1, 2, 20, 1000])
 def test_a_growth_batch_is_of_the_clients_own_images_each_once(size, clients):
-    for client in clients(growth_batch=size):
-        images, labels = growth_batch(client)
-        whole = to_float(client.split.images, client.pixels.mean, client.pixels.std)
+    for client in clients():
+        images, labels = growth_batch(client, size)
+        whole = to_float(client.split.images, client.task.pixels.mean, client.task.pixels.std)
         index = [int((whole == image).flatten(1).all(1).nonzero()) for image in images]
         assert len(index) == len(set(index)) == min(size, len(client.split))
         assert labels.tolist() == client.split.labels[index].tolist()
-        again, _ = growth_batch(client)
+        again, _ = growth_batch(client, size)
         assert torch.equal(images, again)
-    others = [growth_batch(clients(r, growth_batch=20)[k])[0] for r, k in ((0, 0), (0, 1), (1, 0))]
+    others = [growth_batch(clients(r)[k], 20)[0] for r, k in ((0, 0), (0, 1), (1, 0))]
     assert not any(torch.equal(others[0], other) for other in others[1:])
 
 
 def test_a_growth_batch_is_augmented_as_training_is(clients):
-    plain, cropped = (growth_batch(clients(growth_batch=50, augment=kind)[0]) for kind in ("none", "crop_flip"))
+    plain, cropped = (growth_batch(clients(augment=kind)[0], 50) for kind in ("none", "crop_flip"))
     assert torch.equal(plain[1], cropped[1]) and plain[0].shape == cropped[0].shape
     assert not torch.equal(plain[0], cropped[0])

@@ -1,6 +1,6 @@
 """FedMef: what extrusion adds and to what, what convolutions keep for the backward pass, and a whole run."""
 
-from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -10,32 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
-from fedtiny_lite.federated.messages import decode_state, pack, unpack
+from fedtiny_lite.federated.messages import decode_state
 from fedtiny_lite.methods import fedmef
 from fedtiny_lite.model.masks import Mask, erk_counts
 from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation.setup import build_federation, client_of
+from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import asked, seeded, three_clients
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each; every layer of a small CNN is adjusted in round 1."""
-    base = dict(method="fedmef", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in a run: a client of this size waits for its threads more than it computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+tiny = partial(three_clients, method="fedmef")
+"""Every layer is adjusted in round 1."""
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- extrusion --------------------------------------------------------------------------------------------
@@ -56,8 +41,8 @@ def test_extrusion_adds_twice_lambda_times_the_weight_where_it_is_marked_alone()
 
 
 def test_extrusion_is_the_gradient_of_the_penalised_loss():
-    x, low = torch.randn(5, 4, generator=generator()), torch.tensor([True, False, True, False])
-    plain, penalised = (nn.Parameter(torch.randn(4, generator=generator(1))) for _ in range(2))
+    x, low = torch.randn(5, 4, generator=seeded()), torch.tensor([True, False, True, False])
+    plain, penalised = (nn.Parameter(torch.randn(4, generator=seeded(1))) for _ in range(2))
     (x @ plain).square().mean().backward()
     fedmef.extrusion({"w": low}, 0.3)({"w": plain}, 0.0)
     ((x @ penalised).square().mean() + 0.3 * penalised[low].square().sum()).backward()
@@ -69,9 +54,9 @@ def answered(config, r):
     federation = build_federation(config)
     server = federation.server
     state = fedmef.METHOD.start(server)
-    tensors, meta = fedmef.ask(server, state, r)
-    answer = fedmef.answer(client_of(federation, 0, r, {}), unpack(pack(tensors, **meta)))
-    return decode_state(answer.tensors["weights"], state.mask, server.state_shapes), state, meta.get("grow", {})
+    client, message = asked(federation, state, r)
+    weights = decode_state(fedmef.answer(client, message).tensors["weights"], state.mask, server.task.state_shapes)
+    return weights, state, message.meta.get("grow", {})
 
 
 def test_marked_weights_shrink_in_an_adjustment_round_and_only_there():
@@ -90,7 +75,7 @@ def test_marked_weights_shrink_in_an_adjustment_round_and_only_there():
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.01, 1.0), st.integers(0, 1000))
 def test_a_convolution_keeps_exactly_its_share_of_the_largest_inputs(density, seed):
-    conv, x = nn.Conv2d(3, 2, 3), torch.randn(2, 3, 5, 5, generator=generator(seed))
+    conv, x = nn.Conv2d(3, 2, 3), torch.randn(2, 3, 5, 5, generator=seeded(seed))
     with pruned_activations(conv, density):
         saved = conv(x).grad_fn._saved_input
     keep = saved != 0
@@ -101,7 +86,7 @@ def test_a_convolution_keeps_exactly_its_share_of_the_largest_inputs(density, se
 
 
 def test_the_weight_gradient_is_that_of_the_pruned_input_and_all_else_is_exact():
-    conv, x = nn.Conv2d(1, 2, 3, padding=1, stride=2), torch.randn(2, 1, 6, 6, generator=generator())
+    conv, x = nn.Conv2d(1, 2, 3, padding=1, stride=2), torch.randn(2, 1, 6, 6, generator=seeded())
     x.requires_grad_()
     top = torch.zeros(72).scatter(0, x.detach().flatten().abs().topk(18).indices, 1).view(x.shape)
     with pruned_activations(conv, 0.25):
@@ -123,7 +108,7 @@ def gradients(model, images):
 
 def test_with_a_share_of_one_every_gradient_is_the_dense_one():
     federation = build_federation(tiny())
-    model, images = federation.server.model, torch.randn(6, 1, 8, 8, generator=generator())
+    model, images = federation.server.model, torch.randn(6, 1, 8, 8, generator=seeded())
     dense = gradients(model, images)
     with pruned_activations(model, 1.0):
         whole = gradients(model, images)
@@ -131,7 +116,7 @@ def test_with_a_share_of_one_every_gradient_is_the_dense_one():
 
 
 def test_nothing_stays_pruned_afterwards_even_when_a_forward_pass_failed():
-    conv, x = nn.Conv2d(1, 1, 3), torch.randn(1, 1, 4, 4, generator=generator())
+    conv, x = nn.Conv2d(1, 1, 3), torch.randn(1, 1, 4, 4, generator=seeded())
     with pytest.raises(RuntimeError), pruned_activations(conv, 0.5):
         conv(torch.zeros(1, 7, 4, 4))
     y = x.clone().requires_grad_()
@@ -153,11 +138,11 @@ def test_a_run_stays_in_its_budget_exchanges_in_every_layer_and_repeats_bit_for_
     config, states = tiny(rounds=3), []
     record = simulate.run(config, on_round=lambda entry, state: states.append(state))
     server = build_federation(config).server
-    assert states[0].mask.kept == erk_counts(server.mask_shapes, server.budget)
+    assert states[0].mask.kept == erk_counts(server.task.mask_shapes, server.task.budget)
     assert [state.mask.kept for state in states] == [states[0].mask.kept] * 4
-    assert all(entry["client_kept"] <= server.budget for entry in record["rounds"])
+    assert all(entry["client_kept"] <= server.task.budget for entry in record["rounds"])
     changed = [[n for n in old.mask if not torch.equal(old.mask[n], new.mask[n])] for old, new in pairwise(states)]
-    assert changed == [[], [n for n in server.mask_shapes if n in record["rounds"][1]["adjusted"]], []]
+    assert changed == [[], [n for n in server.task.mask_shapes if n in record["rounds"][1]["adjusted"]], []]
     assert record["rounds"][0]["client_activation_bytes"] < activation_memory(
         server.model, (1, 8, 8), config.batch_size
     )
@@ -176,5 +161,5 @@ def test_less_activation_changes_training_and_less_memory_is_counted():
 
 def test_whole_activations_and_no_extrusion_are_plain_averaging():
     config = tiny(activation_density=1.0, extrusion=0.0, rounds=1)
-    plain = replace(config, method="fedrts")  # from the same mask, and its first round averages alone
+    plain = config.changed(method="fedrts")  # from the same mask, and its first round averages alone
     assert simulate.run(config)["final"]["test_loss"] == simulate.run(plain)["final"]["test_loss"]

@@ -1,39 +1,24 @@
 """FedRTS: votes, posteriors and draws on toy layers, and a whole run."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import make_config
-from fedtiny_lite.federated.messages import decode_mask, pack, unpack
+from fedtiny_lite.federated.messages import decode_mask
 from fedtiny_lite.methods import fedrts
 from fedtiny_lite.model.masks import Mask, erk_counts
 from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation.setup import build_federation, client_of
+from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import asked, three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each; a mask is drawn in round 1."""
-    base = dict(method="fedrts", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in a run: a client of this size waits for its threads more than it computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def trace(config, **keywords):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state), **keywords), states
+tiny = partial(three_clients, method="fedrts")
+"""A mask is drawn in round 1."""
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- votes ------------------------------------------------------------------------------------------------
@@ -102,11 +87,11 @@ def test_clients_vote_with_indices_of_pruned_positions_alone():
     federation = build_federation(tiny())
     server = federation.server
     state = fedrts.start(server)
-    tensors, meta = fedrts.ask(server, state, 1)
-    answer = fedrts.answer(client_of(federation, 0, 1, {}), unpack(pack(tensors, **meta)))
+    client, message = asked(federation, state, 1)
+    answer = fedrts.answer(client, message)
     assert set(answer.tensors) == {"weights", "votes"}
-    votes = decode_mask(answer.tensors["votes"], server.mask_shapes)
-    assert {name: int(vote.sum()) for name, vote in votes.items()} == meta["grow"]
+    votes = decode_mask(answer.tensors["votes"], server.task.mask_shapes)
+    assert {name: int(vote.sum()) for name, vote in votes.items()} == message.meta["grow"]
     assert not any((vote & state.mask[name]).any() for name, vote in votes.items())
 
 
@@ -127,7 +112,7 @@ def test_the_first_observation_by_hand():
     config = tiny(rounds=1)
     _, (start, state) = trace(config)
     for name, keep in start.mask.items():
-        core = keep.sum() - min(max(int(config.adjust_rate * keep.sum()), 1), (~keep).sum())
+        core = keep.sum() - min(max(int(config.of(fedrts.Settings).adjust_rate * keep.sum()), 1), (~keep).sum())
         ranked = state.weights[name][keep].abs().argsort(descending=True)
         gained = (state.extra[name][0] - 1).view(keep.shape)[keep]
         assert (gained[ranked[:core]] >= 5).all() and (gained[ranked[core:]] <= 5).all()
@@ -138,9 +123,9 @@ def test_a_run_stays_in_its_budget_and_repeats_bit_for_bit():
     config = tiny(rounds=3)
     (record, states), (_, again) = trace(config), trace(config)
     server = build_federation(config).server
-    assert states[0].mask.kept == erk_counts(server.mask_shapes, server.budget)
+    assert states[0].mask.kept == erk_counts(server.task.mask_shapes, server.task.budget)
     assert [state.mask.kept for state in states] == [states[0].mask.kept] * 4
-    assert all(entry["client_kept"] <= server.budget for entry in record["rounds"])
+    assert all(entry["client_kept"] <= server.task.budget for entry in record["rounds"])
     grown = {n: int((k & ~states[1].mask[n]).sum()) for n, k in states[2].mask.items()}
     assert record["rounds"][1]["adjusted"] == {n: count for n, count in grown.items() if count} != {}
     assert "adjusted" not in record["rounds"][0] | record["rounds"][2]

@@ -2,18 +2,26 @@
 
 import copy
 import dataclasses
+import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
+from fedtiny_lite.config import load_method
 from fedtiny_lite.data.datasets import distort, limit, load_dataset, public_split, to_float
-from fedtiny_lite.federated.messages import Message, encode_state
-from fedtiny_lite.federated.server import accept, average, masked_start, pretrained
+from fedtiny_lite.federated.client import build_client
+from fedtiny_lite.federated.ledger import accept, begin
+from fedtiny_lite.federated.messages import Message, encode_state, pack
+from fedtiny_lite.federated.server import average, pretrained
+from fedtiny_lite.federated.state import masked_start
+from fedtiny_lite.federated.task import described, task_from
 from fedtiny_lite.methods import _selection
+from fedtiny_lite.methods._selection import Selection, pool_size
+from fedtiny_lite.methods._settings import GrowthBatch
 from fedtiny_lite.model.masks import apply_mask
 from fedtiny_lite.model.networks import bn_names, load_state, state_of
 from fedtiny_lite.model.training import epoch_batches, train
@@ -21,36 +29,29 @@ from fedtiny_lite.pruning.bn_selection import candidate_pool
 from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import setup
 from fedtiny_lite.sparse.engine import DENSE
+from tests.helpers import seeded, three_clients, trace
 
 SELECTIONS = ("adaptive", "vanilla", "server", "fixed")
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each; every block of a small CNN can be adjusted."""
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, pool_size=3)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, pool_size=3)
 
 
 def parts(config):
     """The federation, the pretrained weights and the pool, as the server has them before it asks anyone."""
     server = simulate.build_federation(config).server
     weights, rng = pretrained(server), numpy_generator(config.seed, "pool")
-    pool = candidate_pool(weights, server.sizes, server.budget, config.candidates, config.pool_noise, rng)
+    noise = config.of(Selection).pool_noise
+    pool = candidate_pool(weights, server.task.sizes, server.task.budget, pool_size(config), noise, rng)
     return simulate.build_federation(config), weights, pool
 
 
 def development_splits(config, federation):
     """Each client's share for selection, drawn as `seeding` says: by seed and client, in no round."""
-    for k, split in enumerate(federation.splits):
+    for k, split in enumerate(federation.holdings.splits):
         order = numpy_generator(config.seed, "development", k).permutation(len(split))
-        yield split.take(order[: round(config.dev_fraction * len(split))])
+        yield split.take(order[: round(config.of(Selection).dev_fraction * len(split))])
 
 
 # --- selection --------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ def batch_statistics(model, images):
 def expected_losses(config):
     """Each candidate's loss and statistics, computed the plain way: whole splits, no messages."""
     federation, weights, pool = parts(config)
-    model, pixels = copy.deepcopy(federation.server.model), federation.server.pixels
+    model, pixels = copy.deepcopy(federation.server.model), federation.server.task.pixels
     splits = list(development_splits(config, federation))
     images = [to_float(split.images, pixels.mean, pixels.std) for split in splits]
     total, losses, installed = sum(map(len, splits)), [], []
@@ -86,10 +87,10 @@ def expected_losses(config):
         apply_mask(state, mask)
         load_state(model, state)
         stats = {}
-        if config.selection == "server":
+        if config.of(Selection).selection == "server":
             public = to_float(federation.server.public.images, pixels.mean, pixels.std)
             stats = batch_statistics(model, public)
-        if config.selection == "adaptive":
+        if config.of(Selection).selection == "adaptive":
             every = [batch_statistics(model, x) for x in images]
             stats = {n: sum(s[n] * len(x) / total for s, x in zip(every, images, strict=True)) for n in every[0]}
         load_state(model, state | stats)
@@ -120,10 +121,10 @@ def test_the_candidate_of_least_loss_is_chosen_with_the_statistics_it_was_judged
 def test_selections_ask_what_they_need():
     asked = {s: [e["exchange"] for e in trace(tiny(selection=s, rounds=0))[0]["prelude"]] for s in SELECTIONS}
     assert asked == {
-        "adaptive": ["bn_statistics", "candidate_losses"],
-        "vanilla": ["candidate_losses"],
-        "server": ["candidate_losses"],
-        "fixed": [],
+        "adaptive": ["pixel_statistics", "bn_statistics", "candidate_losses"],
+        "vanilla": ["pixel_statistics", "candidate_losses"],
+        "server": ["pixel_statistics", "candidate_losses"],
+        "fixed": ["pixel_statistics"],
     }
 
 
@@ -143,9 +144,9 @@ def test_the_pool_is_as_large_as_asked_whatever_fixed_selection_would_take():
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
 def test_the_pool_that_clients_unpack_is_the_servers(density, monkeypatch):
-    received, unpack_pool = [], _selection.received_pool
+    received, unpack_pool = [], _selection.decode_pool
     monkeypatch.setattr(
-        _selection, "received_pool", lambda client: received.append(unpack_pool(client)) or received[-1]
+        _selection, "decode_pool", lambda data, union: received.append(unpack_pool(data, union)) or received[-1]
     )
     config = tiny(density=density, rounds=0)
     simulate.run(config)
@@ -154,10 +155,10 @@ def test_the_pool_that_clients_unpack_is_the_servers(density, monkeypatch):
 
 def test_the_pool_is_sent_once_and_statistics_then_cost_four_bytes_a_number():
     config = tiny(rounds=0)
-    statistics, losses = trace(config)[0]["prelude"]
-    numbers = 2 * (4 + 8 + 16 + 16) * config.candidates
+    _, statistics, losses = trace(config)[0]["prelude"]
+    numbers = 2 * (4 + 8 + 16 + 16) * pool_size(config)
     assert numbers * 4 < losses["bytes_down"] / 3 < numbers * 4 + 100
-    assert numbers * 4 < statistics["bytes_up"] / 3 < numbers * 4 + 100
+    assert numbers * 4 < statistics["bytes_up"] / 3 < numbers * 4 + 120
     server = simulate.build_federation(config).server
     state = _selection.start_with_pool(server)
     assert statistics["bytes_down"] / 3 > 4 * len(encode_state(state.weights, state.mask))
@@ -185,9 +186,10 @@ def test_the_rule_for_variances_is_the_configs(rule):
     config = tiny(bn_variance=rule)
     server = simulate.build_federation(config).server
     state = dataclasses.replace(_selection.start_with_pool(server), extra={"pool": parts(config)[2][:1]})
-    numbers = sum(server.state_shapes[name].numel() for name in bn_names(server.model))
+    numbers = sum(server.task.state_shapes[name].numel() for name in bn_names(server.model))
     replies = [
-        Message({"samples": n}, {"stats": torch.full((1, numbers), value)}) for n, value in ((10, 1.0), (30, 5.0))
+        Message({"samples": 99, "judged": n}, {"stats": torch.full((1, numbers), value)})
+        for n, value in ((10, 1.0), (30, 5.0))
     ]
     folded, _ = _selection.fold_statistics(server, state, -1, replies)
     (stats,) = folded.extra["stats"]
@@ -203,10 +205,10 @@ def test_the_rule_for_variances_is_the_configs(rule):
 def plain_round(config, state, r, names, rate):
     """One round of FedTiny with whole models and dense gradients: what the messages must amount to."""
     federation = simulate.build_federation(config)
-    model, pixels, mask = copy.deepcopy(federation.server.model), federation.server.pixels, state.mask
-    total = sum(map(len, federation.splits))
+    model, pixels, mask = copy.deepcopy(federation.server.model), federation.server.task.pixels, state.mask
+    total = sum(map(len, federation.holdings.splits))
     mean, merged = {}, {name: np.zeros(mask[name].numel()) for name in names}
-    for k, split in enumerate(federation.splits):
+    for k, split in enumerate(federation.holdings.splits):
         share = len(split) / total
         load_state(model, state.weights)
         schedule = epoch_batches(split, config.local_epochs, config, torch_generator(config.seed, "train", r, k))
@@ -214,7 +216,7 @@ def plain_round(config, state, r, names, rate):
         for name, tensor in state_of(model).items():
             mean[name] = mean.get(name, 0) + share * tensor.double().numpy()
         order = torch.randperm(len(split), generator=torch_generator(config.seed, "growth", r, k))
-        batch = split.take(order[: config.growth_batch])
+        batch = split.take(order[: config.of(GrowthBatch).growth_batch])
         model.train()
         loss = F.cross_entropy(model(to_float(batch.images, pixels.mean, pixels.std)), batch.labels)
         gradients = torch.autograd.grad(loss, [model.get_parameter(name) for name in names])
@@ -268,7 +270,7 @@ def test_an_adjustment_round_equals_the_plain_dense_way(granularity, names):
 def test_only_the_planned_block_changes_and_the_number_of_weights_stays(settings, turns):
     config = tiny(rounds=6, adjust_until=5, selection="fixed", samples=160, **settings)
     record, states = trace(config)
-    blocks = simulate.build_federation(config).server.blocks
+    blocks = simulate.build_federation(config).server.task.blocks
     for turn, entry, before, after in zip(turns, record["rounds"], states, states[1:], strict=False):
         changed = [name for name in after.mask if not torch.equal(after.mask[name], before.mask[name])]
         assert changed == list(blocks[turn - 1] if turn else ())
@@ -284,9 +286,9 @@ def test_the_budget_holds_in_every_state_and_nothing_lies_outside_the_mask(selec
     config = tiny(selection=selection, density=density, rounds=3, adjust_until=3, samples=160)
     record, states = trace(config)
     server = simulate.build_federation(config).server
-    assert server.budget == int(density * sum(server.sizes.values()) + 1e-9)
+    assert server.task.budget == int(density * sum(server.task.sizes.values()) + 1e-9)
     for state in states:
-        assert sum(state.mask.kept.values()) <= server.budget
+        assert sum(state.mask.kept.values()) <= server.task.budget
         assert state.mask.prunable_density <= density
         assert not any(state.weights[name][~keep].any() for name, keep in state.mask.items())
     assert [entry["prunable_density"] for entry in record["rounds"]] == [
@@ -313,15 +315,25 @@ def test_a_client_answers_the_same_when_all_but_its_own_samples_are_gone(selecti
     """No public, test or other client's image and no initial weight is there to be seen."""
     config = tiny(selection=selection)
     expected = schema.canonical(simulate.run(config))
-    build, reply = simulate.build_federation, simulate.answer
+    federation, reply = simulate.build_federation(config), simulate.answer
+    description = json.dumps(described(federation.task))
 
-    def answer_alone(config, index, k, *rest):
-        federation = build(config)
-        server = dataclasses.replace(federation.server, public=None, initial=None)
-        alone = dataclasses.replace(federation, server=server, splits={k: federation.splits[k]}, test=None)
+    def gone(*_):
+        raise AssertionError("a client asked for more than the task and its own samples")
+
+    def answer_alone(config, pixels, index, k, *rest):
+        own = federation.holdings.splits[k]
+
+        def client_alone(config, pixels, asked, r, memory):
+            assert asked == k
+            return build_client(task_from(json.loads(description)), k, r, own, memory)
+
         with monkeypatch.context() as patch:
-            patch.setattr(simulate, "build_federation", lambda _: alone)
-            return reply(config, index, k, *rest)
+            for name in ("hand_out", "build_federation", "load_dataset"):
+                patch.setattr(setup, name, gone)
+            patch.setattr(simulate, "build_federation", gone)
+            patch.setattr(simulate, "client_of", client_alone)
+            return reply(config, pixels, index, k, *rest)
 
     monkeypatch.setattr(simulate, "answer", answer_alone)
     assert schema.canonical(simulate.run(config)) == expected
@@ -348,13 +360,13 @@ def test_the_servers_images_are_distorted_only_if_asked(server_set):
         public = distort(public, torch_generator(config.seed, "distortion"))
     assert torch.equal(federation.server.public.images, public.images)
     assert federation.server.public.labels.bincount().tolist() == [6] * 10
-    clients = torch.cat([split.images for split in federation.splits])
+    clients = torch.cat([split.images for split in federation.holdings.splits])
     assert sorted(map(bytes, clients.numpy())) == sorted(map(bytes, train_split.take(rest).images.numpy()))
 
 
 def test_distorted_images_are_brighter_and_flatter_than_the_clients():
     federation = simulate.build_federation(tiny(server_set="distorted"))
-    clients = torch.cat([split.images for split in federation.splits]).double() / 255
+    clients = torch.cat([split.images for split in federation.holdings.splits]).double() / 255
     public = federation.server.public.images.double() / 255
     assert public.mean() > clients.mean() + 0.2
 
@@ -366,9 +378,9 @@ def test_averaging_is_weighted_by_samples_as_numpy_does_it():
     config = tiny()
     server = simulate.build_federation(config).server
     state = _selection.start_with_pool(server)
-    generator, states, sizes = torch.Generator().manual_seed(0), [], [7, 20, 33]
+    generator, states, sizes = seeded(), [], [7, 20, 33]
     for _ in sizes:
-        one = {n: torch.randn(shape, generator=generator) for n, shape in server.state_shapes.items()}
+        one = {n: torch.randn(shape, generator=generator) for n, shape in server.task.state_shapes.items()}
         apply_mask(one, state.mask)
         states.append(one)
     replies = [
@@ -376,24 +388,34 @@ def test_averaging_is_weighted_by_samples_as_numpy_does_it():
         for n, one in zip(sizes, states, strict=True)
     ]
     mean = average(server, state, replies)
-    assert list(mean) == list(server.state_shapes)
+    assert list(mean) == list(server.task.state_shapes)
     for name in mean:
         stacked = np.stack([one[name].double().numpy() for one in states])
         expected = np.average(stacked, axis=0, weights=sizes).astype(np.float32)
         assert np.allclose(mean[name].numpy(), expected, rtol=1e-6, atol=1e-7), name
-        assert mean[name].dtype == torch.float32 and mean[name].shape == server.state_shapes[name]
+        assert mean[name].dtype == torch.float32 and mean[name].shape == server.task.state_shapes[name]
 
 
 def test_replies_are_folded_in_order_of_client_and_those_not_finite_are_named():
+    config = tiny(selection="fixed", clients=4)
+    method, server = load_method(config.method), simulate.build_federation(config).server
+    state = method.start(server)
+    ledger = begin(method, server, state, {})
+    packed = encode_state(state.weights, state.mask)
+
     def reply(value):
-        return Message({"samples": 1}, {"weights": torch.tensor([1.0, value]), "count": torch.tensor([3])})
+        weights = packed.clone()
+        weights[1] = value
+        return pack({"weights": weights}, samples=1, version=1, holds=1)
 
     replies = {2: reply(2.0), 0: reply(0.0), 3: reply(math.nan), 1: reply(math.inf)}
-    accepted, rejected = accept(replies)
-    assert [float(message.tensors["weights"][1]) for message in accepted] == [0.0, 2.0]
-    assert rejected == [1, 3]
-    with pytest.raises(FloatingPointError, match="all 2 clients"):
-        accept({k: replies[k] for k in (1, 3)})
+    accepted = accept(method, method.training, server, state, 0, ledger, replies)
+    assert [float(message.tensors["weights"][1]) for message in accepted.replies] == [0.0, 2.0]
+    assert [message.meta["client"] for message in accepted.replies] == [0, 2]
+    assert list(accepted.rejections) == [1, 3]
+    assert all("NaN or infinite" in reason for reason in accepted.rejections.values())
+    with pytest.raises(FloatingPointError, match="2 of 2 replies were rejected"):
+        accept(method, method.training, server, state, 0, ledger, {k: replies[k] for k in (1, 3)})
 
 
 def test_a_masked_start_leaves_the_pretrained_weights_alone():
@@ -401,5 +423,5 @@ def test_a_masked_start_leaves_the_pretrained_weights_alone():
     before = {name: tensor.clone() for name, tensor in weights.items()}
     start = masked_start(weights, pool[0])
     assert all(torch.equal(weights[name], before[name]) for name in weights)
-    assert start.unsent == tuple(pool[0])
+    assert start.mask is pool[0]
     assert not any(start.weights[name][~keep].any() for name, keep in pool[0].items())

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,29 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtiny_lite.config import make_config
+from fedtiny_lite.federated.client import EMPTY_MEMORY, packed_memory
 from fedtiny_lite.federated.messages import Message, pack
 from fedtiny_lite.federated.quantisation import dequantise, dequantise_parts, quantise, quantise_parts
 from fedtiny_lite.federated.server import full_mask
 from fedtiny_lite.methods import fl_pqsu
 from fedtiny_lite.model.networks import load_state, state_of
-from fedtiny_lite.model.training import Score, epoch_batches, train
+from fedtiny_lite.model.training import Evaluation, epoch_batches, train
 from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import torch_generator
-from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
 from fedtiny_lite.sparse.engine import DENSE
+from tests.helpers import three_clients, trace
 
-
-def tiny(**settings):
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, method="fl_pqsu")
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="fl_pqsu")
 
 
 # --- quantisation -----------------------------------------------------------------------------------------
@@ -94,21 +86,22 @@ def test_a_kept_value_costs_one_byte_in_both_directions():
     record, states = trace(config)
     server = build_federation(config).server
     numbers = states[0].mask.total + sum(
-        shape.numel() for name, shape in server.state_shapes.items() if name not in states[0].mask
+        shape.numel() for name, shape in server.task.state_shapes.items() if name not in states[0].mask
     )
-    header = len(pack({name: torch.empty(0) for name in ("codes", "scales", "zeros")}, samples=80))
-    for direction in ("bytes_up", "bytes_down"):
+    empty = {name: torch.empty(0) for name in ("codes", "scales", "zeros")}
+    headers = {"bytes_up": pack(empty, samples=80, version=1, holds=1), "bytes_down": pack(empty, version=1, known=1)}
+    for direction, header in headers.items():
         sent = record["rounds"][1][direction] / config.clients
-        assert abs(sent - numbers - 8 * len(server.state_shapes) - header) < 20
+        assert abs(sent - numbers - 8 * len(server.task.state_shapes) - len(header)) < 20
     masks = record["rounds"][0]["bytes_down"] - record["rounds"][1]["bytes_down"]
-    assert masks > config.clients * server.budget / 8
+    assert masks > config.clients * server.task.budget / 8
 
 
 def test_a_round_equals_quantised_training_the_plain_way():
     config = tiny(selective_upload="no", rounds=1)
     _, (start, after) = trace(config)
     federation = build_federation(config)
-    model, total = copy.deepcopy(federation.server.model), sum(map(len, federation.splits))
+    model, total = copy.deepcopy(federation.server.model), sum(map(len, federation.holdings.splits))
 
     def in_8_bits(state):
         found = {}
@@ -119,11 +112,11 @@ def test_a_round_equals_quantised_training_the_plain_way():
         return {name: t * start.mask[name] if name in start.mask else t for name, t in found.items()}
 
     expected = {name: torch.zeros(t.shape, dtype=torch.float64) for name, t in start.weights.items()}
-    for k, split in enumerate(federation.splits):
+    for k, split in enumerate(federation.holdings.splits):
         load_state(model, in_8_bits(start.weights))
         schedule = epoch_batches(split, config.local_epochs, config, torch_generator(config.seed, "train", 0, k))
         generator = torch_generator(config.seed, "augment", 0, k)
-        train(model, split, federation.server.pixels, start.mask, config, schedule, generator)
+        train(model, split, federation.server.task.pixels, start.mask, config, schedule, generator)
         for name, tensor in in_8_bits(state_of(model)).items():
             expected[name] += len(split) / total * tensor
     for name, tensor in after.weights.items():
@@ -136,38 +129,42 @@ def test_a_round_equals_quantised_training_the_plain_way():
 
 def judge_by(losses, monkeypatch):
     """Lets the clients' engine find the next of `losses` per image whenever it evaluates."""
-    engine = replace(DENSE, evaluate=lambda model, mask, split, pixels: Score(next(losses) * len(split), 0, 1))
+    engine = replace(DENSE, evaluate=lambda model, mask, split, pixels: Evaluation(next(losses) * len(split), 0, 1))
     monkeypatch.setattr("fedtiny_lite.federated.client.engine_for", lambda *_: engine)
 
 
 @pytest.mark.parametrize("rule, uploads", [("yes", [True, False, True, False, True]), ("no", [True] * 5)])
 def test_a_client_uploads_when_its_loss_fell_below_that_of_its_last_upload(rule, uploads, monkeypatch):
     config = tiny(selective_upload=rule)
-    federation, memory = build_federation(config), {}
+    federation, memory = build_federation(config), EMPTY_MEMORY
     losses = iter([5.0, 6.0, 4.0, 4.0, 3.9])
     judge_by(losses, monkeypatch)
     found = []
     for r in range(5):
-        worth, flops = fl_pqsu.worth_uploading(
-            client_of(federation, 0, r, memory), full_mask(federation.server.mask_shapes)
-        )
+        client = client_of(config, federation.task.pixels, 0, r, memory)
+        mask = full_mask(federation.task.mask_shapes)
+        worth, flops = fl_pqsu.worth_uploading(client, federation.server.initial, mask)
+        memory = packed_memory(client)
         found.append(worth)
         assert (flops > 0) == (rule == "yes")
     assert found == uploads
 
 
 def test_a_loss_that_is_no_number_is_uploaded_and_forgotten_again(monkeypatch):
-    client = client_of(build_federation(tiny()), 0, 0, {"loss": torch.tensor(1.0)})
-    mask = full_mask(client.mask_shapes)
+    config = tiny()
+    federation = build_federation(config)
+    remembered = pack({"loss": torch.tensor(1.0)}, version=0)
+    client = client_of(config, federation.task.pixels, 0, 0, remembered)
+    mask = full_mask(client.task.mask_shapes)
     losses = iter([math.nan, 9.0])
     judge_by(losses, monkeypatch)
-    assert [fl_pqsu.worth_uploading(client, mask)[0] for _ in range(2)] == [True, True]
+    assert [fl_pqsu.worth_uploading(client, federation.server.initial, mask)[0] for _ in range(2)] == [True, True]
 
 
 def test_the_server_averages_everyones_last_upload():
     server = build_federation(tiny()).server
     state = fl_pqsu.start(server)
-    sizes = fl_pqsu.lengths(server, state.mask)
+    sizes = fl_pqsu.lengths(server.task, state.mask)
 
     def upload(k, samples, value):
         values = {} if value is None else quantise_parts(torch.full((sum(sizes),), value), sizes)

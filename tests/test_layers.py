@@ -13,7 +13,7 @@ from fedtiny_lite.records.files import ROOT
 
 PACKAGE = ROOT / "fedtiny_lite"
 FLOORS = (
-    ("seeding",),
+    ("seeding", "settings"),
     ("config",),
     ("records", "data"),
     ("model",),
@@ -75,6 +75,12 @@ def test_imports_go_downward(room):
 
 def test_modules_import_each_other_in_no_circle():
     list(graphlib.TopologicalSorter(MODULES).static_order())
+
+
+def test_only_methods_and_the_first_calls_are_imported_by_name():
+    """Such imports are not seen above: `config` loads a method when it is asked for, the package its first calls."""
+    found = {module_name(path) for path in FILES if "import_module(" in path.read_text(encoding="utf-8")}
+    assert found == {"fedtiny_lite", "fedtiny_lite.config"}
 
 
 @pytest.mark.parametrize("room", NO_TORCH)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,35 +10,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import make_config
+from fedtiny_lite.federated.client import EMPTY_MEMORY
+from fedtiny_lite.federated.ledger import accept, address, begin, note_changes
 from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.protocol import answer_question
 from fedtiny_lite.federated.server import full_mask, pretrained
+from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.methods import lotteryfl
+from fedtiny_lite.methods.lotteryfl import METHOD
 from fedtiny_lite.model.costs import forward_flops, training_flops
 from fedtiny_lite.model.masks import Mask, apply_mask, uniform_counts
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import three_clients, trace
 
-
-def tiny(**settings):
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.1, method="lotteryfl")
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="lotteryfl", density=0.1)
 
 
 def masks_of(server, state):
-    return [lotteryfl.personal(server, state, k)[1] for k in range(server.config.clients)]
+    return [lotteryfl.mask_of(server, state, k) for k in range(server.task.config.clients)]
+
+
+def own_values(server, state) -> list[torch.Tensor]:
+    """What the server sends each client of the model."""
+    return [encode_state(masked_start(state.weights, mask).weights, mask) for mask in masks_of(server, state)]
 
 
 def every(server, n: int, offset: int = 0) -> Mask:
     """A mask that keeps one weight in n of each layer."""
-    shapes = server.mask_shapes.items()
+    shapes = server.task.mask_shapes.items()
     return Mask({name: (torch.arange(shape.numel()) % n == offset).view(shape) for name, shape in shapes})
 
 
@@ -45,87 +47,94 @@ def every(server, n: int, offset: int = 0) -> Mask:
 
 
 def first_answers(config, monkeypatch, rounds=1):
-    """Client 0's answers in the first rounds, each with the state and mask that it trained from."""
-    federation, memory, found = build_federation(config), {}, []
+    """Client 0's answers in the first rounds, each with the state and mask that it trained from; its memory."""
+    federation, memory, found = build_federation(config), EMPTY_MEMORY, []
+    server, training = federation.server, METHOD.training
     train = lotteryfl.train_locally
     monkeypatch.setattr(
         lotteryfl, "train_locally", lambda client, *rest: found.append([dict(rest[0]), rest[1]]) or train(client, *rest)
     )
-    state = lotteryfl.start(federation.server)
+    state = lotteryfl.start(server)
+    ledger = begin(METHOD, server, state, {})
     for r in range(rounds):
-        tensors, meta = lotteryfl.ask(federation.server, state, r, 0)
-        client = client_of(federation, 0, r, memory)
-        reply = lotteryfl.answer(client, unpack(pack(tensors, **meta)))
-        memory = client.memory
-        found[-1].append(reply)
-        sent = Message(reply.meta | {"client": 0}, reply.tensors)
-        state, _ = lotteryfl.fold(federation.server, state, r, [sent])
-    return federation, found, memory
+        message = address(METHOD, server, state, ledger, training.ask(server, state, r), [0])[0]
+        answered = answer_question(client_of(config, federation.task.pixels, 0, r, memory), training, message)
+        memory = answered.memory
+        found[-1].append(answered)
+        accepted = accept(METHOD, training, server, state, r, ledger, {0: answered.reply})
+        following, _ = training.fold(server, state, r, accepted.replies)
+        ledger = note_changes(METHOD, server, state, following, accepted.ledger)
+        state = following
+    return federation, found, unpack(memory).tensors
 
 
 def test_an_accurate_client_prunes_each_layer_and_trains_from_the_initial_weights(monkeypatch):
     config = tiny(lottery_accuracy=0.0, lottery_rate=0.2, rounds=9, adjust_until=9)
     federation, answers, memory = first_answers(config, monkeypatch, rounds=2)
     server, initial = federation.server, pretrained(federation.server)
-    kept = server.sizes
-    for state, mask, reply in answers:
+    kept = server.task.sizes
+    for state, mask, answered in answers:
+        reply = unpack(answered.reply)
         smaller = {name: int(0.8 * count) for name, count in kept.items()}
-        assert mask.kept == smaller and reply.kept == sum(kept.values())
+        assert mask.kept == smaller and answered.kept == sum(kept.values())
         expected = {name: tensor.clone() for name, tensor in initial.items()}
         apply_mask(expected, mask)
         assert all(torch.equal(state[name], expected[name]) for name in expected)
-        assert Mask(decode_mask(reply.tensors["mask"], server.mask_shapes)) == mask
-        trained = decode_state(reply.tensors["weights"], mask, server.state_shapes)
+        assert Mask(decode_mask(reply.tensors["mask"], server.task.mask_shapes)) == mask
+        trained = decode_state(reply.tensors["weights"], mask, server.task.state_shapes)
         assert not torch.equal(trained["conv2.weight"], expected["conv2.weight"])
         kept = smaller
     dense = sum(tensor.numel() for tensor in initial.values())
     assert len(memory["initial"]) == dense
-    found = answers[0][2]
-    assert found.state_bytes == lotteryfl.reply(client_of(federation, 0, 0, {}), {}, answers[0][1], 0).state_bytes + (
-        4 * dense
-    )
+    _, mask, answered = answers[0]
+    plain = lotteryfl.reply(client_of(config, federation.task.pixels, 0, 0), {}, mask, 0).state_bytes
+    assert answered.state_bytes == plain + 4 * dense
 
 
 def test_the_smallest_of_the_received_weights_go_and_none_comes_back():
-    federation = build_federation(tiny())
+    config = tiny()
+    federation = build_federation(config)
     server = federation.server
     mask = every(server, 2)
-    state = {name: torch.zeros(shape) for name, shape in server.state_shapes.items()}
+    state = {name: torch.zeros(shape) for name, shape in server.task.state_shapes.items()}
     for name, keep in mask.items():  # 0, 1, 2, ... where kept; what is pruned is 0 as well
         state[name][keep] = torch.arange(keep.sum(), dtype=torch.float32) * (-1) ** torch.arange(keep.sum())
-    client = client_of(federation, 0, 0, {"initial": torch.ones(sum(s.numel() for s in server.state_shapes.values()))})
-    goal = {"prune_to": {name: kept // 3 for name, kept in mask.kept.items()}, "anyway": True}
-    weights, smaller, flops = lotteryfl.try_ticket(client, goal, state, mask)
+    initial = torch.ones(sum(s.numel() for s in server.task.state_shapes.values()))
+    client = client_of(config, federation.task.pixels, 0, 0, pack({"initial": initial}, version=0))
+    assert lotteryfl.last_call(server.task) == 0  # it prunes whatever its accuracy
+    counts = {name: kept // 3 for name, kept in mask.kept.items()}
+    weights, smaller, flops = lotteryfl.try_ticket(client, counts, state, mask)
     assert flops == 0
     for name, keep in mask.items():
         positions = keep.flatten().nonzero().flatten()
         assert torch.equal(smaller[name].flatten().nonzero().flatten(), positions[-(len(positions) // 3) :])
         assert torch.equal(weights[name], smaller[name].float())
-    whole = {"prune_to": mask.kept, "anyway": True}  # kept zeros rank before pruned ones
-    assert lotteryfl.try_ticket(client, whole, state, mask)[1] == mask
+    # kept zeros rank before pruned ones
+    assert lotteryfl.try_ticket(client, mask.kept, state, mask)[1] == mask
 
 
 def test_an_inaccurate_client_trains_what_it_received(monkeypatch):
     config = tiny(lottery_accuracy=1.0, lottery_rate=0.2, rounds=9, adjust_until=9)
-    federation, ((state, mask, reply),), _ = first_answers(config, monkeypatch)
-    server, split = federation.server, federation.splits[0]
-    assert mask == full_mask(server.mask_shapes) and "mask" not in reply.tensors
+    federation, ((state, mask, answered),), _ = first_answers(config, monkeypatch)
+    server, split = federation.server, federation.holdings.splits[0]
+    assert mask == full_mask(server.task.mask_shapes) and "mask" not in unpack(answered.reply).tensors
     assert all(torch.equal(state[name], tensor) for name, tensor in pretrained(server).items())
-    judged = round(config.dev_fraction * len(split)) * forward_flops(federation.layers, mask.kept)
-    assert reply.flops == judged + len(split) * training_flops(federation.layers, mask.kept)
+    images = round(config.of(lotteryfl.Settings).dev_fraction * len(split))
+    judged = images * forward_flops(federation.task.layers, mask.kept)
+    assert answered.flops == judged + len(split) * training_flops(federation.task.layers, mask.kept)
 
 
 @given(st.floats(0.01, 1), st.floats(0.02, 0.9), st.integers(1, 12))
 @settings(deadline=None, max_examples=30)
 def test_counts_fall_in_every_layer_until_they_are_the_budgets(rate, density, until):
-    base = build_federation(tiny()).server
+    base = build_federation(tiny()).task
     budget = int(density * sum(base.sizes.values()))
-    config = dataclasses.replace(base.config, lottery_rate=rate, adjust_until=until, rounds=20)
-    server = dataclasses.replace(base, config=config, budget=budget)
-    target, kept = uniform_counts(server.sizes, budget), server.sizes
+    config = base.config.changed(lottery_rate=rate, adjust_until=until, rounds=20)
+    task = dataclasses.replace(base, config=config, budget=budget)
+    target, kept = uniform_counts(task.sizes, budget), task.sizes
     for r in range(until + 1):
-        mask = Mask({n: (torch.arange(s.numel()) < kept[n]).view(s) for n, s in server.mask_shapes.items()})
-        after = lotteryfl.next_counts(server, mask, r)
+        mask = Mask({n: (torch.arange(s.numel()) < kept[n]).view(s) for n, s in task.mask_shapes.items()})
+        after = lotteryfl.next_counts(task, mask, r)
         assert all(after[name] == target[name] or target[name] < after[name] < kept[name] for name in kept)
         kept = after
     assert kept == target
@@ -139,24 +148,24 @@ def test_clients_above_the_budget_are_pruned_to_it_in_the_end_whatever_their_acc
     config = tiny(lottery_accuracy=1.0, rounds=rounds, adjust_until=until)
     record, states = trace(config)
     server = build_federation(config).server
-    target = uniform_counts(server.sizes, server.budget)
+    target = uniform_counts(server.task.sizes, server.task.budget)
     for r, (entry, state) in enumerate(zip(record["rounds"], states[1:], strict=True)):
-        expected = server.sizes if r < forced else target
+        expected = server.task.sizes if r < forced else target
         assert [mask.kept for mask in masks_of(server, state)] == [expected] * 3
-        assert entry["client_kept"] == sum((server.sizes if r <= forced else target).values())
-    assert record["rounds"][-1]["client_density"] == [sum(target.values()) / sum(server.sizes.values())] * 3
+        assert entry["client_kept"] == sum((server.task.sizes if r <= forced else target).values())
+    assert record["rounds"][-1]["client_density"] == [sum(target.values()) / sum(server.task.sizes.values())] * 3
 
 
 def test_the_automatic_rate_arrives_in_time_and_the_initial_weights_are_then_forgotten():
     config = tiny(lottery_accuracy=0.0, rounds=6, adjust_until=4, density=0.05)
     record, states = trace(config)
     server = build_federation(config).server
-    totals = [server.sizes, *(masks_of(server, state)[0].kept for state in states[1:])]
-    shares = [sum(kept.values()) / sum(server.sizes.values()) for kept in totals]
+    totals = [server.task.sizes, *(masks_of(server, state)[0].kept for state in states[1:])]
+    shares = [sum(kept.values()) / sum(server.task.sizes.values()) for kept in totals]
     assert shares[:5] == pytest.approx([0.05 ** (r / 4) for r in range(5)], abs=0.01)
-    assert totals[4] == totals[5] == totals[6] == uniform_counts(server.sizes, server.budget)
+    assert totals[4] == totals[5] == totals[6] == uniform_counts(server.task.sizes, server.task.budget)
     memory = [entry["client_state_bytes"] for entry in record["rounds"]]
-    dense = 4 * sum(shape.numel() for shape in server.state_shapes.values())
+    dense = 4 * sum(shape.numel() for shape in server.task.state_shapes.values())
     assert min(memory[:4]) > dense > memory[4] == memory[5]
 
 
@@ -168,11 +177,12 @@ def test_each_weight_is_averaged_over_its_holders_alone():
     masks = [every(server, 4, 0), every(server, 2, 0), every(server, 4, 1)]  # positions 0, 4, ..; 0, 2, ..; 1, 5, ..
     replies = []
     for k, (mask, samples, value) in enumerate(zip(masks, (10, 30, 60), (1.0, 5.0, 7.0), strict=True)):
-        state = {name: torch.full(shape, value) for name, shape in server.state_shapes.items()}
+        state = {name: torch.full(shape, value) for name, shape in server.task.state_shapes.items()}
         apply_mask(state, mask)
-        tensors = {"weights": encode_state(state, mask), "mask": encode_mask(mask, list(server.mask_shapes))}
+        tensors = {"weights": encode_state(state, mask), "mask": encode_mask(mask, list(server.task.mask_shapes))}
         replies.append(Message({"samples": samples, "client": k}, tensors))
-    state, note = lotteryfl.fold(server, lotteryfl.start(server), 0, replies)
+    start = lotteryfl.start(server)
+    state, note = lotteryfl.fold(server, start, 0, replies)
     for name, tensor in state.weights.items():
         if name in state.mask:  # 0.25 * 1 + 0.75 * 5, then 7, then 5, then nobody
             expected = torch.tensor([4.0, 7.0, 5.0, 0.0]).repeat(tensor.numel() // 4)
@@ -180,13 +190,14 @@ def test_each_weight_is_averaged_over_its_holders_alone():
             assert torch.equal(state.mask[name].flatten(), expected > 0)
         else:  # 0.1 * 1 + 0.3 * 5 + 0.6 * 7
             assert torch.allclose(tensor, torch.tensor(5.8)), name
-    assert masks_of(server, state) == masks and not state.extra["unsent"].any()
+    assert masks_of(server, state) == masks
     assert note == {"client_density": [0.25, 0.5, 0.25]}
+    ledger = note_changes(METHOD, server, start, state, begin(METHOD, server, start, {}))
+    ledger = dataclasses.replace(ledger, held=dict.fromkeys(range(3), 2))  # each client holds the mask it sent
+    messages = address(METHOD, server, state, ledger, METHOD.training.ask(server, state, 1), [0, 1, 2])
     for k, mask in enumerate(masks):
-        weights, own = lotteryfl.personal(server, state, k)
-        for name, tensor in state.weights.items():
-            assert torch.equal(weights[name], tensor * own[name] if name in own else tensor)
-        tensors, _ = lotteryfl.ask(server, state, 1, k)
+        weights = {name: tensor * mask[name] if name in mask else tensor for name, tensor in state.weights.items()}
+        tensors = unpack(messages[k]).tensors
         assert torch.equal(tensors["weights"], encode_state(weights, mask)) and "mask" not in tensors
 
 
@@ -214,26 +225,36 @@ def test_a_client_that_was_rejected_gets_its_mask_again(monkeypatch):
             trained["linear.bias"][0] = math.nan
         return trained, flops
 
+    given = []
+
+    def watched(*arguments):
+        messages = address(*arguments)
+        given.append([unpack(messages[k]).tensors.get("mask") for k in range(3)])
+        return messages
+
     monkeypatch.setattr(lotteryfl, "train_locally", diverge)
+    monkeypatch.setattr(simulate, "address", watched)
     config = tiny(lottery_accuracy=0.0, rounds=5, adjust_until=3)
     record, states = trace(config)
     server = build_federation(config).server
     assert [entry["rejected_clients"] for entry in record["rounds"]] == [[], [1], [], [], []]
     densities = [entry["client_density"] for entry in record["rounds"]]
     assert densities[0][1] == densities[1][1] > densities[1][0] and densities[2][1] == densities[1][0]
-    assert [list(state.extra["unsent"]) for state in states[1:3]] == [[False] * 3, [False, True, False]]
-    assert all(mask.total <= server.budget for mask in masks_of(server, states[-1]))
+    sent = [[mask is not None for mask in masks] for masks in given]
+    assert sent == [[True] * 3, [False] * 3, [False, True, False], [False] * 3, [False] * 3]
+    assert Mask(decode_mask(given[2][1], server.task.mask_shapes)) == masks_of(server, states[2])[1]
+    assert all(mask.total <= server.task.budget for mask in masks_of(server, states[-1]))
 
 
 def test_a_mask_travels_only_when_it_changed():
     config = tiny(lottery_accuracy=0.0, rounds=6, adjust_until=2)
     record, states = trace(config)
     server = build_federation(config).server
-    values = [4 * sum(len(encode_state(*lotteryfl.personal(server, s, k))) for k in range(3)) for s in states]
+    values = [4 * sum(map(len, own_values(server, s))) for s in states]
     beside_up = [entry["bytes_up"] - v for entry, v in zip(record["rounds"], values[1:], strict=True)]
     beside_down = [entry["bytes_down"] - v for entry, v in zip(record["rounds"], values, strict=False)]
     assert min(beside_up[:2]) > 3 * 100 + max(beside_up[2:])
-    assert max(beside_down[3:]) < 3 * 70  # the header alone
+    assert max(beside_down[3:]) < 3 * 90  # the header alone
 
 
 def test_a_run_repeats_bit_for_bit():

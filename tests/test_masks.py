@@ -22,12 +22,9 @@ from fedtiny_lite.model.masks import (
     uniform_counts,
     weight_budget,
 )
+from tests.helpers import seeded
 
 TOY = Mask({"a": torch.tensor([True, False, False, True]), "b": torch.tensor([[True, True], [False, True]])})
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # --- the mask itself --------------------------------------------------------------------------------------

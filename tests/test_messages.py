@@ -214,10 +214,11 @@ def test_masks_travel_whole(layers):
 def formats_of(keep: torch.Tensor) -> dict[str, int]:
     """Bytes of a layer's mask in each format, runs of numbers rounded up to bytes."""
     size, kept, rows = keep.numel(), int(keep.sum()), keep.shape[0]
-    counts, columns = rows * bits_for(min(kept, size // rows) + 1), kept * bits_for(size // rows)
-    formats = {"bitmap": size, "coo": kept * bits_for(size)}
-    formats = {name: math.ceil(bits / 8) for name, bits in formats.items()}
-    formats["csr"] = math.ceil(counts / 8) + math.ceil(columns / 8)
+    formats = {"bitmap": math.ceil(size / 8)}
+    for what, marked in {"kept": kept, "pruned": size - kept}.items():
+        counts, columns = rows * bits_for(min(marked, size // rows) + 1), marked * bits_for(size // rows)
+        formats[f"coo of the {what}"] = math.ceil(marked * bits_for(size) / 8)
+        formats[f"csr of the {what}"] = math.ceil(counts / 8) + math.ceil(columns / 8)
     return formats | ({"all": 0} if kept == size else {})
 
 
@@ -316,3 +317,221 @@ def test_growth_lists_travel_whole(size, seed, data):
 def test_the_header_is_the_only_overhead():
     data = pack({"weights": torch.ones(1000)}, samples=50)
     assert len(data) - 4000 == 12 + len(json.dumps(json.loads(data[8:-4004]), separators=(",", ":")))
+
+
+# --- masks that keep nearly all ---------------------------------------------------------------------------
+
+
+def random_keep(shape: tuple[int, ...], density: float, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random(shape) < density)
+
+
+@pytest.mark.parametrize("density", [0, 1e-4, 0.01, 0.2, 0.5, 0.8, 0.99, 0.9999, 1])
+@pytest.mark.parametrize("shape", [(64, 32, 3, 3), (10, 512), (3, 5), (1, 1)])
+def test_a_mask_and_its_values_never_take_more_than_the_dense_layer(shape, density):
+    keep = random_keep(shape, density, 1)
+    packed = encode_mask({"a": keep}, ["a"])
+    assert len(packed) + 4 * int(keep.sum()) <= 7 + 4 * keep.numel()
+    assert torch.equal(decode_mask(packed, {"a": keep.shape})["a"], keep)
+    inverse = encode_mask({"a": ~keep}, ["a"])
+    assert len(inverse) == len(packed) or keep.all() or not keep.any()  # what is rare is named, whichever it is
+
+
+def test_pruned_positions_by_hand():
+    """16 weights without number 9: one index of 4 bits. And 4 rows of 64 weights, 12 pruned, by rows."""
+    keep = torch.arange(16) != 9
+    assert encode_mask({"a": keep}, ["a"]).tolist() == [0, 0, 4, 15, 0, 0, 0, 9 << 4]
+    columns = [[0, 7, 63], [], [1, 2, 3, 4, 5, 6, 7, 8], [10]]
+    rows = torch.ones(4, 64, dtype=torch.bool)
+    for row, pruned in zip(rows, columns, strict=True):
+        row[pruned] = False
+    packed = encode_mask({"a": rows}, ["a"])
+    bits = "".join(f"{len(row):04b}" for row in columns) + "".join(f"{c:06b}" for row in columns for c in row)
+    assert packed.tolist()[:7] == [0, 0, 5, 244, 0, 0, 0]
+    assert packed.numpy()[7:].tobytes() == int(bits, 2).to_bytes(len(bits) // 8)
+
+
+# --- bytes that no encoder made ---------------------------------------------------------------------------
+
+
+def layer(number: int, kind: int, kept: int, numbers=(), width: int = 0) -> bytes:
+    """One layer of a packed mask, written bit by bit."""
+    bits = "".join(f"{n:0{width}b}" for n in numbers)
+    bits += "0" * (-len(bits) % 8)
+    return struct.pack("<HBI", number, kind, kept) + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+
+
+BITMAP, INDICES, ALL, ROWS, PRUNED_INDICES, PRUNED_ROWS = range(6)
+SHAPES = {"a": torch.Size([4, 16]), "b": torch.Size([8])}  # indices of 6 and of 3 bits
+DAMAGED = {
+    "cut in the head": layer(0, ALL, 64)[:6],
+    "cut in the numbers": layer(0, INDICES, 3, [1, 2, 3], 6)[:-1],
+    "a byte too many": layer(0, ALL, 64) + b"\0",
+    "a layer out of range": layer(2, ALL, 64),
+    "a layer twice": layer(0, ALL, 64) + layer(0, INDICES, 0),
+    "an unknown kind": layer(0, 6, 3, [1, 2, 3], 6),
+    "more kept than there are": layer(0, ALL, 65),
+    "all, but not all kept": layer(0, ALL, 63),
+    "all kept, but a bitmap": layer(1, BITMAP, 8, [1] * 8, 1),
+    "fewer bits than kept": layer(1, BITMAP, 3, [1, 0, 0, 1, 0, 0, 0, 0], 1),
+    "a bit behind the last": layer(0, INDICES, 3, [1, 2, 3, 1], 6),
+    "indices that descend": layer(0, INDICES, 2, [5, 4], 6),
+    "an index twice": layer(0, INDICES, 2, [5, 5], 6),
+    "pruned indices that descend": layer(0, PRUNED_INDICES, 62, [5, 4], 6),
+    "rows that keep too few": layer(0, ROWS, 3, [0b01, 0b01, 0, 0, 0b0001, 0b0010, 0b0011], 2),
+    "columns twice": struct.pack("<HBI", 0, ROWS, 2) + bytes([0b10000000, 0x33]),
+    "columns that descend": struct.pack("<HBI", 0, ROWS, 2) + bytes([0b10000000, 0x32]),
+    "pruned columns that descend": struct.pack("<HBI", 0, PRUNED_ROWS, 62) + bytes([0b00100000, 0x32]),
+}
+
+
+def as_bytes(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_mask_is_refused(data):
+    with pytest.raises(ValueError, match=r"mask is|packed"):
+        decode_mask(as_bytes(data), SHAPES)
+
+
+def test_indices_and_columns_beyond_the_layer_are_refused():
+    """12 weights take 4 bits, which hold 12 to 15 too; so do the columns of rows of 12."""
+    shapes = {"flat": torch.Size([12]), "rows": torch.Size([2, 12])}
+    for data in (layer(0, INDICES, 1, [12], 4), layer(0, PRUNED_INDICES, 11, [12], 4), layer(1, ROWS, 1, [2, 12], 4)):
+        with pytest.raises(ValueError, match="damaged"):
+            decode_mask(as_bytes(data), shapes)
+
+
+def test_what_is_not_packed_bytes_is_refused():
+    for tensor in (torch.zeros(7), torch.zeros(1, 7, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="uint8"):
+            decode_mask(tensor, SHAPES)
+
+
+@relaxed
+@given(masked_layers(), st.data())
+def test_an_altered_mask_is_a_mask_or_refused(layers, data):
+    """Any bytes changed, removed or added: masks of the right shapes, or ValueError, and nothing else."""
+    raw = bytearray(encode_mask(layers, list(layers)).numpy().tobytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(raw)))
+        raw[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    shapes = shapes_of(layers)
+    try:
+        found = decode_mask(as_bytes(bytes(raw)), shapes)
+    except ValueError:
+        return
+    assert all(keep.dtype == torch.bool and keep.shape == shapes[name] for name, keep in found.items())
+    again = decode_mask(encode_mask(found, list(shapes)), shapes)
+    assert all(torch.equal(again[name], keep) for name, keep in found.items())
+
+
+@relaxed
+@given(st.binary(max_size=60))
+def test_random_bytes_are_a_mask_or_refused(data):
+    try:
+        found = decode_mask(as_bytes(data), SHAPES)
+    except ValueError:
+        return
+    assert all(keep.shape == SHAPES[name] for name, keep in found.items())
+
+
+@pytest.mark.parametrize(
+    "index, value, size",
+    [
+        ([1, 1], [1.0, 2.0], 16),
+        ([2, 1], [1.0, 2.0], 16),
+        ([1, 12], [1.0, 2.0], 12),
+        ([1, 0], [1.0, 2.0], 2),  # indices of one bit
+        ([0, 0], [1.0, 2.0], 1),  # of none
+        ([1, 2, 3, 4], [1.0, 2.0], 16),
+        ([1], [1.0, 2.0, 3.0], 16),
+        ([1], [[1.0]], 16),
+    ],
+)
+def test_a_damaged_growth_list_is_refused(index, value, size):
+    packed = encode_growth_list((torch.tensor(index), torch.tensor(value)), size)
+    with pytest.raises(ValueError, match=r"growth list|positions|bit behind"):
+        decode_growth_list(packed, size)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"index": torch.zeros(1, dtype=torch.uint8)},
+        {"index": torch.zeros(1), "value": torch.zeros(1)},
+        {"index": torch.zeros(1, dtype=torch.uint8), "value": torch.zeros(1, dtype=torch.int64)},
+        {"index": torch.ones(1, dtype=torch.uint8), "value": torch.zeros(1)},  # a bit behind the index
+    ],
+)
+def test_parts_that_are_no_growth_list_are_refused(packed):
+    with pytest.raises(ValueError, match=r"growth list|uint8|bit behind"):
+        decode_growth_list(packed, 16)
+
+
+def message(header: bytes, body: bytes = b"") -> bytes:
+    return sealed(b"FTL1" + struct.pack("<I", len(header)) + header + body)
+
+
+def with_tensors(*entries) -> bytes:
+    return json.dumps({"meta": {}, "tensors": entries}).encode()
+
+
+FOREIGN = {
+    "a header longer than the message": sealed(b"FTL1" + struct.pack("<I", 2**32 - 1) + b"{}"),
+    "no JSON": message(b"{"),
+    "no text": message(b"\xff\xfe\xfd"),
+    "nested without end": message(b"[" * 100_000),
+    "no object": message(b"[]"),
+    "no meta": message(b'{"tensors": []}'),
+    "no tensors": message(b'{"meta": {}}'),
+    "a third part": message(b'{"meta": {}, "tensors": [], "code": 1}'),
+    "meta is no object": message(b'{"meta": 1, "tensors": []}'),
+    "tensors are no list": message(b'{"meta": {}, "tensors": {"a": 1}}'),
+    "an entry is no list": message(with_tensors("abc")),
+    "an entry is too short": message(with_tensors(["a", "uint8"])),
+    "a name is no text": message(with_tensors([1, "uint8", [0]])),
+    "an unknown dtype": message(with_tensors(["a", "float16", [1]]), b"00"),
+    "a dtype is a list": message(with_tensors(["a", [], [0]])),
+    "a shape is no list": message(with_tensors(["a", "uint8", 2]), b"00"),
+    "a negative side": message(with_tensors(["a", "uint8", [-1]])),
+    "two negative sides": message(with_tensors(["a", "uint8", [-1, -2]]), b"00"),
+    "a side is a fraction": message(with_tensors(["a", "uint8", [1.0]]), b"0"),
+    "a side is true": message(with_tensors(["a", "uint8", [True]]), b"0"),
+    "a huge side": message(with_tensors(["a", "uint8", [10**30]])),
+    "a huge empty tensor": message(with_tensors(["a", "uint8", [0, 2**62, 2**62]])),
+    "too many dimensions": message(with_tensors(["a", "uint8", [1] * 65]), b"0"),
+    "too few bytes": message(with_tensors(["a", "int32", [2]]), b"1234567"),
+    "too many bytes": message(with_tensors(["a", "int32", [2]]), b"123456789"),
+    "a name twice": message(with_tensors(["a", "uint8", [1]], ["a", "uint8", [1]]), b"00"),
+    "a bool of 2": message(with_tensors(["a", "bool", [1]]), b"\2"),
+}
+
+
+@pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
+def test_whole_bytes_that_are_no_message_are_refused(data):
+    with pytest.raises(ValueError):
+        unpack(data)
+
+
+def test_as_many_dimensions_as_numpy_has_travel_whole():
+    tensor = torch.ones([1] * 64)
+    assert unpack(pack({"a": tensor})).tensors["a"].shape == tensor.shape
+
+
+@relaxed
+@given(st.dictionaries(st.text(max_size=3), arrays, max_size=3), st.data())
+def test_an_altered_message_with_a_right_checksum_is_a_message_or_refused(arrays_by_name, data):
+    raw = bytearray(pack({name: torch.from_numpy(array.copy()) for name, array in arrays_by_name.items()}, samples=3))[
+        :-4
+    ]
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(4, len(raw)))
+        raw[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    try:
+        found = unpack(sealed(bytes(raw)))
+    except ValueError:
+        return
+    assert isinstance(found.meta, dict)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in found.tensors.values())

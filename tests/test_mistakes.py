@@ -4,16 +4,17 @@ import copy
 import dataclasses
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fedtiny_lite.config import METHODS, PROFILES, make_config
-from fedtiny_lite.data.datasets import Dataset, Split, to_float
+from fedtiny_lite.config import METHODS, PROFILES
+from fedtiny_lite.data.datasets import Split, to_float
 from fedtiny_lite.federated import client as client_module
-from fedtiny_lite.federated.messages import Message, index_bits
+from fedtiny_lite.federated.messages import Message, index_bits, unpack
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.methods import _selection, fedtiny
 from fedtiny_lite.model.masks import Mask
@@ -23,49 +24,45 @@ from fedtiny_lite.seeding import derive_seed
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.sparse.engine import DENSE, SPARSE
+from tests.helpers import forget_federations, numbered, numbered_dataset, numbers, seeded, three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with about 60 digits each."""
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, pool_size=3)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, pool_size=3)
 
 
 @pytest.fixture
 def replies(monkeypatch):
     """Every exchange's replies as the server receives them: a list of {client: Message}."""
     seen, accept = [], simulate.accept
-    monkeypatch.setattr(simulate, "accept", lambda received: seen.append(received) or accept(received))
+
+    def spy(*arguments):
+        seen.append({k: unpack(packed) for k, packed in arguments[-1].items()})
+        return accept(*arguments)
+
+    monkeypatch.setattr(simulate, "accept", spy)
     return seen
 
 
 @pytest.fixture
-def numbered(monkeypatch):
-    """A data set whose images carry their own number in the first two pixels; returns a reader of numbers."""
-
-    def split(first, count):
-        number = torch.arange(first, first + count)
-        images = torch.randint(256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(first))
-        images[:, 0, 0, 0], images[:, 0, 0, 1] = number // 256, number % 256
-        return Split(images.to(torch.uint8), number % 5)
-
-    dataset = Dataset("numbered", split(0, 300), split(300, 90), tuple("abcde"), (0.5,), (0.3,), "")
-    monkeypatch.setattr(federation_module, "load_dataset", lambda name: dataset)
-    return lambda split: (split.images[:, 0, 0, 0].int() * 256 + split.images[:, 0, 0, 1]).tolist()
+def numbered_images(monkeypatch):
+    """The run's data set: images that carry their own number, which `numbers` reads, on random pixels."""
+    train, test = (
+        numbered(first, count, torch.randint(256, (count, 1, 8, 8), generator=seeded(first)))
+        for first, count in ((0, 300), (300, 90))
+    )
+    forget_federations()
+    monkeypatch.setattr(federation_module, "load_dataset", lambda name: numbered_dataset(train, test))
+    yield
+    forget_federations()
 
 
 def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_ones_alone():
     server = simulate.build_federation(tiny()).server
     state = _selection.start_with_pool(server)
-    numbers = sum(server.state_shapes[name].numel() for name in bn_names(server.model))
+    numbers = sum(server.task.state_shapes[name].numel() for name in bn_names(server.model))
     pool = len(state.extra["pool"])
-    received = [Message({"samples": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)]
+    received = [
+        Message({"samples": 25, "judged": 10}, {"stats": torch.full((pool, numbers), float(k))}) for k in range(1, 11)
+    ]
     folded, _ = _selection.fold_statistics(server, state, -1, received)
     for stats in folded.extra["stats"]:
         assert all(torch.allclose(tensor, torch.tensor(5.5)) for tensor in stats.values())  # mean of 1..10
@@ -76,7 +73,7 @@ def test_mistake_02_every_block_has_its_turn_when_adjusting_every_tenth_round():
     server = simulate.build_federation(config).server
     mask = _selection.start_with_pool(server).mask
     adjusted = [tuple(fedtiny.planned_exchange(server, mask, r)) for r in range(100)]
-    turns = [server.blocks.index(names) + 1 for names in adjusted if names]
+    turns = [server.task.blocks.index(names) + 1 for names in adjusted if names]
     assert turns == [4, 3, 2, 1, 4, 3, 2, 1, 4]
 
 
@@ -92,11 +89,11 @@ def test_mistake_03_the_exchange_rate_decays_with_the_round_not_with_the_number_
     assert halfway["conv3.weight"] == math.floor(0.15 * mask.kept["conv3.weight"])
 
 
-def test_mistake_04_the_public_set_is_of_the_training_split_and_of_no_client(numbered):
+def test_mistake_04_the_public_set_is_of_the_training_split_and_of_no_client(numbered_images):
     config = tiny(samples=0, test_samples=0, server_set="as_clients")
-    federation = simulate.build_federation.__wrapped__(config)
-    public, test = set(numbered(federation.server.public)), set(numbered(federation.test))
-    clients = [number for split in federation.splits for number in numbered(split)]
+    federation = simulate.build_federation(config)
+    public, test = set(numbers(federation.server.public)), set(numbers(federation.holdings.test))
+    clients = [number for split in federation.holdings.splits for number in numbers(split)]
     assert public <= set(range(300)) and test == set(range(300, 390))
     assert len(public) == 5 * 6
     assert sorted([*public, *clients]) == list(range(300))  # nothing twice, nothing lost
@@ -109,16 +106,15 @@ def test_mistake_05_a_client_sends_its_largest_gradients_only(replies):
     parameters = sum(tensor.numel() for tensor in states[0].weights.values())
     kept = sum(mask.kept.values()) + parameters - sum(record["model"]["prunable"].values())
     counts = record["rounds"][1]["adjusted"]
-    lists = {}
-    for name, count in counts.items():
-        lists |= {f"{name}:index": math.ceil(count * index_bits(sizes[name]) / 8), f"{name}:value": count}
-        assert count <= 0.3 * mask.kept[name]
+    assert all(count <= 0.3 * mask.kept[name] for name, count in counts.items())
+    index = sum(math.ceil(count * index_bits(sizes[name]) / 8) for name, count in counts.items())
+    lists = {"growth_index": index, "growth_value": sum(counts.values())}
     for k in range(config.clients):
         assert {name: t.numel() for name, t in replies[0][k].tensors.items()} == {"weights": kept}
         assert {n: t.numel() for n, t in replies[1][k].tensors.items()} == {"weights": kept} | lists
     without, with_lists = (entry["bytes_up"] for entry in record["rounds"])
-    listed = sum(n * (4 if name.endswith("value") else 1) for name, n in lists.items())
-    assert 3 * listed <= with_lists - without <= 3 * (listed + 200)  # names and shapes of four tensors
+    listed = index + 4 * sum(counts.values())
+    assert 3 * listed <= with_lists - without <= 3 * (listed + 100)  # names and shapes of two tensors
 
 
 @pytest.mark.parametrize(
@@ -151,10 +147,10 @@ def test_mistake_07_a_weight_just_pruned_does_not_grow_in_the_same_step():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mistake_08_collecting_gradients_does_not_shift_batch_norm(training):
-    model = build_model("resnet18", 2, 10, (1, 8, 8), torch.Generator().manual_seed(0)).train(training)
+    model = build_model("resnet18", 2, 10, (1, 8, 8), seeded()).train(training)
     before = state_of(model)
     mask = Mask({"layer2.0.conv1.weight": torch.rand(4, 2, 3, 3, generator=torch.Generator()) < 0.5})
-    images = 5 + torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = 5 + torch.randn(6, 1, 8, 8, generator=seeded(1))
     growth_lists(model, mask, {"layer2.0.conv1.weight": 3}, images, torch.arange(6))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(model).items())
     assert {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
@@ -167,19 +163,20 @@ def test_mistake_09_every_layer_of_the_group_is_adjusted_not_the_first_alone(gra
     assert len(adjusted) == layers
     for name, count in adjusted.items():
         assert int((after.mask[name] & ~before.mask[name]).sum()) == count > 0
-        assert all(len(reply.tensors[f"{name}:value"]) == count for reply in replies[1].values())
+    total = sum(adjusted.values())
+    assert all(len(reply.tensors["growth_value"]) == total for reply in replies[1].values())
 
 
 def test_mistake_10_running_statistics_are_aggregated_and_scale_and_shift_stay(replies):
     config = tiny(pool_size=1, rounds=0, dev_fraction=1.0)
     _, (start,) = trace(config)
     federation = simulate.build_federation(config)
-    model, pixels, weights = federation.server.model, federation.server.pixels, pretrained(federation.server)
+    model, pixels, weights = federation.server.model, federation.server.task.pixels, pretrained(federation.server)
     affine = [name for name in weights if name.startswith("bn") and "running" not in name]
     assert len(affine) == 8 and all(torch.equal(start.weights[name], weights[name]) for name in affine)
-    total = sum(map(len, federation.splits))
+    total = sum(map(len, federation.holdings.splits))
     mean = 0
-    for k, split in enumerate(federation.splits):
+    for k, split in enumerate(federation.holdings.splits):
         # what enters the first BN layer, straight from the (dense) first convolution
         images = to_float(split.images, pixels.mean, pixels.std)
         maps = F.conv2d(images, weights["conv1.weight"], padding=1).transpose(0, 1).flatten(1)
@@ -199,18 +196,18 @@ def test_mistake_11_the_papers_resnet18_has_eleven_million_parameters_in_four_st
     assert len(model.blocks) == 4 and sum(map(len, model.blocks)) == 20  # all but the first layer
 
 
-def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered, monkeypatch):
+def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered_images, monkeypatch):
     config = tiny(samples=0, test_samples=0, rounds=2)
     monkeypatch.setattr("fedtiny_lite.model.training.EVALUATION_BATCH", 32)  # 90 images: the last batch holds 26
-    federation = simulate.build_federation.__wrapped__(config)
-    shuffled = Split(federation.test.images.flip(3), (federation.test.labels + 1) % 5)
+    federation = simulate.build_federation(config)
+    shuffled = Split(federation.holdings.test.images.flip(3), (federation.holdings.test.labels + 1) % 5)
     outcome = {}
-    for name, test in (("right", federation.test), ("wrong", shuffled)):
-        swapped = dataclasses.replace(federation, test=test)
+    for name, test in (("right", federation.holdings.test), ("wrong", shuffled)):
+        swapped = dataclasses.replace(federation, holdings=dataclasses.replace(federation.holdings, test=test))
         monkeypatch.setattr(simulate, "build_federation", lambda _, swapped=swapped: swapped)
         record, states = trace(config)
         outcome[name] = (record["prelude"][-1]["selection"], [s.weights for s in states])
-        model, pixels = copy.deepcopy(federation.server.model).eval(), federation.server.pixels
+        model, pixels = copy.deepcopy(federation.server.model).eval(), federation.server.task.pixels
         load_state(model, states[-1].weights)
         with torch.no_grad():
             logits = model(to_float(test.images, pixels.mean, pixels.std))
@@ -237,7 +234,7 @@ def test_mistake_13_no_seed_is_reset_so_rounds_clients_and_runs_draw_their_own(m
     assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
     places = [(s, what, r, k) for s in (0, 1) for what in ("train", "growth") for r in (0, 1) for k in (0, 1)]
     assert len({derive_seed(*place) for place in places}) == 16
-    splits = [simulate.build_federation(tiny(seed=seed)).splits for seed in (0, 1)]
+    splits = [simulate.build_federation(tiny(seed=seed)).holdings.splits for seed in (0, 1)]
     assert [len(split) for split in splits[0]] != [len(split) for split in splits[1]]
 
 
@@ -247,12 +244,12 @@ def test_mistake_14_every_method_has_the_same_model_start_and_budget():
         config = tiny(method=method)
         server = simulate.build_federation(config).server
         weights, (_, states) = pretrained(server), trace(config)
-        starts[method] = (server.sizes, server.budget, server.allowed, weights)
+        starts[method] = (server.task.sizes, server.task.budget, server.task.allowed, weights)
         assert state_of(server.model).keys() == weights.keys()
         if method in ("fedavg", "lotteryfl"):
             assert states[0].mask.prunable_density == 1
         else:
-            assert 0.97 * server.budget <= states[0].mask.total <= server.budget, method
+            assert 0.97 * server.task.budget <= states[0].mask.total <= server.task.budget, method
         for name, tensor in states[0].weights.items() if method != "prunefl" else ():  # whose first client trains them
             kept = states[0].mask[name] if name in states[0].mask else torch.ones_like(tensor, dtype=bool)
             if "running" not in name:
@@ -262,4 +259,4 @@ def test_mistake_14_every_method_has_the_same_model_start_and_budget():
         assert list(other[:3]) == same, method
         assert all(torch.equal(other[3][name], weights[name]) for name in weights), method
     small = simulate.build_federation(tiny(method="small_model")).server
-    assert sum(tensor.numel() for tensor in small.initial.values()) <= small.allowed == same[2]
+    assert sum(tensor.numel() for tensor in small.initial.values()) <= small.task.allowed == same[2]

@@ -18,20 +18,13 @@ from fedtiny_lite.model.networks import (
     prunable_names,
     state_of,
 )
+from tests.helpers import parameters, seeded
 
 CIFAR = (3, 32, 32)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def build(name: str, width: int = 2, in_shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> nn.Module:
     return build_model(name, width, 10, in_shape, seeded(seed))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_resnet18_has_the_published_number_of_parameters():
@@ -63,6 +56,7 @@ def test_resnet18_computes_what_torchvisions_does(training):
     torch.testing.assert_close(ours.train(training)(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     name=st.sampled_from(MODELS),

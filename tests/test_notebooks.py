@@ -74,6 +74,7 @@ def test_parameters_are_typed_commented_literals(path):
     assert list(papermill.inspect_notebook(path)) == names, "papermill reads one assignment a line, one = a line"
 
 
+@pytest.mark.slow
 @each_notebook
 def test_runs_at_smoke_and_its_claims_hold(path, tmp_path):
     [run] = run_notebooks([path], "smoke", tmp_path)

@@ -12,7 +12,9 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from fedtiny_lite.records.files import ROOT
 
@@ -29,7 +31,9 @@ RUNTIME = requirements(PROJECT["dependencies"])
 WITH_ONNX = RUNTIME | requirements(PROJECT["optional-dependencies"]["onnx"])
 DIRECT = WITH_ONNX | requirements(PROJECT["optional-dependencies"]["test"])
 assert DIRECT.pop(PROJECT["name"]).extras == {"onnx"}
-PINS = requirements((ROOT / "constraints.txt").read_text().splitlines())
+PINS, LOWEST = (
+    requirements((ROOT / f"{name}.txt").read_text().splitlines()) for name in ("constraints", "constraints-lowest")
+)
 
 
 def test_conda_environment_is_the_project_under_conda_names():
@@ -50,6 +54,29 @@ def test_every_direct_dependency_is_pinned_within_its_bounds():
     for name, pin in PINS.items():
         [exact] = pin.specifier
         assert exact.operator == "==" and DIRECT[name].specifier.contains(exact.version), name
+
+
+def test_the_lowest_versions_are_the_lower_bounds():
+    assert LOWEST.keys() == DIRECT.keys()
+    for name, pin in LOWEST.items():
+        [exact] = pin.specifier
+        [bound] = [part for part in DIRECT[name].specifier if part.operator == ">="]
+        assert (exact.operator, exact.version) == ("==", bound.version), name
+
+
+def test_the_workflow_calls_the_two_commands_on_the_lowest_python_and_a_newer_one():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    commands = [step["run"] for step in jobs["two-commands"]["steps"] if "run" in step]
+    assert commands == ["make test", "make reproduce"]
+    lowest, newest = (Version(version) for version in jobs["two-commands"]["strategy"]["matrix"]["python"])
+    assert str(SpecifierSet(PROJECT["requires-python"])) == f">={lowest}" and newest > lowest
+
+
+def test_citation_and_changelog_name_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    headings = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", PROJECT["version"]]
 
 
 def sources(folder) -> list[str]:
@@ -100,6 +127,6 @@ def test_an_old_python_is_refused_before_anything_is_made(tmp_path):
 
 def test_every_verb_of_the_makefile_is_there_and_explained():
     text = (ROOT / "Makefile").read_text()
-    verbs = {"reproduce", "test", "lab", "figures", "bench", "strip"}
+    verbs = {"reproduce", "test", "quick", "lab", "figures", "bench", "strip"}
     assert set(re.findall(r"^(\w+): \$\(INSTALLED\)$", text, re.MULTILINE)) == verbs
-    assert set(re.findall(r'^\t@echo "make (\w+) ', text, re.MULTILINE)) == verbs
+    assert set(re.findall(r'^\t@echo "make ([\w-]+) ', text, re.MULTILINE)) == verbs | {"test-lowest"}

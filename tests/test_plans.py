@@ -7,11 +7,10 @@ from functools import cache
 import pytest
 import torch
 
-from fedtiny_lite.config import METHODS, Config, make_config
+from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config, own_settings
 from fedtiny_lite.experiments import plans
 from fedtiny_lite.experiments.plans import (
     DENSITIES,
-    KNOBS,
     PLANS,
     SEEDS,
     TRIALS,
@@ -24,12 +23,13 @@ from fedtiny_lite.federated import server as server_module
 from fedtiny_lite.records import bundles
 from fedtiny_lite.records.bundles import read_bundle
 from fedtiny_lite.records.schema import canonical
-from fedtiny_lite.report.arms import NAMES
+from fedtiny_lite.settings import defaults, names
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
 
 TUNING = ("digits_tuning", "cifar_tuning")
 RESULTS = tuple(sorted(set(PLANS) - set(TUNING)))
+KNOBS = {method: load_method(method).knobs for method in METHODS}
 
 
 def scored(config: Config, accuracy: float | None) -> dict:
@@ -53,9 +53,11 @@ def tuned(monkeypatch):
 
 
 def unlike(configs: list[Config]) -> set[str]:
-    """The settings in which these runs differ."""
-    identities = [config.identity() for config in configs]
-    return {name for name in identities[0] if len({identity[name] for identity in identities}) > 1}
+    """The settings in which these runs differ, as far as they have them."""
+    values: dict[str, set] = {}
+    for name, value in (item for config in configs for item in config.identity().items()):
+        values.setdefault(name, set()).add(value)
+    return {name for name, found in values.items() if len(found) > 1}
 
 
 # --- the plans ------------------------------------------------------------------------------------------------
@@ -81,9 +83,13 @@ def test_a_plan_without_its_tuning_says_what_to_run_first(plan, needed, tmp_path
         plan_configs(plan, tmp_path)
 
 
-def settings_of(runs: list[dict], names) -> list[str]:
-    """The settings `names` of each of these configs, in an order that does not depend on theirs."""
-    return sorted(json.dumps([run[name] for name in sorted(names)]) for run in runs)
+def settings_of(runs: list[dict], known) -> list[str]:
+    """Of each run the settings that its method has and that are `known`, in an order that does not depend on theirs.
+
+    Records that are older than methods' own settings hold those of every method.
+    """
+    own = {method: known & (names(Config) | names(own_settings(method))) for method in METHODS}
+    return sorted(json.dumps({name: run[name] for name in sorted(own[run["method"]])}) for run in runs)
 
 
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if (bundles.COMMITTED / f"{plan}.json").exists()])
@@ -92,12 +98,16 @@ def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path, monkeypatc
 
     A reader's own method has no committed records.
     """
-    monkeypatch.setattr(plans, "METHODS", [method for method in METHODS if method in NAMES])
+    known = {record["config"]["method"] for record in read_bundle(bundles.COMMITTED / "digits.json")}
+    monkeypatch.setattr(plans, "METHODS", [method for method in METHODS if method in known])
     found = [record["config"] for record in read_bundle(bundles.COMMITTED / f"{plan}.json")]
-    configs = [config.identity() for config in plan_configs(plan, tmp_path)]
-    assert settings_of(configs, found[0]) == settings_of(found, found[0])
-    newer = configs[0].keys() - found[0].keys()
-    assert all(config[name] == getattr(Config(), name) for config in configs for name in newer)
+    configs = plan_configs(plan, tmp_path)
+    recorded = found[0].keys()
+    assert settings_of([config.identity() for config in configs], recorded) == settings_of(found, recorded)
+    for config in configs:
+        newer = config.identity().keys() - recorded
+        usual = defaults(Config) | defaults(own_settings(config.method))
+        assert all(config.identity()[name] == usual[name] for name in newer)
 
 
 # --- fairness -------------------------------------------------------------------------------------------------
@@ -110,18 +120,45 @@ def test_every_method_has_the_same_number_of_trials(tmp_path):
         own = [config for config in configs if config.method == method]
         assert len(set(settings)) == TRIALS and len(own) == TRIALS * len(TUNING_SEEDS)
         assert unlike(own) == {"seed", *(name for trial in trials(method) for name in trial)}
-    assert unlike(configs) == {"method", "seed", "lr", *(knob for knob, _ in KNOBS.values())}
+    assert unlike(configs) == {"method", "seed", "lr", *(knob for knobs in KNOBS.values() for knob in knobs)}
 
 
-@pytest.mark.parametrize("method", KNOBS)
-def test_both_values_of_a_knob_are_different_runs(method):
+@pytest.mark.parametrize("method", METHODS)
+def test_the_knobs_of_a_method_are_settings_of_its_own_and_it_runs_at_their_defaults(method):
+    """Else the tuned method would be another than the one that a plain run has."""
+    usual = defaults(own_settings(method))
+    assert KNOBS[method].keys() <= usual.keys()
+    assert all(usual[name] in values for name, values in KNOBS[method].items())
+
+
+def test_knobs_that_do_not_leave_the_same_number_of_trials_are_refused(monkeypatch):
+    for values, said in (((1, 2, 3, 4), "4"), (tuple(range(7)), "7")):
+        uneven = replace(load_method("feddst"), knobs={"adjust_every": values})
+        monkeypatch.setattr("fedtiny_lite.methods.feddst.METHOD", uneven)
+        with pytest.raises(ValueError, match=f"^feddst has {said} settings of its knobs to try; 6 must be a multiple"):
+            trials("feddst")
+
+
+def test_two_knobs_are_tried_in_all_their_combinations(monkeypatch):
+    two = replace(load_method("feddst"), knobs={"adjust_rate": (0.3, 0.5), "adjust_every": (1, 2, 3)})
+    monkeypatch.setattr("fedtiny_lite.methods.feddst.METHOD", two)
+    assert trials("feddst") == [
+        {"lr": plans.LEARNING_RATES[0], "adjust_rate": rate, "adjust_every": every}
+        for rate in (0.3, 0.5)
+        for every in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if KNOBS[method]])
+def test_all_values_of_knobs_are_different_runs(method):
     """Else a method would have fewer trials than the others."""
-    knob, values = KNOBS[method]
     tiny = dict(clients=2, rounds=5, adjust_until=4, pretrain_epochs=1, width=2, density=0.2, samples=300)
-    found = [run(make_config("smoke", **tiny, method=method, test_samples=60, **{knob: value})) for value in values]
+    tiny = PROFILES["smoke"] | tiny | dict(test_samples=60)
+    tried = [settings for settings in trials(method) if settings["lr"] == trials(method)[0]["lr"]]
+    found = [run(make_config(tiny, method=method, **settings | {"lr": 0.05})) for settings in tried]
     for record in found:
         del record["run_id"], record["config"]
-    assert canonical(found[0]) != canonical(found[1])
+    assert len(set(map(canonical, found))) == len(tried) > 1
 
 
 def test_tuning_looks_at_no_test_image_and_has_seeds_of_its_own(tuned, tmp_path):
@@ -147,9 +184,9 @@ def test_every_method_runs_at_its_tuned_settings_with_every_density_and_seed(tun
 
 
 def test_compared_runs_differ_in_what_is_compared_alone(tuned, tmp_path):
-    knobs = {knob for knob, _ in KNOBS.values()}
-    assert unlike(plan_configs("digits", tmp_path)) == {"method", "seed", "density", "lr"} | knobs
-    assert unlike(plan_configs("digits_alpha", tmp_path)) == {"method", "seed", "alpha", "lr", "adjust_rate"}
+    """Methods that have the same knob are tuned to the same value of it here."""
+    assert unlike(plan_configs("digits", tmp_path)) == {"method", "seed", "density", "lr"}
+    assert unlike(plan_configs("digits_alpha", tmp_path)) == {"method", "seed", "alpha", "lr"}
     assert unlike(plan_configs("cifar", tmp_path)) == {"method", "seed", "density"}
     assert unlike(plan_configs("paper", tmp_path)) == {"method"}
     changed = {name for settings in plans.ABLATIONS for name in settings}
@@ -190,7 +227,7 @@ def test_the_choice_by_hand():
         for lr, pair in accuracies.items()
         for seed, accuracy in zip(TUNING_SEEDS, pair, strict=True)
     ]
-    of_another = [scored(replace(base, method="grasp", lr=lr), 1.0) for lr in (0.1, 0.4)]
+    of_another = [scored(base.changed(method="grasp", lr=lr), 1.0) for lr in (0.1, 0.4)]
     assert plans.scores(found + of_another, "snip", tried) == pytest.approx([0.5, 0.6, 0.45])
     assert chosen(found + of_another, "snip", tried) == {"lr": 0.2}
 
@@ -199,14 +236,14 @@ def test_of_equals_the_first_is_chosen_even_if_all_diverged():
     tried = trials("fedtiny")
     base = make_config(method="fedtiny", score_on="validation")
     for accuracy in (0.5, None):
-        found = [scored(replace(base, **settings), accuracy) for settings in tried]
+        found = [scored(base.changed(**settings), accuracy) for settings in tried]
         assert chosen(found[::-1], "fedtiny", tried) == tried[0]
 
 
 def test_a_trial_that_was_not_run_is_named():
     """Rather than counted as bad: a run of the tuning plan failed, or the committed records are older."""
     base = make_config(method="lotteryfl", score_on="validation")
-    found = [scored(replace(base, **settings), 0.5) for settings in trials("lotteryfl")[:-1]]
+    found = [scored(base.changed(**settings), 0.5) for settings in trials("lotteryfl")[:-1]]
     with pytest.raises(
         ValueError, match=r"no tuning run of lotteryfl with .*'lottery_accuracy': 0.3.*repeat its tuning"
     ):

@@ -1,6 +1,5 @@
 """Notebook 01's figures, and the distance between batch-normalisation statistics that they show."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,11 +7,7 @@ from hypothesis import strategies as st
 
 from fedtiny_lite.plots import clients
 
-
-@pytest.fixture(autouse=True)
-def pyplot_keeps_nothing():
-    yield
-    assert plt.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def stats(mean, variance):

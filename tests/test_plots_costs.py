@@ -3,36 +3,19 @@
 from dataclasses import replace
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import pytest
-import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.model.costs import forward_flops, layer_shapes
-from fedtiny_lite.model.networks import build_model
+from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import client_costs, costs
+from fedtiny_lite.report import exchanges, tables
 from fedtiny_lite.widgets.costs import density_panel, draw_layers, kept_by_mask
 
 CONFIG = make_config("smoke", density=0.05)
-IN_SHAPE = (1, 8, 8)
 
-
-@pytest.fixture(autouse=True)
-def no_figure_left_open():
-    yield
-    assert plt.get_fignums() == []
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_model("cnn", 8, 10, IN_SHAPE, torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def layers(model):
-    return layer_shapes(model, IN_SHAPE)
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def widths(ax, y):
@@ -127,8 +110,8 @@ METHODS = {
 
 
 def test_bytes_by_content_lose_nothing():
-    exchanges = METHODS["fedtiny"]["prelude"]
-    down, up = (client_costs.by_content(exchanges, way) for way in ("down", "up"))
+    before = METHODS["fedtiny"]["prelude"]
+    down, up = (exchanges.by_content(before, way) for way in ("down", "up"))
     assert {content: size for content, size in down.items() if size} == {
         "weights": 200_000,
         "mask": 3,
@@ -140,7 +123,7 @@ def test_bytes_by_content_lose_nothing():
 
 def test_a_tensor_that_the_figure_does_not_know_is_refused():
     with pytest.raises(ValueError, match="unpack"):
-        client_costs.by_content([entry(up={"secret": 1})], "up")
+        exchanges.by_content([entry(up={"secret": 1})], "up")
 
 
 def test_message_figure_stacks_what_is_sent_and_cuts_long_bars():
@@ -157,23 +140,31 @@ def test_message_figure_stacks_what_is_sent_and_cuts_long_bars():
 
 
 def test_largest_tells_rounds_from_what_was_before_them():
-    assert client_costs.largest(METHODS["fedtiny"], "state_bytes") == 120
-    assert client_costs.largest(METHODS["fedtiny"], "state_bytes", before=True) == 100
-    assert client_costs.largest(METHODS["fedavg"], "state_bytes", before=True) == 0
+    assert exchanges.largest(METHODS["fedtiny"], "state_bytes") == 120
+    assert exchanges.largest(METHODS["fedtiny"], "state_bytes", before=True) == 100
+    assert exchanges.largest(METHODS["fedavg"], "state_bytes", before=True) == 0
 
 
 def test_adjusting_costs_more_in_one_batch_of_a_round_but_in_every_one_of_prunefl():
-    assert client_costs.round_flops("fedavg", METHODS["fedavg"], 5) == 5 * 1000
-    assert client_costs.round_flops("fedtiny", METHODS["fedtiny"], 5) == 4 * 10 + 340
-    assert client_costs.round_flops("prunefl", METHODS["prunefl"], 5) == 5 * 340
+    assert exchanges.round_flops("fedavg", METHODS["fedavg"], 5) == 5 * 1000
+    assert exchanges.round_flops("fedtiny", METHODS["fedtiny"], 5) == 4 * 10 + 340
+    assert exchanges.round_flops("prunefl", METHODS["prunefl"], 5) == 5 * 340
 
 
 def test_headline_table_has_paper_formula_and_record_side_by_side():
-    text = client_costs.headline_table(METHODS, 5, {"fedtiny": (0.0133, 0.0187)}, {"prunefl": (0.34, 0.51)})
-    cells = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
-    assert cells["dense"] == ["-", "-", "1", "1", "|", "-", "-", "1", "-"]
-    assert cells["PruneFL"] == ["0.34", "-", "0.01", "0.34", "|", "0.51", "-", "0.5", "-"]
-    assert cells["FedTiny"] == ["-", "0.0133", "0.01", "0.076", "|", "-", "0.0187", "0.06", "0.05"]
+    table = exchanges.headline_table(METHODS, 5, {"fedtiny": (0.0133, 0.0187)}, {"prunefl": (0.34, 0.51)})
+    assert table.columns.get_level_values(0).tolist() == ["FLOPs"] * 4 + ["memory"] * 4
+    cells = dict(zip(table.index, tables.dashed(table).to_numpy().tolist(), strict=True))
+    assert cells["dense"] == ["-", "-", 1, 1, "-", "-", 1, "-"]
+    assert cells["PruneFL"] == [0.34, "-", 0.01, 0.34, 0.51, "-", 0.5, "-"]
+    assert cells["FedTiny"] == ["-", 0.0133, 0.01, 0.076, "-", 0.0187, 0.06, 0.05]
+
+
+def test_methods_stand_in_the_order_of_families_and_may_name_themselves():
+    mine = {"label": "A method", "family": "masks that stay"}
+    found = exchanges.in_order(METHODS | {"mine": METHODS["fedtiny"] | mine})
+    assert list(found) == ["fedavg", "mine", "fedtiny", "prunefl"]
+    assert exchanges.label_of("mine", mine).label == "A method" and exchanges.label_of("fedrts").label == "FedRTS"
 
 
 def test_memory_figure_has_a_bar_per_way_and_a_diamond_where_something_came_before():

@@ -1,6 +1,5 @@
 """Notebook 00's figures: everything given is drawn, and every axis says what it shows."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -14,11 +13,7 @@ RECORD = {
     "rounds": [{"round": r, "test_accuracy": 0.5 + r / 10, "bytes_up": 1000, "bytes_down": 1500} for r in range(3)],
 }
 
-
-@pytest.fixture(autouse=True)
-def pyplot_keeps_nothing():
-    yield
-    assert plt.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def test_method_picture_draws_both_sides_of_every_stage_and_every_message():

@@ -1,7 +1,6 @@
 """Figures of notebook 03: what is drawn is what was given."""
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -13,11 +12,7 @@ from fedtiny_lite.widgets.pruning import change_panel, matrices
 OLD = {"a.weight": np.array([[True, True, False, False], [False, False, True, False]])}
 NEW = {"a.weight": np.array([[True, False, True, False], [False, False, True, False]])}
 
-
-@pytest.fixture(autouse=True)
-def no_figure_left_open():
-    yield
-    assert plt.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def points(collection):

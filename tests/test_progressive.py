@@ -27,12 +27,9 @@ from fedtiny_lite.pruning.progressive import (
     merge_growth_lists,
     unit_for_round,
 )
+from tests.helpers import seeded
 
 BLOCKS = (("a", "b"), ("c",), ("d", "e"))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # --- the schedule -----------------------------------------------------------------------------------------
@@ -200,6 +197,31 @@ def test_collecting_gradients_leaves_the_model_as_it_was(training):
     assert model.training is training and not any(m._forward_hooks for m in model.modules())
 
 
+def all_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_collecting_gradients_leaves_every_buffer_as_it_was(value):
+    """Batch counters too, and running statistics even where an image holds NaN."""
+    model = build_model("cnn", 2, 10, (1, 8, 8), seeded())
+    mask, before = random_mask(state_of(model), {"conv2.weight": 30}, seeded()), all_buffers(model)
+    images = torch.randn(4, 1, 8, 8, generator=seeded(1))
+    images[0, 0, 0, 0] = value
+    growth_lists(model, mask, {"conv2.weight": 9}, images, torch.tensor([0, 1, 2, 3]))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    model.train()(torch.randn(4, 1, 8, 8, generator=seeded(2)))
+    assert int(model.bn1.num_batches_tracked) == 1  # training counts and moves the statistics again
+    assert not torch.equal(model.bn1.running_mean, before["bn1.running_mean"])
+
+
+def test_one_image_is_refused():
+    model = build_model("vgg11", 2, 10, (1, 8, 8), seeded())
+    mask = random_mask(state_of(model), {"conv2.weight": 5}, seeded())
+    with pytest.raises(ValueError, match="two images or more, not on 1; raise growth_batch"):
+        growth_lists(model, mask, {"conv2.weight": 2}, torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+
+
 def test_a_failing_batch_leaves_the_model_trainable():
     model = build_model("cnn", 2, 10, (1, 8, 8), seeded())
     mask = random_mask(state_of(model), {"conv2.weight": 5}, seeded())
@@ -248,6 +270,7 @@ def wide():
     return model, Mask({"wide.weight": keep})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, 7_000, 60_000])
 def test_growth_memory_is_bounded_by_the_list_and_far_below_the_layer(wide, count):
     model, mask = wide

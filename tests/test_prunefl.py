@@ -2,6 +2,7 @@
 
 import copy
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import to_float
 from fedtiny_lite.federated.client import local_schedule
-from fedtiny_lite.federated.messages import Message, encode_state, pack
-from fedtiny_lite.federated.server import masked_start, pretrained
+from fedtiny_lite.federated.ledger import address, begin
+from fedtiny_lite.federated.messages import Message, encode_mask, encode_state, unpack
+from fedtiny_lite.federated.server import pretrained
+from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.methods import prunefl
-from fedtiny_lite.methods._adjusting import (
+from fedtiny_lite.methods._reconfiguring import (
     SENDING,
     average_squares,
     reconfigure,
@@ -30,18 +32,9 @@ from fedtiny_lite.model.networks import build_model, load_state, prunable_names
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
+from tests.helpers import forget_federations, seeded, three_clients, trace
 
-
-def tiny(**settings):
-    """Three clients with 50 to 60 digits each."""
-    base = dict(method="prunefl", samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
-    return make_config("smoke", **(base | settings))
-
-
-def trace(config):
-    """The record of a run, and the states at its start and after each round."""
-    states = []
-    return simulate.run(config, on_round=lambda entry, state: states.append(state)), states
+tiny = partial(three_clients, method="prunefl")
 
 
 def small_client(config, k=0, r=1):
@@ -49,10 +42,10 @@ def small_client(config, k=0, r=1):
     federation = build_federation(config)
     server = federation.server
     weights = pretrained(server)
-    mask = magnitude_mask(weights, erk_counts(server.mask_shapes, server.budget))
+    mask = magnitude_mask(weights, erk_counts(server.task.mask_shapes, server.task.budget))
     for name, pruned in mask.pruned.items():
         weights[name].masked_fill_(pruned, 0)
-    return client_of(federation, k, r, {}), weights, mask
+    return client_of(config, federation.task.pixels, k, r), weights, mask
 
 
 # --- the rule ---------------------------------------------------------------------------------------------
@@ -121,7 +114,7 @@ def exact(toy):
     weights, mask, squares, layers, rate, _ = toy
     kept = flat(without_smallest(weights, mask, rate))
     gain = [Fraction(int(g)) for name in mask for g in squares[name]]
-    time = [Fraction(layer.pixels + SENDING) for layer in layers for _ in range(layer.weights)]
+    time = [Fraction(layer.positions + SENDING) for layer in layers for _ in range(layer.weights)]
     return gain, time, Fraction(int(squares["bias"])), Fraction(SENDING), kept
 
 
@@ -184,7 +177,7 @@ def squares_by_hand(client, state, mask, schedule):
     squares = {name: torch.zeros_like(p) for name, p in parameters.items()}
     velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for index in schedule:
-        images = to_float(client.split.images[index], client.pixels.mean, client.pixels.std)
+        images = to_float(client.split.images[index], client.task.pixels.mean, client.task.pixels.std)
         loss = F.cross_entropy(model(images), client.split.labels[index])
         for (name, weight), gradient in zip(
             parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True
@@ -209,7 +202,7 @@ def test_squares_are_the_mean_over_batches_of_autograds_gradients_pruned_positio
         assert torch.allclose(trained[name], weights[name], rtol=1e-4, atol=1e-6), name
     assert all((squares[name][~keep] > 0).any() for name, keep in mask.items())
     images = 2 * len(client.split)
-    assert flops == images * (2 * forward_flops(client.layers, mask.kept) + forward_flops(client.layers, {}))
+    assert flops == images * (2 * forward_flops(client.task.layers, mask.kept) + forward_flops(client.task.layers, {}))
 
 
 def test_squares_are_averaged_by_samples():
@@ -223,7 +216,7 @@ def test_squares_are_averaged_by_samples():
 
 
 def test_published_costs_of_an_adjustment_round_of_resnet18_at_one_percent():
-    model = build_model("resnet18", 64, 10, (3, 32, 32), torch.Generator().manual_seed(0))
+    model = build_model("resnet18", 64, 10, (3, 32, 32), seeded())
     layers, names = layer_shapes(model, (3, 32, 32)), prunable_names(model, prune_linear=True)
     kept = {layer.name: layer.weights // 100 for layer in layers if layer.name in names}
     flops = training_flops(layers, kept) + costs.growth_flops(layers, kept, names)
@@ -244,22 +237,24 @@ def run():
 
 
 def test_one_client_prunes_the_dense_model_before_the_others_get_anything(run):
-    config, record, states = run
+    config, record, _ = run
     federation = build_federation(config)
     server = federation.server
-    (initial,) = record["prelude"]
-    state = prunefl.start(server)
-    message = pack(prunefl.send_model(server, state, -1)[0], budget=server.budget)
+    _, initial = record["prelude"]
+    state, method = prunefl.start(server), prunefl.METHOD
+    ledger = begin(method, server, state, {})
+    message = address(method, server, state, ledger, prunefl.INITIAL.ask(server, state, -1), [0])[0]
     assert initial["exchange"] == "initial_pruning"
     assert initial["bytes_down"] == len(message)
     assert initial["bytes_up"] < len(message) / 2
-    assert initial["client_kept"] == sum(server.sizes.values())
-    assert initial["client_state_bytes"] == model_state_memory(federation.layers, {}, *costs.other_sizes(server.model))
-    epoch = training_flops(federation.layers, {}) * len(federation.splits[0])
+    assert initial["client_kept"] == sum(server.task.sizes.values())
+    assert initial["client_state_bytes"] == model_state_memory(
+        federation.task.layers, {}, *costs.other_sizes(server.model)
+    )
+    epoch = training_flops(federation.task.layers, {}) * len(federation.holdings.splits[0])
     assert epoch < initial["training_flops"] == initial["client_flops"]
-    assert prunefl.ask_one(server, state, -1, 0) is not None
-    assert [prunefl.ask_one(server, state, -1, k) for k in (1, 2)] == [None, None]
-    assert set(states[0].unsent) == set(server.mask_shapes)
+    assert initial["asked"] == [0]
+    assert unpack(message).tensors.keys() == {"weights", "mask"}
 
 
 @pytest.mark.parametrize("density", [0.02, 0.5, 1.0])
@@ -269,37 +264,42 @@ def test_the_budget_holds_in_every_state(density, layers):
     record, states = trace(config)
     server = build_federation(config).server
     for state in states:
-        assert state.mask.total <= server.budget
+        assert state.mask.total <= server.task.budget
         assert not any(state.weights[name][pruned].any() for name, pruned in state.mask.pruned.items())
-    assert max(entry["client_kept"] for entry in record["rounds"]) <= server.budget
+    assert max(entry["client_kept"] for entry in record["rounds"]) <= server.task.budget
 
 
 def test_adjustment_rounds_cost_a_dense_upload_and_dense_gradients(run):
     config, record, states = run
     federation = build_federation(config)
     parameters = sum(p.numel() for p in federation.server.model.parameters())
-    images = sum(map(len, federation.splits))
+    images = sum(map(len, federation.holdings.splits))
     for r, (entry, before) in enumerate(zip(record["rounds"], states, strict=False)):
         adjusts, kept = r in (1, 2), before.mask.kept
-        sparse, dense = forward_flops(federation.layers, kept), forward_flops(federation.layers, {})
+        sparse, dense = forward_flops(federation.task.layers, kept), forward_flops(federation.task.layers, {})
         weights = 4 * len(encode_state(before.weights, before.mask))
         assert entry["training_flops"] == images * (2 * sparse + dense if adjusts else 3 * sparse)
         assert 0 < entry["bytes_up"] / 3 - weights - 4 * parameters * adjusts < 200
+        # what changed of the mask goes down; in round 0 all of it, to client 0 too, which sent it
+        changed = {n: k for n, k in before.mask.items() if r == 0 or not torch.equal(k, states[r - 1].mask[n])}
+        assert bool(changed) == (r != 1)
+        masks = len(encode_mask(changed, list(before.mask)))
+        assert 0 < entry["bytes_down"] / 3 - weights - masks < 200
         assert ("adjusted" in entry) == adjusts
         names = tuple(before.mask) if adjusts else ()
         memory = model_state_memory(
-            federation.layers, kept, *costs.other_sizes(federation.server.model), dense_gradient=names
+            federation.task.layers, kept, *costs.other_sizes(federation.server.model), dense_gradient=names
         )
         assert entry["client_state_bytes"] == memory
     assert states[2].mask != states[1].mask
     assert states[4].mask == states[3].mask
-    assert states[1].unsent == () and set(states[2].unsent) == set(states[2].mask)
 
 
 def test_the_server_reconfigures_its_average_within_the_budget(run):
     _, record, states = run
     for entry, before, after in zip(record["rounds"], states, states[1:], strict=False):
         grown = {name: int((keep & ~before.mask[name]).sum()) for name, keep in after.mask.items()}
+        grown = {name: count for name, count in grown.items() if count}
         assert entry.get("adjusted", grown) == grown
         for name, keep in after.mask.items():  # a layer loses at most its 30 %
             assert int((before.mask[name] & ~keep).sum()) <= max(0.3 * before.mask.kept[name], 1)
@@ -308,19 +308,19 @@ def test_the_server_reconfigures_its_average_within_the_budget(run):
 
 def test_what_one_layer_gains_the_others_lose():
     server = build_federation(tiny()).server
-    weights, counts = pretrained(server), erk_counts(server.mask_shapes, server.budget)
+    weights, counts = pretrained(server), erk_counts(server.task.mask_shapes, server.task.budget)
     state = masked_start(weights, magnitude_mask(weights, counts))
-    shapes = {name: shape for name, shape in server.state_shapes.items() if "running_" not in name}
+    shapes = {name: shape for name, shape in server.task.state_shapes.items() if "running_" not in name}
     squares = {name: torch.zeros(shape) for name, shape in shapes.items()}
     squares["conv4.weight"][state.mask.pruned["conv4.weight"]] = 1.0
     tensors = {"weights": encode_state(state.weights, state.mask)}
     tensors["squares"] = torch.cat([square.flatten() for square in squares.values()])
     after, note = prunefl.fold(server, state, 1, [Message({"samples": 5, "client": 0}, tensors)])
     lost = {name: int(0.15 * kept) for name, kept in counts.items()}  # 0.3 / 2 (1 + cos(pi / 2))
-    gained = sum(lost.values()) + server.budget - sum(counts.values())
-    assert note == {"adjusted": dict.fromkeys(counts, 0) | {"conv4.weight": gained}}
+    gained = sum(lost.values()) + server.task.budget - sum(counts.values())
+    assert note == {"adjusted": {"conv4.weight": gained}}
     assert after.mask.kept == {n: kept - lost[n] + gained * (n == "conv4.weight") for n, kept in counts.items()}
-    assert after.mask.total == server.budget
+    assert after.mask.total == server.task.budget
     for name, keep in state.mask.items():
         assert torch.equal(after.mask[name] & keep, without_smallest(weights, state.mask, 0.15)[name])
 
@@ -329,8 +329,8 @@ def test_fixed_layers_start_as_erk_and_keep_their_counts():
     config = tiny(prunefl_layers="fixed", rounds=3, adjust_until=3)
     record, states = trace(config)
     server = build_federation(config).server
-    counts = erk_counts(server.mask_shapes, server.budget)
-    assert record["prelude"] == []
+    counts = erk_counts(server.task.mask_shapes, server.task.budget)
+    assert [entry["exchange"] for entry in record["prelude"]] == ["pixel_statistics"]
     assert [state.mask.kept for state in states] == [counts] * 4
     assert states[0].mask == magnitude_mask(pretrained(server), counts)
     assert all(count > 0 for count in record["rounds"][1]["adjusted"].values())
@@ -339,8 +339,8 @@ def test_fixed_layers_start_as_erk_and_keep_their_counts():
 def test_fixed_layers_grow_by_squared_gradients():
     server = build_federation(tiny(prunefl_layers="fixed")).server
     state = prunefl.start(server)
-    sizes = {name: shape.numel() for name, shape in server.state_shapes.items() if "running_" not in name}
-    squares = torch.rand(sum(sizes.values()), generator=torch.Generator().manual_seed(3))
+    sizes = {name: shape.numel() for name, shape in server.task.state_shapes.items() if "running_" not in name}
+    squares = torch.rand(sum(sizes.values()), generator=seeded(3))
     tensors = {"weights": encode_state(state.weights, state.mask), "squares": squares}
     after, note = prunefl.fold(server, state, 1, [Message({"samples": 5, "client": 0}, tensors)])
     by_name = dict(zip(sizes, squares.split(list(sizes.values())), strict=True))
@@ -355,5 +355,5 @@ def test_fixed_layers_grow_by_squared_gradients():
 
 def test_a_run_repeats_bit_for_bit(run):
     config, record, _ = run
-    simulate.build_federation.cache_clear()
+    forget_federations()
     assert schema.canonical(simulate.run(config)) == schema.canonical(record)

@@ -40,7 +40,7 @@ def test_bare_loop_takes_the_steps_of_a_round():
     model = federation.server.model
     before = state_of(model)
     # batches of 16; a last one of a single image joins the one before it
-    steps = [-(-len(split) // 16) - (len(split) % 16 == 1) for split in federation.splits]
+    steps = [-(-len(split) // 16) - (len(split) % 16 == 1) for split in federation.holdings.splits]
     assert bench.bare_round(model, federation, config) == 2 * sum(steps)
     assert not torch.equal(before["conv2.weight"], state_of(model)["conv2.weight"])
 

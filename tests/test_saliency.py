@@ -12,12 +12,9 @@ from torch.nn import functional as F
 
 from fedtiny_lite.model.networks import bn_names, build_model, prunable_names, state_of
 from fedtiny_lite.pruning.saliency import grasp_scores, iterated_mask, saliency_mask, snip_scores, synflow_scores
+from tests.helpers import seeded
 
 CRITERIA = ("snip", "grasp", "synflow")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def linear_net(*weights: list) -> nn.Module:
@@ -212,6 +209,17 @@ def test_synflow_in_steps_leaves_no_layer_empty_where_one_step_does():
     }
     assert masks[1].empty == ("2.weight",)
     assert masks[100].empty == () and masks[100].total == 30
+
+
+def test_synflow_in_steps_may_empty_layers_that_a_shortcut_bypasses():
+    """Four units of ResNet18 lose their convolutions; the last layer, which all flow passes, keeps weights."""
+    model = build_model("resnet18", 2, 10, (1, 8, 8), seeded())
+    names, state = prunable_names(model, True), state_of(model)
+    budget = sum(state[name].numel() for name in names) // 100
+    mask = iterated_mask(state, lambda state: synflow_scores(model, state, names, (1, 8, 8)), budget, 100, "global")
+    units = ("layer3.0", "layer3.1", "layer4.0", "layer4.1")
+    assert set(mask.empty) == {f"{unit}.{conv}.weight" for unit in units for conv in ("conv1", "conv2")}
+    assert mask.total == budget and mask.kept["linear.weight"] > 0
 
 
 # --- from scores to masks ---------------------------------------------------------------------------------

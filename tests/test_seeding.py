@@ -1,4 +1,5 @@
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import make_config
 from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import derive_seed, numpy_generator, torch_generator
 from fedtiny_lite.simulation.rounds import run
+from tests.helpers import four_clients
 
-TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=2)
+tiny = partial(four_clients, rounds=2)
 
 roots = st.integers(0, 2**63)
 purposes = st.text("abcdefgh_", min_size=1, max_size=8)
@@ -57,7 +58,7 @@ def global_state() -> list:
 
 @pytest.mark.parametrize("method", ["fedtiny", "random"])
 def test_a_run_neither_reads_nor_moves_global_randomness(method):
-    config = make_config("smoke", method=method, augment="crop_flip_cutout", **TINY)
+    config = tiny(method=method, augment="crop_flip_cutout")
     found = set()
     for seed in (1, 2):
         torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
@@ -68,12 +69,14 @@ def test_a_run_neither_reads_nor_moves_global_randomness(method):
 
 
 def test_another_seed_is_another_run():
-    found = [run(make_config("smoke", method="random", seed=seed, **TINY)) for seed in (0, 1)]
+    found = [run(tiny(method="random", seed=seed)) for seed in (0, 1)]
     assert found[0]["data"]["sizes"] != found[1]["data"]["sizes"]
     assert found[0]["final"]["test_loss"] != found[1]["final"]["test_loss"]
 
 
+@pytest.mark.usefixtures("one_thread")  # which puts back the number of threads
 def test_a_run_leaves_torch_as_it_was():
+    torch.set_num_threads(2)
     before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
-    run(make_config("smoke", method="magnitude", **TINY))
+    run(tiny(method="magnitude"))
     assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == before

@@ -11,15 +11,12 @@ from torch import nn
 
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.model.networks import bn_names, build_model, prunable_names, state_of
-from fedtiny_lite.model.training import Normalisation, Score
+from fedtiny_lite.model.training import Evaluation, Normalisation
 from fedtiny_lite.pruning import bn_selection as selection
 from fedtiny_lite.pruning.bn_selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.3,), (0.2,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(samples: int) -> Split:
@@ -120,6 +117,19 @@ def test_re_estimation_changes_running_statistics_only(mode):
     assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
+def test_re_estimation_leaves_batch_counters_and_momenta_as_they_were(monkeypatch):
+    """Also where a pass fails."""
+    model = network()
+    model.bn1.num_batches_tracked.fill_(7)
+    recalibrate_bn(model, images(20), PIXELS)
+    monkeypatch.setattr(selection, "observe_all", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        recalibrate_bn(model.eval(), images(20), PIXELS)
+    assert int(model.bn1.num_batches_tracked) == 7 and int(model.bn2.num_batches_tracked) == 0
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert not model.training
+
+
 def test_statistics_returned_are_copies():
     model = network()
     found = recalibrate_bn(model, images(20), PIXELS)
@@ -184,19 +194,19 @@ def test_aggregation_keeps_the_models_order_and_type():
 
 def test_losses_are_weighted_by_images_not_by_clients():
     # mean losses per client: (1, 2) on 90 images and (5, 1) on 10
-    scores = [[Score(90.0, 0, 90), Score(180.0, 0, 90)], [Score(50.0, 0, 10), Score(10.0, 0, 10)]]
+    scores = [[Evaluation(90.0, 0, 90), Evaluation(180.0, 0, 90)], [Evaluation(50.0, 0, 10), Evaluation(10.0, 0, 10)]]
     chosen, losses = choose_candidate(scores)
     assert losses == [1.4, 1.9]  # the means of client means would be 3 and 1.5
     assert chosen == 0
 
 
 def test_of_equal_candidates_the_first_is_chosen():
-    assert choose_candidate([[Score(3.0, 0, 1), Score(2.0, 0, 1), Score(2.0, 0, 1)]])[0] == 1
+    assert choose_candidate([[Evaluation(3.0, 0, 1), Evaluation(2.0, 0, 1), Evaluation(2.0, 0, 1)]])[0] == 1
 
 
 @given(losses=st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_the_chosen_candidate_has_the_least_loss(losses):
-    scores = [[Score(float(loss), 0, k + 1) for loss in row] for k, row in enumerate(losses)]
+    scores = [[Evaluation(float(loss), 0, k + 1) for loss in row] for k, row in enumerate(losses)]
     chosen, means = choose_candidate(scores)
     count = sum(k + 1 for k in range(len(losses)))
     assert means == pytest.approx([sum(column) / count for column in zip(*losses, strict=True)])

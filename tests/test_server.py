@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,31 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import make_config
+from fedtiny_lite.config import load_method, make_config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated import server as server_module
-from fedtiny_lite.federated.messages import Message, decode_mask, encode_state
-from fedtiny_lite.federated.protocol import State
+from fedtiny_lite.federated.checks import numbers
+from fedtiny_lite.federated.ledger import accept, address, begin, note_changes
+from fedtiny_lite.federated.messages import Message, decode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.protocol import Exchange
 from fedtiny_lite.federated.server import (
-    accept,
     average,
     average_over_holders,
     full_mask,
-    masked_start,
     pretrained,
-    send_model,
     shares,
 )
+from fedtiny_lite.federated.state import Question, State, masked_start
 from fedtiny_lite.model.masks import Mask, apply_mask, check_masked
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.simulation.setup import build_federation
-
-TINY = dict(width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5)
-
-
-@pytest.fixture(scope="module")
-def server():
-    return build_federation(make_config("smoke", **TINY)).server
+from tests.helpers import seeded
 
 
 def reply(values: list[float] | torch.Tensor, samples: int = 1) -> Message:
@@ -38,44 +33,66 @@ def reply(values: list[float] | torch.Tensor, samples: int = 1) -> Message:
 
 
 def random_state(server, seed: int, mask: Mask) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    state = {name: torch.randn(shape, generator=generator) for name, shape in server.state_shapes.items()}
+    generator = seeded(seed)
+    state = {name: torch.randn(shape, generator=generator) for name, shape in server.task.state_shapes.items()}
     return state | {name: state[name] * keep for name, keep in mask.items()}
 
 
 def every_third(server) -> Mask:
-    shapes = server.mask_shapes.items()
+    shapes = server.task.mask_shapes.items()
     return Mask({name: (torch.arange(shape.numel()) % 3 == 0).view(shape) for name, shape in shapes})
 
 
 # --- who counts -------------------------------------------------------------------------------------------
 
 
-def test_replies_are_folded_in_order_of_client_number():
-    replies = {k: reply([float(k)]) for k in (3, 0, 2, 1)}
-    accepted, rejected = accept(replies)
-    assert [message.tensors["weights"].item() for message in accepted] == [0, 1, 2, 3]
-    assert rejected == []
+METHOD = load_method("magnitude")
 
 
+def received(server, replies: dict[int, Message], **checks):
+    """What the server accepts of replies that hold just these tensors."""
+    exchange = Exchange("any", None, None, lambda *_: checks, None)
+    state = masked_start(random_state(server, 0, every_third(server)), every_third(server))
+    ledger = begin(METHOD, server, state, {})
+    packed = {k: pack(m.tensors, **m.meta | {"version": 1, "holds": 1}) for k, m in replies.items()}
+    return accept(METHOD, exchange, server, state, 0, ledger, packed)
+
+
+def test_replies_are_folded_in_order_of_client_number(server):
+    accepted = received(server, {k: reply([float(k)]) for k in (3, 0, 2, 1)}, weights=numbers(1))
+    assert [message.tensors["weights"].item() for message in accepted.replies] == [0, 1, 2, 3]
+    assert [message.meta["client"] for message in accepted.replies] == [0, 1, 2, 3]
+    assert accepted.rejections == {}
+
+
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, -1e38, math.nan, math.inf, -math.inf]), min_size=1, max_size=8))
-def test_clients_without_finite_numbers_are_named_and_left_out(values):
-    replies = {k: reply([1.0, value], samples=k) for k, value in reversed(list(enumerate(values)))}
+def test_clients_without_finite_numbers_are_named_and_left_out(server, values):
+    replies = {k: reply([1.0, value], samples=k + 1) for k, value in reversed(list(enumerate(values)))}
     finite = [k for k, value in enumerate(values) if math.isfinite(value)]
-    if not finite:
-        with pytest.raises(FloatingPointError, match=f"^all {len(values)} clients returned NaN or infinite"):
-            accept(replies)
+    if 2 * len(finite) < len(values):
+        rejected = len(values) - len(finite)
+        with pytest.raises(FloatingPointError, match=f"^{rejected} of {len(values)} replies were rejected .*NaN or"):
+            received(server, replies, weights=numbers(2))
         return
-    accepted, rejected = accept(replies)
-    assert [message.meta["samples"] for message in accepted] == finite
-    assert rejected == [k for k in range(len(values)) if k not in finite]
+    accepted = received(server, replies, weights=numbers(2))
+    assert [message.meta["samples"] for message in accepted.replies] == [k + 1 for k in finite]
+    bad = [k for k in range(len(values)) if k not in finite]
+    assert accepted.rejections == dict.fromkeys(bad, "weights: it has NaN or infinite numbers")
+    assert accepted.ledger.samples == {k: k + 1 for k in range(len(values))}
 
 
-def test_any_tensor_of_a_reply_can_condemn_it():
-    lists = {"weights": torch.zeros(2), "conv2.weight:index": torch.zeros(1, dtype=torch.uint8)}
-    good = Message({"samples": 1}, lists | {"conv2.weight:value": torch.zeros(1)})
-    bad = Message({"samples": 1}, lists | {"conv2.weight:value": torch.tensor([math.nan])})
-    assert accept({0: bad, 1: good}) == ([Message(good.meta | {"client": 1}, good.tensors)], [0])
+def test_any_tensor_of_a_reply_can_condemn_it(server):
+    lists = {"weights": torch.zeros(2), "growth_index": torch.zeros(1, dtype=torch.uint8)}
+    good = Message({"samples": 1}, lists | {"growth_value": torch.zeros(1)})
+    bad = Message({"samples": 1}, lists | {"growth_value": torch.tensor([math.nan])})
+    checks = dict(weights=numbers(2), growth_index=numbers(1, dtype=torch.uint8), growth_value=numbers(1))
+    accepted = received(server, {0: bad, 1: good}, **checks)
+    assert accepted.rejections == {0: "growth_value: it has NaN or infinite numbers"}
+    (left,) = accepted.replies
+    assert left.meta == {"samples": 1, "version": 1, "holds": 1, "client": 1}
+    assert list(left.tensors) == list(good.tensors)
+    assert all(torch.equal(left.tensors[name], tensor) for name, tensor in good.tensors.items())
 
 
 # --- averages ---------------------------------------------------------------------------------------------
@@ -92,7 +109,7 @@ def test_shares_sum_to_one(samples):
 
 def test_average_by_hand(server):
     mask = every_third(server)
-    ones = {name: torch.ones(shape) for name, shape in server.state_shapes.items()}
+    ones = {name: torch.ones(shape) for name, shape in server.task.state_shapes.items()}
     vector = encode_state(ones | {name: keep.float() for name, keep in mask.items()}, mask)
     mean = average(server, State({}, mask), [reply(vector, 10), reply(5 * vector, 30)])
     for name, tensor in mean.items():  # 0.25 * 1 + 0.75 * 5, running statistics like the weights
@@ -107,7 +124,7 @@ def test_average_is_the_weighted_mean_of_whole_states(server, samples, seed):
     replies = [reply(encode_state(s, mask), n) for s, n in zip(states, samples, strict=True)]
     mean = average(server, State({}, mask), replies)
     check_masked(mean, mask)
-    assert {name: tensor.shape for name, tensor in mean.items()} == dict(server.state_shapes)
+    assert {name: tensor.shape for name, tensor in mean.items()} == dict(server.task.state_shapes)
     for name, tensor in mean.items():
         expected = np.average([s[name].double().numpy() for s in states], axis=0, weights=samples)
         np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-6, atol=1e-7)
@@ -127,29 +144,32 @@ def test_clients_that_agree_are_their_own_average(server, samples, seed):
 
 def test_masked_start_prunes_a_copy(server):
     mask = every_third(server)
-    dense = {name: torch.ones(shape) for name, shape in server.state_shapes.items()}
+    dense = {name: torch.ones(shape) for name, shape in server.task.state_shapes.items()}
     state = masked_start(dense, mask)
     assert all(torch.equal(state.weights[name], keep.float()) for name, keep in mask.items())
     assert all(bool((tensor == 1).all()) for tensor in dense.values())
-    assert state.unsent == tuple(mask)
 
 
 def test_only_masks_that_changed_are_sent(server):
+    """To a client that holds none, all; to one that holds the mask before, the layer that changed; else nothing."""
     mask = every_third(server)
-    weights = random_state(server, 0, mask)
-    last = list(mask)[-1]
-    for unsent in ((), (last,), tuple(mask)):
-        tensors, meta = send_model(server, State(weights, mask, unsent), 1)
-        assert torch.equal(tensors["weights"], encode_state(weights, mask)) and meta == {}
-        assert ("mask" in tensors) == bool(unsent)
-        sent = decode_mask(tensors["mask"], server.mask_shapes) if unsent else {}
-        assert tuple(sent) == unsent
-        assert all(torch.equal(keep, mask[name]) for name, keep in sent.items())
+    state, last = masked_start(random_state(server, 0, mask), mask), list(mask)[-1]
+    changed = masked_start(state.weights, Mask({**mask, last: torch.zeros_like(mask[last])}))
+    ledger = note_changes(METHOD, server, state, changed, begin(METHOD, server, state, {}))
+    ledger = replace(ledger, held={1: 1, 2: 2})
+    for k, expected in enumerate((tuple(mask), (last,), ())):
+        message = unpack(address(METHOD, server, changed, ledger, Question(meta={"a": 3}), [k])[k])
+        assert torch.equal(message.tensors["weights"], encode_state(changed.weights, changed.mask))
+        assert message.meta == {"a": 3, "version": 2, "known": k}
+        assert ("mask" in message.tensors) == bool(expected)
+        sent = decode_mask(message.tensors["mask"], server.task.mask_shapes) if expected else {}
+        assert tuple(sent) == expected
+        assert all(torch.equal(keep, changed.mask[name]) for name, keep in sent.items())
 
 
 def test_full_mask_keeps_every_weight(server):
-    assert full_mask(server.mask_shapes).kept == server.sizes
-    assert server.sizes == {  # cnn of width 2: 2-4-8-8 channels, a last map of 2x2 pixels, 10 classes
+    assert full_mask(server.task.mask_shapes).kept == server.task.sizes
+    assert server.task.sizes == {  # cnn of width 2: 2-4-8-8 channels, a last map of 2x2 pixels, 10 classes
         "conv2.weight": 2 * 4 * 9,
         "conv3.weight": 4 * 8 * 9,
         "conv4.weight": 8 * 8 * 9,
@@ -162,17 +182,17 @@ def test_full_mask_keeps_every_weight(server):
 
 def test_pretraining_starts_anew_whatever_the_model_held_before(server):
     first = pretrained(server)
-    load_state(server.model, random_state(server, 1, full_mask(server.mask_shapes)))
+    load_state(server.model, random_state(server, 1, full_mask(server.task.mask_shapes)))
     second = pretrained(server)
-    assert list(first) == list(server.state_shapes)
+    assert list(first) == list(server.task.state_shapes)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], server.initial[name]) for name in first)
 
 
 def test_pretraining_is_dense_and_learns_from_the_public_set(server):
     trained = pretrained(server)
-    moved = {name: int((trained[name] != server.initial[name]).sum()) for name in server.sizes}
-    assert all(moved[name] > 0.5 * size for name, size in server.sizes.items())
+    moved = {name: int((trained[name] != server.initial[name]).sum()) for name in server.task.sizes}
+    assert all(moved[name] > 0.5 * size for name, size in server.task.sizes.items())
 
 
 def test_the_server_holds_the_public_set_and_nothing_else(server):
@@ -198,9 +218,11 @@ def test_pretraining_is_remembered_only_for_the_very_same_start(monkeypatch):
 
 def test_the_average_over_holders_by_hand():
     server = build_federation(make_config("smoke", width=1, density=0.5)).server
-    one = {name: torch.ones(shape) for name, shape in server.state_shapes.items()}
-    names = list(server.mask_shapes)
-    keeps = [{name: torch.zeros(shape, dtype=torch.bool) for name, shape in server.mask_shapes.items()} for _ in "ab"]
+    one = {name: torch.ones(shape) for name, shape in server.task.state_shapes.items()}
+    names = list(server.task.mask_shapes)
+    keeps = [
+        {name: torch.zeros(shape, dtype=torch.bool) for name, shape in server.task.mask_shapes.items()} for _ in "ab"
+    ]
     for name in names:
         keeps[0][name].view(-1)[[0, 1]], keeps[1][name].view(-1)[[1, 2]] = True, True
     masks, replies = [Mask(keep) for keep in keeps], []

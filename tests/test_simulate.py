@@ -1,34 +1,33 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.config import METHODS, load_method
 from fedtiny_lite.data.datasets import Split, to_float
-from fedtiny_lite.federated.messages import Message, decode_mask, encode_mask, pack, read_mask, unpack
-from fedtiny_lite.federated.protocol import Exchange, Reply
-from fedtiny_lite.federated.server import accept
+from fedtiny_lite.federated.checks import numbers
+from fedtiny_lite.federated.ledger import accept, begin
+from fedtiny_lite.federated.messages import decode_mask, encode_mask, pack, read_mask, unpack
+from fedtiny_lite.federated.protocol import Exchange
+from fedtiny_lite.federated.state import Question, Reply, masked_start
 from fedtiny_lite.model.costs import forward_flops, training_flops
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import Normalisation, correct_by_class, evaluate
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation, load_method
+from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import four_clients
 
-TINY = dict(
-    width=2, density=0.2, pretrain_epochs=1, samples=300, test_samples=60, server_shots=5, rounds=3,
-    adjust_until=3,
-)  # fmt: skip
 CLIENTS = 4
 
-
-def tiny(**settings):
-    return make_config("smoke", **(TINY | settings))
+tiny = partial(four_clients, rounds=3, adjust_until=3)
 
 
 def watched(config, out=None) -> tuple[dict, list]:
@@ -67,11 +66,16 @@ def test_a_record_says_everything_and_is_plain_json(method, tmp_path):
 
 def test_totals_are_sums_over_the_prelude_and_the_rounds():
     record = run(tiny())
-    assert [entry["exchange"] for entry in record["prelude"]] == ["bn_statistics", "candidate_losses"]
+    assert [entry["exchange"] for entry in record["prelude"]] == [
+        "pixel_statistics",
+        "bn_statistics",
+        "candidate_losses",
+    ]
     entries = record["prelude"] + record["rounds"]
     for name in ("bytes_up", "bytes_down", "training_flops", "seconds"):
         assert record["final"][name] == sum(entry[name] for entry in entries)
-        assert all(entry[name] > 0 for entry in entries)
+        computed = entries if name.startswith("bytes") else entries[1:]  # nothing is computed for pixel statistics
+        assert all(entry[name] > 0 for entry in computed)
     for name in ("test_accuracy", "test_loss", "model_density", "prunable_density"):
         assert record["final"][name] == record["rounds"][-1][name]
 
@@ -83,16 +87,16 @@ def test_every_state_is_reported_as_it_is():
     assert [entry["round"] for entry, _ in seen] == [-1, 0, 1, 2]
     assert [record["start"], *record["rounds"]] == [entry for entry, _ in seen]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    dense = parameters - sum(server.sizes.values())
+    dense = parameters - sum(server.task.sizes.values())
     for entry, state in seen:
         load_state(model, state.weights)
-        score = evaluate(model, federation.test, server.pixels)
+        score = evaluate(model, federation.holdings.test, server.task.pixels)
         assert entry["test_accuracy"] == score.correct / 60
         assert entry["test_loss"] == score.loss_sum / 60
         nonzero = {name: int(torch.count_nonzero(state.weights[name])) for name in state.mask}
         assert all(nonzero[name] <= kept for name, kept in state.mask.kept.items())
         kept = sum(state.mask.kept.values())
-        assert entry["prunable_density"] == kept / sum(server.sizes.values())
+        assert entry["prunable_density"] == kept / sum(server.task.sizes.values())
         assert math.isclose(entry["model_density"], (kept + dense) / parameters)
 
 
@@ -135,7 +139,7 @@ def test_no_rounds_is_the_start():
 
 def test_training_flops_are_three_forward_passes_of_every_image(magnitude):
     record, _ = magnitude
-    layers, kept = build_federation(tiny(method="magnitude")).layers, record["final"]["kept"]
+    layers, kept = build_federation(tiny(method="magnitude")).task.layers, record["final"]["kept"]
     # 8x8 images; a max-pool after the second and the fourth of four convolutions 1-2-4-8-8.
     dense = 64 * 1 * 2 * 9
     forward = 2 * (dense + 64 * kept["conv2.weight"] + 16 * (kept["conv3.weight"] + kept["conv4.weight"]))
@@ -155,11 +159,11 @@ def test_bytes_are_those_of_the_messages(magnitude):
     values = sum(state.mask.kept.values()) + 18 + 4 * 22 + 10
     mask = len(encode_mask(state.mask, list(state.mask)))
     weights, masks = ["weights", "float32", [values]], ["mask", "uint8", [mask]]
-    first = 12 + header([weights, masks]) + 4 * values + mask
-    later = 12 + header([weights]) + 4 * values
+    first = 12 + header([weights, masks], version=1, known=0) + 4 * values + mask
+    later = 12 + header([weights], version=1, known=1) + 4 * values
     down = [entry["bytes_down"] for entry in record["rounds"]]
     assert down == [CLIENTS * first, CLIENTS * later, CLIENTS * later]
-    up = sum(12 + header([weights], samples=n) + 4 * values for n in record["data"]["sizes"])
+    up = sum(12 + header([weights], samples=n, version=1, holds=1) + 4 * values for n in record["data"]["sizes"])
     assert [entry["bytes_up"] for entry in record["rounds"]] == [up] * 3
 
 
@@ -197,21 +201,27 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_masks_cross_only_when_they_changed(monkeypatch):
-    """Round 0 sends all masks; later rounds those that the adjustment before exchanged."""
+    """The pool is sent under the union of its masks, round 0 sends the layers in which the chosen one differs, later
+    rounds those that the adjustment before changed: of the layers that it exchanged, all but one that came out alike.
+    """
     sent, inner = {}, simulate.answer
 
-    def spy(config, index, k, r, message, memory):
+    def spy(config, pixels, index, k, r, message, memory):
         sent.setdefault((index, r), unpack(message))
-        return inner(config, index, k, r, message, memory)
+        return inner(config, pixels, index, k, r, message, memory)
 
     monkeypatch.setattr(simulate, "answer", spy)
-    record = run(tiny(rounds=5))
-    shapes = build_federation(tiny(rounds=5)).server.mask_shapes
-    for r in range(5):
+    record, seen = watched(tiny(rounds=5))
+    server = build_federation(tiny(rounds=5)).server
+    shapes, before = server.task.mask_shapes, load_method("fedtiny").start(server).mask
+    assert list(decode_mask(sent[0, -1].tensors["mask"], shapes)) == list(shapes)
+    assert "mask" not in sent[1, -1].tensors
+    for r, (_, state) in enumerate(seen[:5]):
         packed = sent[-1, r].tensors.get("mask")
         layers = [] if packed is None else list(decode_mask(packed, shapes))
-        expected = list(shapes) if r == 0 else list(record["rounds"][r - 1].get("adjusted", {}))
-        assert sorted(layers) == sorted(expected)
+        assert layers == [name for name in shapes if not torch.equal(state.mask[name], before[name])]
+        adjusted, before = set(record["rounds"][r - 1].get("adjusted", {})), state.mask
+        assert r == 0 or (set(layers) <= adjusted and len(adjusted - set(layers)) <= 1)
         assert list(sent[-1, r].meta.get("grow", {})) == list(record["rounds"][r].get("adjusted", {}))
     assert [bool(entry.get("adjusted")) for entry in record["rounds"]] == [False, True, True, False, False]
 
@@ -219,19 +229,19 @@ def test_masks_cross_only_when_they_changed(monkeypatch):
 def test_clients_hold_the_servers_mask_in_every_round(monkeypatch):
     memories, inner = {}, simulate.answer
 
-    def spy(config, index, k, r, message, memory):
-        found = inner(config, index, k, r, message, memory)
+    def spy(config, pixels, index, k, r, message, memory):
+        found = inner(config, pixels, index, k, r, message, memory)
         memories[index, r, k] = found.memory
         return found
 
     monkeypatch.setattr(simulate, "answer", spy)
     _, seen = watched(tiny(rounds=4, adjust_until=4))
-    shapes = tuple(build_federation(tiny(rounds=4, adjust_until=4)).server.mask_shapes.items())
+    shapes = tuple(build_federation(tiny(rounds=4, adjust_until=4)).server.task.mask_shapes.items())
     for (_, before), r in zip(seen, range(4), strict=False):
         for k in range(CLIENTS):
             held = unpack(memories[-1, r, k]).tensors
-            assert list(held) == ["mask"]
-            assert read_mask(held["mask"].numpy().tobytes(), shapes) == before.mask
+            assert list(held) == ["held mask"]
+            assert read_mask(held["held mask"].numpy().tobytes(), shapes) == before.mask
 
 
 # --- exchanges with some of the clients -----------------------------------------------------------------------
@@ -241,51 +251,62 @@ def test_clients_hold_the_servers_mask_in_every_round(monkeypatch):
 def every_second(monkeypatch):
     """An exchange that asks clients 1 and 3 only, carried out twice: what it records, and the clients' memories.
 
-    Client k is sent k and the sum it remembers grows by it; it answers with that sum.
+    A client is sent 5, and the sum that it remembers grows by 5 k; it answers with that sum.
     """
 
-    def ask(server, state, r, k):
-        return ({"number": torch.tensor([float(k)])}, {"round": r}) if k % 2 else None
+    def ask(server, state, r):
+        return Question({"number": torch.tensor([5.0])}, {"round": r}, with_model=False)
 
     def answer(client, message):
-        total = client.memory.get("total", torch.zeros(1)) + message.tensors["number"]
+        total = client.memory.get("total", torch.zeros(1)) + client.id * message.tensors["number"]
         client.memory["total"] = total
-        return Reply({"total": total}, {"samples": len(client.split)}, 10 * client.id, client.id, 100 - client.id)
+        return Reply({"total": total}, 10 * client.id, client.id, 100 - client.id, {"client": 0})
+
+    def expect(server, state, r, k, reply):
+        return {"total": numbers(1)}
 
     def fold(server, state, r, replies):
         return state, {"totals": {m.meta["client"]: m.tensors["total"].item() for m in replies}}
 
-    exchange = Exchange("some", ask, answer, fold, per_client=True)
-    method = load_method("magnitude")
-    monkeypatch.setattr(simulate, "load_method", lambda name: replace(method, training=exchange))
-    federation = build_federation(tiny())
-    state, memories, entries = method.start(federation.server), [pack({})] * CLIENTS, []
+    exchange = Exchange("some", ask, answer, expect, fold, lambda config, r: [1, 3])
+    method = replace(load_method("magnitude"), training=exchange)
+    monkeypatch.setattr(simulate, "load_method", lambda name: method)
+    federation, entries = build_federation(tiny()), []
+    state = method.start(federation.server)
+    progress = Progress(state, begin(method, federation.server, state, federation.samples))
     for r in (0, 1):
-        state, memories, entry = simulate.carry_out(federation, exchange, -1, state, r, memories, None)
+        progress, entry = simulate.carry_out(federation, method, -1, progress, r, None)
         entries.append(entry)
-    return entries, [unpack(memory).tensors for memory in memories]
+    return entries, progress
 
 
 def test_only_clients_that_are_asked_answer_remember_and_cost(every_second):
-    (first, second), memories = every_second
-    assert first["totals"] == {1: 1, 3: 3} and second["totals"] == {1: 2, 3: 6}
-    assert [list(memory) for memory in memories] == [[], ["total"], [], ["total"]]
-    assert memories[3]["total"].item() == 6
+    (first, second), progress = every_second
+    assert first["totals"] == {1: 5, 3: 15} and second["totals"] == {1: 10, 3: 30}
+    memories = {k: unpack(memory).tensors for k, memory in progress.memories.items()}
+    assert {k: sorted(memory) for k, memory in memories.items()} == {k: ["held mask", "total"] for k in (1, 3)}
+    assert memories[3]["total"].item() == 30 and progress.ledger.held == {1: 1, 3: 1}
     for entry in (first, second):
+        assert entry["asked"] == [1, 3]
         assert entry["training_flops"] == 10 + 30 and entry["client_flops"] == 30
         assert entry["client_kept"] == 3 and entry["client_state_bytes"] == 99
-        assert entry["rejected_clients"] == []
-    assert first["bytes_down"] == 2 * len(pack({"number": torch.zeros(1)}, round=0))
+        assert entry["rejected_clients"] == [] and "rejections" not in entry
+    mask = encode_mask(progress.state.mask, list(progress.state.mask))
+    number = {"number": torch.zeros(1)}
+    assert first["bytes_down"] == 2 * len(pack(number | {"mask": mask}, round=0, version=1, known=0))
+    assert second["bytes_down"] == 2 * len(pack(number, round=1, version=1, known=1))
 
 
 def test_a_clients_number_is_what_the_server_knows_not_what_was_sent(every_second):
-    """It is set after the bytes were counted, so it costs nothing and no client can speak for another."""
-    (first, _), _ = every_second
-    sizes = [len(split) for split in build_federation(tiny()).splits]
-    assert first["bytes_up"] == sum(len(pack({"total": torch.zeros(1)}, samples=sizes[k])) for k in (1, 3))
-    sent = {3: Message({"client": 1, "samples": 2}, {}), 0: Message({"samples": 5}, {})}
-    accepted, rejected = accept(sent)
-    assert [message.meta["client"] for message in accepted] == [0, 3] and rejected == []
+    """It is set by whom the server asked, so no client can speak for another: here all say that they are client 0."""
+    (first, _), progress = every_second
+    sizes = [len(split) for split in build_federation(tiny()).holdings.splits]
+    total, rest = {"total": torch.zeros(1)}, dict(version=1, holds=1)
+    assert first["bytes_up"] == sum(len(pack(total, client=0, samples=sizes[k], **rest)) for k in (1, 3))
+    method, server = simulate.load_method("magnitude"), build_federation(tiny()).server
+    sent = {k: pack(total, client=1, samples=sizes[k], **rest) for k in (3, 0)}
+    accepted = accept(method, method.training, server, progress.state, 1, progress.ledger, sent)
+    assert [message.meta["client"] for message in accepted.replies] == [0, 3] and accepted.rejections == {}
 
 
 # --- models of the clients' own -------------------------------------------------------------------------------
@@ -296,16 +317,16 @@ def test_personal_accuracy_weighs_classes_as_the_client_holds_them():
     config = tiny(method="lotteryfl", lottery_accuracy=0.15, adjust_until=3)
     record, seen = watched(config)
     federation, state, accuracies = build_federation(config), seen[-1][1], []
-    model, pixels = federation.server.model, federation.server.pixels
-    for k, split in enumerate(federation.splits):
-        weights, mask = load_method("lotteryfl").personal(federation.server, state, k)
-        assert mask.total <= federation.server.budget
-        load_state(model, weights)
+    model, pixels = federation.server.model, federation.server.task.pixels
+    for k, split in enumerate(federation.holdings.splits):
+        mask = load_method("lotteryfl").mask_of(federation.server, state, k)
+        assert mask.total <= federation.server.task.budget
+        load_state(model, masked_start(state.weights, mask).weights)
         model.eval()
         with torch.no_grad():
-            found = model(to_float(federation.test.images, pixels.mean, pixels.std)).argmax(1)
+            found = model(to_float(federation.holdings.test.images, pixels.mean, pixels.std)).argmax(1)
         by_class = {
-            label: [bool(f == t) for f, t in zip(found, federation.test.labels, strict=True) if t == label]
+            label: [bool(f == t) for f, t in zip(found, federation.holdings.test.labels, strict=True) if t == label]
             for label in range(10)
         }
         held = split.labels.tolist()

@@ -1,6 +1,7 @@
 """The dense small baseline: the published sizes, the ladder of widths, and whole runs."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -8,27 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedtiny_lite.config import make_config
+from fedtiny_lite.federated.task import new_model
 from fedtiny_lite.methods.small_model import METHOD
 from fedtiny_lite.model.networks import SmallNet
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import parameters, seeded, three_clients
 
 CIFAR, DIGIT = (3, 32, 32), (1, 8, 8)
 
-
-def tiny(**settings):
-    base = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2, method="small_model")
-    return make_config("smoke", **(base | settings))
+tiny = partial(three_clients, method="small_model")
 
 
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def ladder(allowed: int, in_shape=CIFAR, seed: int = 0, **settings) -> nn.Module:
-    return METHOD.model(tiny(**settings), allowed, 10, in_shape, torch.Generator().manual_seed(seed))
+def ladder(allowed: int, in_shape=CIFAR) -> nn.Module:
+    return METHOD.model(tiny(), allowed, 10, in_shape)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +74,9 @@ def test_images_of_any_size_pass(height, width):
 
 
 def test_weights_come_from_the_given_generator_alone():
+    task = build_federation(tiny()).task
     before = torch.get_rng_state()
-    first, again, other = ladder(2000), ladder(2000), ladder(2000, seed=1)
+    first, again, other = (new_model(task, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first.conv1.weight, again.conv1.weight)
     assert not torch.equal(first.conv1.weight, other.conv1.weight)

@@ -13,13 +13,14 @@ from fedtiny_lite.sparse import kernels, layout, norms
 from fedtiny_lite.sparse.layers import phases_of
 from fedtiny_lite.sparse.layout import LANES, Geometry, Workspace, block_count, pack, tiles, unpack
 from fedtiny_lite.sparse.patterns import build_pattern
+from tests.helpers import seeded
 
 SAMPLES = st.sampled_from([1, 2, 15, 16, 17, 33])
 SIZES = st.integers(1, 9)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=seeded(seed))
 
 
 def empty(geometry: Geometry, samples: int):
@@ -130,7 +131,7 @@ def test_distances_of_a_three_by_three_kernel_by_hand():
 def test_convolution_and_both_gradients_equal_torch(
     c_out, c_in, height, width, size, stride, samples, spare, density, seed
 ):
-    keep = torch.rand(c_out, c_in, size, size, generator=torch.Generator().manual_seed(seed)) < density
+    keep = torch.rand(c_out, c_in, size, size, generator=seeded(seed)) < density
     weight, images = draw(*keep.shape, seed=seed) * keep, draw(samples, c_in, height, width, seed=seed + 1)
 
     def reference(kind):

@@ -20,13 +20,10 @@ from fedtiny_lite.sparse.growth import sparse_growth_lists
 from fedtiny_lite.sparse.layout import Geometry
 from fedtiny_lite.sparse.network import SparseNetwork
 from fedtiny_lite.sparse.training import _networks, evaluate_sparse, sparse_twin, train_sparse
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.4,), (0.25,))
 MODELS = st.sampled_from(["cnn", "vgg11", "resnet18"])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def masked(name: str, width: int, shape, density: float, seed: int = 0, prune_linear: bool = True):
@@ -79,6 +76,7 @@ def inexact_layers(model, mask, images, labels) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @given(
     MODELS, st.integers(1, 6), st.integers(3, 12), st.integers(3, 12), st.sampled_from([2, 15, 16, 17]),
     st.floats(0.0005, 0.5), st.integers(0, 99),
@@ -177,6 +175,7 @@ def state_distance(state, exact) -> float:
     return sum(distance(state[key], right) ** 2 for key, right in exact.items()) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet18"])
 @pytest.mark.parametrize("prune_linear", [True, False])
 def test_training_equals_the_dense_trainer(name, prune_linear):
@@ -280,6 +279,12 @@ def test_results_do_not_depend_on_what_lay_in_memory():
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def test_growth_on_one_image_is_refused():
+    model, mask = masked("vgg11", 2, (1, 8, 8), 0.3)
+    with pytest.raises(ValueError, match="two images or more, not on 1; raise growth_batch"):
+        sparse_growth_lists(model, mask, {"conv2.weight": 2}, torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+
+
 def test_what_the_engine_cannot_do_is_refused():
     model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
     with pytest.raises(ValueError, match="17 images in a network for 16"):
@@ -304,6 +309,34 @@ def test_predictions_do_not_depend_on_the_room_for_a_batch(samples):
         network.load(model, mask)
         found.append(network.predict(images))
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+@pytest.mark.parametrize("samples", [64, 65])
+def test_training_does_not_depend_on_the_room_for_a_batch(name, samples):
+    """In a room made for the schedule and in a larger one, bit for bit; 65 images are one batch, of 64 and one more."""
+    split = Split(
+        torch.randint(256, (samples, 1, 8, 8), generator=seeded(1), dtype=torch.uint8),
+        torch.randint(5, (samples,), generator=seeded(2)),
+    )
+    config, states = make_config(batch_size=64, augment="crop_flip"), []
+    for room in (64, 128):
+        model, mask = masked(name, 4, (1, 8, 8), 0.2)
+        sparse_twin(model, mask, room, (1, 8, 8))
+        schedule = epoch_batches(split, 2, config, seeded(4))
+        assert [len(index) for index in schedule] == [samples, samples]
+        train_sparse(model, split, PIXELS, mask, config, schedule, seeded(5))
+        states.append(state_of(model))
+    assert _networks[model].capacity == 128
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+
+
+def test_the_room_grows_only_for_a_longer_batch():
+    split = Split(torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64))
+    model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
+    config = make_config(batch_size=64)
+    train_sparse(model, split, PIXELS, mask, config, epoch_batches(split, 1, config, seeded()), seeded())
+    assert _networks[model].capacity == 64
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet18"])

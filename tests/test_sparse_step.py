@@ -17,14 +17,7 @@ DENSE = replace(TINY, engine="dense contiguous", mask=None, density=None)
 # torch 2.13 writes past its memory in channels_last convolutions of fewer than 8 channels.
 CHANNELS_LAST = replace(DENSE, engine="dense channels_last", width=8)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the benchmark, which sets it and whose process then ends."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- turns ----------------------------------------------------------------------------------------------------

@@ -21,15 +21,12 @@ from fedtiny_lite.model.networks import build_model, load_state, prunable_names,
 from fedtiny_lite.model.training import Normalisation, evaluate
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
+from tests.helpers import seeded
 
 NETWORKS = {"cnn": (1, 8, 8), "vgg11": (3, 9, 11), "resnet18": (2, 7, 8), "small": (1, 10, 8)}
 PIXELS = Normalisation((0.4, 0.5, 0.1), (0.25, 0.3, 1 / 3))
 # The kernels of any two batch sizes or engines add in another order.
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tiny(name: str, width: int = 4, density: float = 0.2, seed: int = 0, shape=None, prune_linear=True) -> TinyModel:
@@ -266,10 +263,11 @@ def test_a_run_leaves_its_model_beside_its_record(method, tmp_path):
     model, federation = load_tiny(files[0]), build_federation(config)
     assert model.mask == states[-1].mask and model.mask.kept == record["final"]["kept"]
     assert all(torch.equal(model.state[name], tensor) for name, tensor in states[-1].weights.items())
-    assert model.classes == tuple("0123456789") and model.pixels == federation.server.pixels
-    score = evaluate(model.build(), federation.test, model.pixels)
+    assert model.classes == tuple("0123456789") and model.pixels == federation.task.pixels
+    test = federation.holdings.test
+    score = evaluate(model.build(), test, model.pixels)
     assert score.correct / score.count == record["final"]["test_accuracy"]
-    right = (predictor(model)(federation.test.images).argmax(1) == federation.test.labels).sum()
+    right = (predictor(model)(test.images).argmax(1) == test.labels).sum()
     assert int(right) == score.correct
 
 

@@ -11,13 +11,10 @@ from fedtiny_lite.data.datasets import Split, batches, to_float
 from fedtiny_lite.model import training
 from fedtiny_lite.model.masks import Mask, apply_mask, random_mask
 from fedtiny_lite.model.networks import build_model, prunable_names, state_of
-from fedtiny_lite.model.training import Normalisation, Score, epoch_batches, evaluate, train, training_batch
+from fedtiny_lite.model.training import Evaluation, Normalisation, epoch_batches, evaluate, train, training_batch
+from tests.helpers import seeded
 
 PIXELS = Normalisation((0.4,), (0.25,))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(samples: int, seed: int = 0) -> Split:
@@ -156,7 +153,7 @@ def test_evaluation_of_known_logits():
 
     split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 0]))
     # two equal logits: each image costs log 2, and the first class is answered
-    assert evaluate(Constant(), split, PIXELS) == Score(pytest.approx(4 * 0.6931471805599453), 3, 4)
+    assert evaluate(Constant(), split, PIXELS) == Evaluation(pytest.approx(4 * 0.6931471805599453), 3, 4)
 
 
 def test_evaluation_leaves_the_model_as_it_is():

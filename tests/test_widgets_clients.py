@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
 from fedtiny_lite.model.masks import uniform_counts
-from fedtiny_lite.simulation.setup import build_federation
+from fedtiny_lite.simulation.setup import build_federation, hand_out
 from fedtiny_lite.widgets import clients
 
 CONFIG = make_config("smoke")
@@ -25,8 +25,8 @@ def test_interactive_has_its_controls_above_the_figure(make, controls):
 
 @pytest.mark.parametrize("density", [0.001, 0.05, 1.0])
 def test_density_counts_what_the_package_counts(density):
-    server = build_federation(make_config("smoke", density=density)).server
-    counts = uniform_counts(server.sizes, server.budget)
+    task = build_federation(make_config("smoke", density=density)).task
+    counts = uniform_counts(task.sizes, task.budget)
     picture, densities, _ = clients.draw_density(CONFIG, density).axes
     shown = [int(text.get_text().replace(",", "")) for text in densities.texts]
     assert [kept for kept in shown if kept in counts.values()] == list(counts.values())
@@ -34,7 +34,7 @@ def test_density_counts_what_the_package_counts(density):
 
 
 def test_partition_shows_the_runs_own_partition():
-    summary = build_federation(CONFIG).summary
+    summary = hand_out(CONFIG).summary
     ax = clients.draw_partition(CONFIG, CONFIG.partition, CONFIG.alpha, CONFIG.clients).axes[0]
     assert ax.images[0].get_array().tolist() == summary["histogram"]
 

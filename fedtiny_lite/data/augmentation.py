@@ -8,12 +8,13 @@ from torch import Tensor
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator, fill: Sequence[float] | None = None) -> Tensor:
-    """Random crop, horizontal flip and Cutout of a batch uint8 [B, C, H, W], each image by its own draw.
+    """Random crop, horizontal flip and Cutout of a batch, uint8 [B, C, H, W], each image by its own draw.
 
-    `kind`: "none", "crop_flip", or "crop_flip_cutout". Sizes follow the usual ones for 32x32 images: padding
-    of an eighth of the side (4), a removed square of half the side (16) around a pixel drawn anywhere, cut at
-    the border (DeVries and Taylor 2017). `fill` is the square's colour per channel in [0, 1]: give the data
-    set's mean, which zero after normalisation means; default black. Raises ValueError for other kinds.
+    `kind`: "none", "crop_flip" or "crop_flip_cutout". Sizes follow the usual ones for 32x32 images. A crop pads an
+    image by an eighth of its side (4 pixels). Cutout (DeVries and Taylor 2017) removes a square of half the side (16
+    pixels) around a pixel drawn anywhere; what lies outside the image is cut off. `fill`: colour of the square per
+    channel in [0, 1], black by default. With the data set's mean as `fill` the square is 0 after normalisation. Raises
+    ValueError for another kind.
     """
     if kind == "none":
         return images

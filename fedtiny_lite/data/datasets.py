@@ -1,7 +1,7 @@
 """Images and labels in memory: named data sets, the server's public set, batches.
 
-A split is one uint8 tensor of images and one of labels. Nothing is loaded in the background and no sample
-is ever drawn from a global generator, so a batch depends on its generator alone.
+A split is one uint8 tensor of images and one tensor of labels. Nothing is loaded in the background, and no sample is
+drawn from a global generator, so that a batch depends on its generator alone.
 """
 
 import functools
@@ -18,23 +18,15 @@ from fedtiny_lite.data import sources
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-# Channel means and standard deviations of the training images, as published with the data sets or customary.
-_NORMALISATION = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 [N, C, H, W] and their labels int64 [N]. Raises ValueError for anything else."""
+    """Images, uint8 [N, C, H, W], and their labels, int64 [N]. Raises ValueError for another dtype or shape."""
 
     images: Tensor
     labels: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], not {_describe(self.images)}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
@@ -43,8 +35,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return image_shape(self.images)
+
     def take(self, index: Tensor | np.ndarray | slice) -> "Split":
-        """The samples at `index`, in that order; a slice shares memory, the others copy."""
+        """The samples at `index`, in that order. A slice shares memory with this split, another index copies."""
         if isinstance(index, np.ndarray):
             index = torch.tensor(index)
         return Split(self.images[index], self.labels[index])
@@ -56,30 +53,29 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A train and a test split; `mean` and `std` per channel for pixels scaled to [0, 1].
+    """A train and a test split, and the names of the classes.
 
-    `fingerprint` is 16 hex digits of the SHA-256 over all pixels and labels.
+    `fingerprint`: 16 hex digits of the SHA-256 over all pixels and labels.
     """
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     fingerprint: str
 
 
 def default_data_dir() -> Path:
-    """`data/` of the project when running from a checkout, else of the working directory."""
+    """The folder `data/` of the project if the package runs from a checkout, else of the working directory."""
     return (PROJECT_ROOT if (PROJECT_ROOT / "pyproject.toml").exists() else Path.cwd()) / "data"
 
 
 def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     """The data set `name`: digits, cifar10, cifar100, svhn, fashion_mnist, or folder:PATH.
 
-    PATH is relative to the working directory or else to the project. Loaded once per process. Raises
-    ValueError for an unknown name, FileNotFoundError and RuntimeError for missing and corrupt files.
+    PATH is relative to the working directory, or to the project if there is no such folder. The last four data sets
+    stay in the memory of the process. Raises ValueError for an unknown name, FileNotFoundError for missing files and
+    RuntimeError for corrupt files.
     """
     data_dir = Path(data_dir or default_data_dir()).resolve()
     if name.startswith("folder:"):
@@ -103,13 +99,15 @@ def _load(name: str, data_dir: Path, folder: Path | None) -> Dataset:
         Split(*(torch.from_numpy(arrays[f"{part}_{what}"]) for what in ("images", "labels")))
         for part in ("train", "test")
     )
-    mean, std = _NORMALISATION.get(name) or _channel_statistics(arrays["train_images"])
     classes = tuple(str(label) for label in arrays["classes"])
-    return Dataset(name, train, test, classes, mean, std, _fingerprint(train, test))
+    return Dataset(name, train, test, classes, _fingerprint(train, test))
 
 
 def _read_digits() -> sources.Arrays:
-    """scikit-learn's 1,797 handwritten digits, 8x8, 0..16 scaled to uint8; every fifth is a test sample."""
+    """The 1,797 handwritten digits of scikit-learn, 8x8, with grey levels 0..16 scaled to 0..255.
+
+    Every fifth digit is a test sample, beginning with the first.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -125,22 +123,11 @@ def _read_digits() -> sources.Arrays:
     }
 
 
-def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, from exact integer counts, to four decimals."""
-    values = np.arange(256) / 255
-    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
-    shares = [count / count.sum() for count in counts]
-    means = [float(share @ values) for share in shares]
-    stds = [float(np.sqrt(share @ (values - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
-    # A channel of one value has no spread: one grey level keeps the division in `to_float` finite.
-    return tuple(round(mean, 4) for mean in means), tuple(max(round(std, 4), 1 / 255) for std in stds)
-
-
 def _fingerprint(*splits: Split) -> str:
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(split.images.contiguous().numpy())
-        digest.update(split.labels.numpy())
+        digest.update(split.images.contiguous().numpy().data)
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -148,11 +135,17 @@ def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Split, np.ndarray]:
-    """The server's public set, `shots` samples of each class, and the sorted indices that remain for clients.
+def image_shape(images: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of images [N, C, H, W]."""
+    _, channels, height, width = images.shape
+    return channels, height, width
 
-    Taken from the training split before it is partitioned, so that neither a client nor the test holds any
-    of it (the 2022 code drew it from the test split). Raises ValueError for a class with too few samples.
+
+def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Split, np.ndarray]:
+    """The server's public set, `shots` samples of each class, and the sorted indices that remain for the clients.
+
+    The set is taken from the training split before the partition, so that neither a client nor the test split holds
+    any of it. The authors' 2022 code drew it from the test split. Raises ValueError for a class with too few samples.
     """
     labels = train.labels.numpy()
     classes, counts = np.unique(labels, return_counts=True)
@@ -167,9 +160,10 @@ def public_split(train: Split, shots: int, rng: np.random.Generator) -> tuple[Sp
 
 
 def limit(split: Split, samples: int, rng: np.random.Generator) -> Split:
-    """`samples` of the split, drawn in its own class proportions, in their old order; 0 keeps all.
+    """`samples` of the split, drawn in the split's class proportions and left in their order; 0 keeps all samples.
 
-    Shares are rounded by largest remainder. Raises ValueError for more samples than there are.
+    Class sizes are rounded by largest remainder. Example: 3 of 4 images, two in each of two classes, are 2 images of
+    the first class and 1 of the second. Raises ValueError for a negative number or more samples than there are.
     """
     if not 0 <= samples <= len(split):
         raise ValueError(f"{samples} samples asked, allowed: 1 to {len(split)}, or 0 for all")
@@ -187,7 +181,10 @@ def limit(split: Split, samples: int, rng: np.random.Generator) -> Split:
 
 
 def distort(split: Split, generator: torch.Generator) -> Split:
-    """A copy unlike the clients' images: x*0.5 + 0.4 + 0.3*noise, uniform noise, clipped to [0, 1]."""
+    """A copy that looks unlike the clients' images: x * 0.5 + 0.4 + 0.3 * noise, clipped to [0, 1].
+
+    x: a pixel scaled to [0, 1]; noise: uniform in [0, 1), drawn for each pixel.
+    """
     noise = torch.rand(split.images.shape, generator=generator)
     pixels = (split.images / 255 * 0.5 + 0.4 + 0.3 * noise).clamp(0, 1)
     return Split((pixels * 255).round().to(torch.uint8), split.labels)
@@ -195,15 +192,16 @@ def distort(split: Split, generator: torch.Generator) -> Split:
 
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, C, H, W] -> float32 [B, C, H, W]: (x / 255 - mean) / std per channel."""
-    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
-    return (images / 255 - mean) / std
+    shift, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return (images / 255 - shift) / scale
 
 
 def batches(samples: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """Indices 0..samples-1 in batches, shuffled if a generator is given; every sample once, none dropped.
+    """The indices 0 .. samples-1 in batches, each int64 [B], every index once; shuffled if a generator is given.
 
-    A last batch of a single sample joins the one before it: batch normalisation cannot train on one value per
-    channel. Raises ValueError unless both sizes are positive.
+    A last batch of a single sample joins the batch before it, because batch normalisation cannot train on one value per
+    channel. The longest batch then holds batch_size + 1 samples. Example: 9 samples in batches of 4 are batches of 4
+    and 5. Raises ValueError unless both sizes are positive.
     """
     if samples < 1 or batch_size < 1:
         raise ValueError(f"samples and batch_size must be at least 1, not {samples} and {batch_size}")

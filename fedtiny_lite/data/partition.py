@@ -1,7 +1,7 @@
 """Labels -> index lists per client, and a summary of how different the clients are. No torch.
 
-Every sample goes to exactly one client. A kind that draws the sizes is redrawn until each client holds
-`min_samples`; the number of redraws is part of the result, because redrawing bends the distribution.
+Every sample goes to exactly one client. A partition is drawn anew until each client holds `min_samples`. The number of
+redraws is part of the result, because redrawing bends the distribution.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Parts = list[np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """`parts[k]`: sorted indices of client k's samples, disjoint; `redraws`: draws rejected before this."""
+    """`parts[k]`: sorted indices of client k's samples, disjoint. `redraws`: how many draws were rejected before."""
 
     parts: tuple[np.ndarray, ...]
     redraws: int
@@ -26,13 +26,16 @@ class Partition:
 def partition(
     kind: str, labels: np.ndarray, clients: int, alpha: float, min_samples: int, rng: np.random.Generator
 ) -> Partition:
-    """Spread the samples with these labels [N] over clients.
+    """Spreads the samples with these labels [N] over clients.
 
-    `kind`: iid (equal sizes); dirichlet (each class over clients, as in the authors' 2022 code);
-    dirichlet_client (each client over classes, Hsu et al. 2019); shards (two label-sorted shards each,
-    McMahan et al. 2017); quantity (labels alike, sizes Dirichlet). `alpha`: Dirichlet concentration, small =
-    skewed; iid and shards do not use it. Raises ValueError for values out of range, or when none of 1,000
-    draws leaves every client `min_samples`.
+    `kind`:
+        "iid"               equal sizes, samples at random
+        "dirichlet"         each class over the clients by a Dirichlet draw, as in the authors' 2022 code
+        "dirichlet_client"  each client over the classes by a Dirichlet draw, equal sizes (Hsu et al. 2019)
+        "shards"            two shards of the samples sorted by label for each client (McMahan et al. 2017)
+        "quantity"          sizes by a Dirichlet draw, samples at random
+    `alpha`: Dirichlet concentration, where small values give skewed clients; "iid" and "shards" do not use it. Raises
+    ValueError for values out of range, or if none of 1,000 draws leaves every client `min_samples`.
     """
     _check(kind, len(labels), clients, alpha, min_samples)
     for redraws in range(MAX_REDRAWS):
@@ -64,8 +67,11 @@ def _iid(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generato
 
 
 def _dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
-    """Class by class; a client that already holds N / K samples gets no more (the 2022 code, from FedML)."""
-    parts = [[] for _ in range(clients)]
+    """Class by class. A client that holds N / K samples or more gets no more of the next class, as in the 2022 code.
+
+    N: samples, K: clients. The rule comes from FedML.
+    """
+    parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
     sizes = np.zeros(clients, int)
     for label in np.unique(labels):
         of_class = rng.permutation(np.flatnonzero(labels == label))
@@ -81,7 +87,7 @@ def _dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Ge
 
 
 def _dirichlet_client(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> Parts:
-    """Equal sizes, client by client from what is left, so the last ones have less choice."""
+    """Equal sizes. Clients take turns and draw from what is left, so that the last clients have less choice."""
     pools = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     left = np.array([len(pool) for pool in pools])
     parts = []
@@ -94,7 +100,7 @@ def _dirichlet_client(labels: np.ndarray, clients: int, alpha: float, rng: np.ra
 
 
 def _draw_classes(size: int, share: np.ndarray, left: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Samples per class, `size` in all: drawn by `share`, renormalised whenever a class has run out."""
+    """Samples per class, `size` in all, drawn by `share`. Whenever a class has run out, the shares are renormalised."""
     wanted = np.zeros_like(left)
     while (missing := size - wanted.sum()) > 0:
         rest = left - wanted
@@ -128,12 +134,15 @@ KINDS: dict[str, Callable[[np.ndarray, int, float, np.random.Generator], Parts]]
 
 
 def summarise(labels: np.ndarray, parts: tuple[np.ndarray, ...], classes: int) -> dict:
-    """How the clients differ, as plain JSON. Every part must hold at least one sample.
+    """How the K clients differ, as plain JSON. Every part must hold at least one sample.
 
-    sizes [K]; histogram [K][classes]; label_distance: mean over clients of the total variation distance
-    between the client's label distribution and that of all clients together, in [0, 1];
-    effective_classes [K]: exp of the entropy of the client's labels, 1 to `classes`; size_spread: largest
-    size / smallest size.
+    The keys are:
+        sizes              samples per client [K]
+        histogram          samples per client and class [K][classes]
+        label_distance     mean over clients of the total variation distance, in [0, 1], between the label distribution
+                           of the client and that of all clients together
+        effective_classes  exp of the entropy of each client's labels [K], 1 to `classes`
+        size_spread        largest size / smallest size
     """
     histogram = np.array([np.bincount(labels[part], minlength=classes) for part in parts])
     sizes = histogram.sum(axis=1)

@@ -1,8 +1,8 @@
 """From files to arrays: downloads with checksums, image folders, and the cache of decoded images.
 
-Every reader returns the same dictionary: `train_images`, `test_images` uint8 [N, C, H, W]; `train_labels`,
-`test_labels` int64 [N]; `classes` str [number of classes]. Addresses, file names, checksums and layout on
-disk are torchvision's, so copies it downloaded earlier are found.
+Every reader returns the same dictionary: `train_images` and `test_images`, uint8 [N, C, H, W]; `train_labels` and
+`test_labels`, int64 [N]; `classes`, str [number of classes]. Addresses, file names, checksums and layout on disk are
+those of torchvision, so that copies downloaded by torchvision are found.
 """
 
 import contextlib
@@ -12,9 +12,11 @@ import os
 import socket
 import tarfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
@@ -26,10 +28,10 @@ _CONNECT_SECONDS = 30
 
 
 def read_archive(name: str, data_dir: Path) -> Arrays:
-    """The named torchvision data set, downloaded to `data_dir` where its files are missing.
+    """The named torchvision data set; files that are missing in `data_dir` are downloaded to it.
 
-    Raises FileNotFoundError for a file that is missing and cannot be downloaded, RuntimeError for one whose
-    bytes differ from the published checksum; both name the file and say what to do.
+    Raises FileNotFoundError for a file that is missing and cannot be downloaded, and RuntimeError for a file whose
+    bytes differ from the published checksum. Both messages name the file and say what to do.
     """
     return _cached(data_dir / ".cache" / f"{name}.npz", lambda: ARCHIVES[name](data_dir))
 
@@ -37,9 +39,9 @@ def read_archive(name: str, data_dir: Path) -> Arrays:
 def read_folder(folder: Path, data_dir: Path) -> Arrays:
     """Images of `folder`/train/<class>/* and `folder`/test/<class>/*, as RGB, all of one size.
 
-    Classes are the sub-folders of train in alphabetical order. The cache is named after the files' names,
-    sizes and times, so a changed folder is read anew. Raises FileNotFoundError for missing parts, ValueError
-    for test classes or image sizes that do not fit, RuntimeError for a file that is no readable image.
+    Classes are the sub-folders of train in alphabetical order. The name of the cache depends on the files' names, sizes
+    and times, so that a changed folder is read anew. Raises FileNotFoundError for a missing part, ValueError for test
+    classes or image sizes that do not fit, and RuntimeError for a file that is no readable image.
     """
     files = {part: _list_images(folder, part) for part in ("train", "test")}
     classes = tuple(files["train"])
@@ -66,7 +68,7 @@ def read_folder(folder: Path, data_dir: Path) -> Arrays:
 # --- downloads -------------------------------------------------------------------------------------------
 
 
-def _datasets():
+def _datasets() -> ModuleType:
     """torchvision.datasets; imported late because digits and folders do not need it."""
     from fedtiny_lite.data.vision import torchvision
 
@@ -112,14 +114,21 @@ def _read_fashion_mnist(data_dir: Path) -> Arrays:
     ]
     arrays = {"classes": np.array(source.classes)}
     # An IDX file is a header of 4 bytes and 4 more per dimension, then the bytes themselves.
-    for part, images, labels in (("train", *content[:2]), ("test", *content[2:])):
+    for part, images, labels in (("train", content[0], content[1]), ("test", content[2], content[3])):
         arrays[f"{part}_images"] = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy()
         arrays[f"{part}_labels"] = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     return arrays
 
 
-def _arrays(train, test) -> Arrays:
-    """Two torchvision data sets with images [N, H, W, C] in `data` and a list of labels in `targets`."""
+class _Cifar(Protocol):
+    """A CIFAR data set of torchvision; `data`: images [N, H, W, C]; `targets`: their labels."""
+
+    classes: list[str]
+    data: np.ndarray
+    targets: list[int]
+
+
+def _arrays(train: _Cifar, test: _Cifar) -> Arrays:
     arrays = {"classes": np.array(train.classes)}
     for part, source in (("train", train), ("test", test)):
         arrays[f"{part}_images"] = np.ascontiguousarray(source.data.transpose(0, 3, 1, 2))
@@ -160,7 +169,7 @@ def _is_whole(path: Path, md5: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connect_timeout(seconds: float):
+def _connect_timeout(seconds: float) -> Iterator[None]:
     """A silent network must fail, not hang; torchvision's download has no setting for that."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
@@ -229,7 +238,7 @@ def _listing_digest(folder: Path, paths: list[Path]) -> str:
 
 
 def _cached(path: Path, read: Callable[[], Arrays]) -> Arrays:
-    """The arrays in `path`; where that is absent or torn, those of `read`, then written there."""
+    """The arrays in the file `path`. If the file is absent or torn, `read` makes them and they are written there."""
     # Whatever is wrong with a cache (torn, foreign, absent), the files it was made from are the remedy.
     with contextlib.suppress(Exception), path.open("rb") as file:
         stored = np.load(file, allow_pickle=False)
@@ -239,7 +248,7 @@ def _cached(path: Path, read: Callable[[], Arrays]) -> Arrays:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # an array may not be called allow_pickle
         os.replace(beside, path)
     except OSError as error:
         with contextlib.suppress(OSError):

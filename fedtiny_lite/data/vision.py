@@ -1,9 +1,9 @@
 """The only door to torchvision: `from fedtiny_lite.data.vision import torchvision`.
 
-torchvision's wheel on the package index is linked against CUDA. Beside a CPU-only torch its `_C` library
-cannot load, and `import torchvision` then fails because it attaches shape rules to two operators, `nms` and
-`qnms`, that `_C` would have declared. Declaring their schemas first lets the import succeed: data sets,
-transforms and models work, and only the compiled operators stay unavailable.
+torchvision's wheel on the package index is linked against CUDA, so that its library `_C` cannot load beside a CPU-only
+torch. `import torchvision` then fails, because torchvision attaches shape rules to two operators, `nms` and `qnms`,
+that `_C` would have declared. This module declares their schemas first, and the import succeeds. Data sets, transforms
+and models work; only the compiled operators stay unavailable.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ _SCHEMAS = {
 def _load_compiled_operators() -> None:
     """Load torchvision's `_C` if this torch can; the operators it declares then exist."""
     spec = importlib.util.find_spec("torchvision")
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError(
             "torchvision is not installed; install it with the pinned versions: "
             "pip install torchvision -c constraints.txt"

@@ -6,11 +6,12 @@ looked at once, by the plans that follow, with other seeds. Methods without a kn
 rates, the others three with two values of their knob.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from fedtiny_lite.config import METHODS, Config, make_config
+from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config
 from fedtiny_lite.records.bundles import load_plan
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -18,10 +19,6 @@ DENSITIES = (0.1, 0.05, 0.02, 0.01)
 TUNING_SEEDS = (100, 101)
 TRIALS = 6
 LEARNING_RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)
-KNOBS = {
-    **dict.fromkeys(("fedtiny", "prunefl", "feddst", "fedmef", "fedrts"), ("adjust_rate", (0.3, 0.5))),
-    "lotteryfl": ("lottery_accuracy", (0.5, 0.3)),
-}
 CIFAR = dict(
     dataset="folder:data/cifar10-jpeg", samples=1_500, test_samples=1_000, model="cnn", width=8, batch_size=16,
     rounds=40, adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
@@ -41,11 +38,18 @@ def plan_configs(plan: str, out: str | Path) -> list[Config]:
 
 
 def trials(method: str) -> list[dict]:
-    """The settings that are tried for a method."""
-    if method not in KNOBS:
-        return [{"lr": lr} for lr in LEARNING_RATES]
-    knob, values = KNOBS[method]
-    return [{"lr": lr, knob: value} for lr in LEARNING_RATES[::2] for value in values]
+    """The settings that are tried for a method: learning rates, and fewer of them beside the values of its knobs.
+
+    Raises ValueError for a method whose knobs do not leave the same number of trials as every other method has.
+    """
+    knobs = load_method(method).knobs
+    values = list(product(*knobs.values()))
+    rates = LEARNING_RATES[:: len(values)]
+    if len(rates) * len(values) != TRIALS:
+        raise ValueError(
+            f"{method} has {len(values)} settings of its knobs to try; {TRIALS} must be a multiple of that"
+        )
+    return [{"lr": lr} | dict(zip(knobs, chosen, strict=True)) for lr in rates for chosen in values]
 
 
 def scores(records: Sequence[dict], method: str, tried: Sequence[dict]) -> list[float]:
@@ -69,7 +73,7 @@ def chosen(records: Sequence[dict], method: str, tried: Sequence[dict]) -> dict:
     return tried[found.index(max(found))]
 
 
-def _digits_tuning(out) -> list[Config]:
+def _digits_tuning(out: str | Path) -> list[Config]:
     return [
         make_config("digits", method=method, seed=seed, score_on="validation", **settings)
         for method in METHODS
@@ -78,24 +82,24 @@ def _digits_tuning(out) -> list[Config]:
     ]
 
 
-def _tuned(out, methods: Sequence[str], **settings) -> list[Config]:
+def _tuned(out: str | Path, methods: Sequence[str], **settings: object) -> list[Config]:
     """Each of `methods` at its tuned settings, with all seeds."""
     tuning, _ = load_plan("digits_tuning", out)
     best = {method: chosen(tuning, method, trials(method)) for method in methods}
     return [make_config("digits", method=m, seed=seed, **best[m] | settings) for m in methods for seed in SEEDS]
 
 
-def _digits(out) -> list[Config]:
+def _digits(out: str | Path) -> list[Config]:
     dense = _tuned(out, ["fedavg"])
     return dense + [c for d in DENSITIES for c in _tuned(out, [m for m in METHODS if m != "fedavg"], density=d)]
 
 
-def _digits_alpha(out) -> list[Config]:
+def _digits_alpha(out: str | Path) -> list[Config]:
     methods = ("fedavg", "magnitude", "synflow", "feddst", "prunefl", "fedtiny")
     return [c for alpha in (0.1, 0.5, 1.0, 5.0) for c in _tuned(out, methods, alpha=alpha)]
 
 
-ABLATIONS = (
+ABLATIONS: tuple[Mapping[str, object], ...] = (
     *({"selection": selection, "progressive": yes} for selection in ("adaptive", "vanilla") for yes in ("yes", "no")),
     *({"granularity": value} for value in ("layer", "block", "entire")),
     *({"order": value} for value in ("backward", "forward")),
@@ -108,23 +112,23 @@ ABLATIONS = (
 """FedTiny with one of its settings changed."""
 
 
-def _digits_ablations(out) -> list[Config]:
+def _digits_ablations(out: str | Path) -> list[Config]:
     scopes = [
         c for scope in ("global", "layer") for c in _tuned(out, ["snip", "grasp", "synflow"], saliency_scope=scope)
     ]
     return [c for settings in ABLATIONS for c in _tuned(out, ["fedtiny"], **settings)] + scopes
 
 
-def _cifar_tuning(out) -> list[Config]:
+def _cifar_tuning(out: str | Path) -> list[Config]:
     rates = dict(method="fedavg", seed=TUNING_SEEDS[0], score_on="validation")
-    return [make_config("laptop", **CIFAR | rates, lr=lr) for lr in CIFAR_RATES]
+    return [make_config({**PROFILES["laptop"], **CIFAR}, **rates, lr=lr) for lr in CIFAR_RATES]
 
 
-def _cifar(out) -> list[Config]:
+def _cifar(out: str | Path) -> list[Config]:
     """One learning rate for all, chosen on dense FedAvg alone."""
     best = chosen(load_plan("cifar_tuning", out)[0], "fedavg", [{"lr": lr} for lr in CIFAR_RATES])
     return [
-        make_config("laptop", **CIFAR | best, method=method, seed=seed, density=density)
+        make_config({**PROFILES["laptop"], **CIFAR}, **best, method=method, seed=seed, density=density)
         for seed in SEEDS[:3]
         for density in DENSITIES[:3]
         for method in CIFAR_METHODS
@@ -132,12 +136,12 @@ def _cifar(out) -> list[Config]:
     ]
 
 
-def _paper(out) -> list[Config]:
+def _paper(out: str | Path) -> list[Config]:
     """The paper's setting, for a GPU: hours a run."""
     return [make_config("paper", method=method) for method in ("fedtiny", "prunefl", "synflow", "fedavg")]
 
 
-PLANS = {
+PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "digits_tuning": _digits_tuning,
     "digits": _digits,
     "digits_ablations": _digits_ablations,

@@ -30,7 +30,7 @@ def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = 
     records, failures = _run_each(configs, Path(out), processes)
     failures += [f"{record['run_id']}: {record['stopped']}" for record in records if record and "stopped" in record]
     _raise_for(failures, len(configs))
-    return records
+    return [record for record in records if record]  # all of them: none failed
 
 
 def run_plan(plan: str, out: Path | str, processes: int | None = None) -> Path:
@@ -69,15 +69,16 @@ def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tu
 
 def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> tuple[list[dict | None], list[str]]:
     """As `_run_each`, but raises BrokenProcessPool if a process dies."""
-    records, failures, began, fresh = [None] * len(configs), [], time.time(), 0
+    records: list[dict | None] = [None] * len(configs)
+    failures, began, fresh = [], time.time(), 0
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
         futures = {pool.submit(run, replace(config, workers=1), out): i for i, config in enumerate(configs)}
         for done, future in enumerate(as_completed(futures), start=1):
             i = futures[future]
             try:
-                records[i] = future.result()
-                fresh += (out / records[i]["run_id"] / "record.json").stat().st_mtime >= began
+                records[i] = record = future.result()
+                fresh += (out / record["run_id"] / "record.json").stat().st_mtime >= began
             except FloatingPointError as error:
                 ran = replace(configs[i], torch_device=resolve_device(configs[i].torch_device))
                 records[i] = read_record(out / ran.run_id / "record.json")

@@ -14,14 +14,14 @@ from warnings import catch_warnings, filterwarnings
 import torch
 from torch import Tensor, nn
 
-from fedtiny_lite.data.datasets import load_dataset, to_float
+from fedtiny_lite.data.datasets import to_float
 from fedtiny_lite.federated.messages import decode_mask, decode_state, encode_mask, encode_state, pack, unpack
-from fedtiny_lite.federated.protocol import State
 from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.costs import layer_shapes, model_bytes
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.networks import SmallNet, empty_model, load_state, materialise, prunable_names, state_of
-from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.model.training import Normalisation, Predict
 from fedtiny_lite.records.files import write_bytes
 from fedtiny_lite.sparse.network import SparseNetwork
 
@@ -55,8 +55,8 @@ class TinyModel:
         network = materialise(self.empty(), torch.Generator())
         load_state(network, self.state)
         if self.folded:
-            for _, norm in _norms(network):
-                network.get_submodule(norm).eps = 0
+            for _, _, norm in _norms(network):
+                norm.eps = 0
         return network.eval()
 
     @property
@@ -72,12 +72,14 @@ class TinyModel:
         return sum(4 * tensor.numel() for tensor in self.state.values())
 
 
-def final_model(server: Server, state: State) -> TinyModel:
-    """The server's model as a run leaves it; of a personal method too, whose clients end with others."""
-    config, network = server.config, server.model
-    name = "small" if isinstance(network, SmallNet) else config.model
-    classes, in_shape = load_dataset(config.dataset).classes, tuple(server.public.images.shape[1:])
-    return TinyModel(name, network.conv1.out_channels, classes, in_shape, server.pixels, state.weights, state.mask)
+def final_model(server: Server, state: State, classes: tuple[str, ...]) -> TinyModel:
+    """The server's model as a run leaves it; also of a method whose clients end with models of their own.
+
+    `classes`: their names, in the order of the logits.
+    """
+    task, network = server.task, server.model
+    name, width = "small" if isinstance(network, SmallNet) else task.config.model, len(state.weights["conv1.weight"])
+    return TinyModel(name, width, classes, task.in_shape, task.pixels, state.weights, state.mask)
 
 
 # --- the file ---------------------------------------------------------------------------------------------
@@ -138,10 +140,10 @@ def fold_bn(tiny: TinyModel) -> TinyModel:
     norms = list(_norms(network))
     if tiny.folded or not norms:
         return tiny
-    for conv, norm in norms:
+    for conv, norm, module in norms:
         names = [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         gamma, beta, mean, var = (state[name].double() for name in names)
-        scale = gamma / (var + network.get_submodule(norm).eps).sqrt()
+        scale = gamma / (var + module.eps).sqrt()
         weight = state[f"{conv}.weight"]
         state[f"{conv}.weight"] = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype)
         state[f"{norm}.bias"] = (beta - mean * scale).to(weight.dtype)
@@ -150,21 +152,20 @@ def fold_bn(tiny: TinyModel) -> TinyModel:
     return replace(folded, state=state | _constants(folded))
 
 
-def _norms(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of each convolution and the norm after it: in the networks here these are neighbours."""
+def _norms(network: nn.Module) -> Iterator[tuple[str, str, nn.BatchNorm2d]]:
+    """Each norm: name of the convolution before it, own name, module. In the networks here the two are neighbours."""
     modules = [(name, module) for name, module in network.named_modules() if not list(module.children())]
     for (before, _), (name, module) in pairwise(modules):
         if isinstance(module, nn.BatchNorm2d):
-            yield before, name
+            yield before, name, module
 
 
 def _constants(tiny: TinyModel) -> dict[str, Tensor]:
     """What a folded norm has beside its bias, and the file leaves out; with eps = 0 it passes its input on."""
     parts = {"weight": torch.ones, "running_mean": torch.zeros, "running_var": torch.ones}
-    network = tiny.empty()
     return {
-        f"{norm}.{part}": fill(network.get_submodule(norm).num_features)
-        for _, norm in (_norms(network) if tiny.folded else ())
+        f"{name}.{part}": fill(norm.num_features)
+        for _, name, norm in (_norms(tiny.empty()) if tiny.folded else ())
         for part, fill in parts.items()
     }
 
@@ -180,16 +181,18 @@ def predictor(tiny: TinyModel, engine: str = "dense", batch_size: int = 64) -> C
     """
     if engine not in ("dense", "sparse"):
         raise ValueError(f"engine = {engine!r}: choose one of dense, sparse")
-    forward = network = tiny.build()
+    network = tiny.build()
+    forward: Predict = network
     if engine == "sparse":
         twin = SparseNetwork(network, batch_size, tiny.in_shape)
         twin.load(network, tiny.mask)
         forward = twin.predict
 
     @torch.no_grad()
-    def predict(images: Tensor) -> Tensor:
+    def predict(images: object) -> Tensor:
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != tiny.in_shape:
-            given = f"{type(images).__name__} of {getattr(images, 'dtype', 'no')} and shape {tuple(images.shape)}"
+            dtype, shape = getattr(images, "dtype", "no"), tuple(getattr(images, "shape", ()))
+            given = f"{type(images).__name__} of {dtype} and shape {shape}"
             raise ValueError(f"images are a {given}; give a uint8 torch tensor of shape (N, {str(tiny.in_shape)[1:]}")
         parts = (to_float(part, tiny.pixels.mean, tiny.pixels.std) for part in images.split(batch_size))
         return torch.cat([forward(part) for part in parts])
@@ -218,6 +221,7 @@ def export_onnx(tiny: TinyModel, path: str | Path) -> Path:
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
+    assert program is not None  # by dynamo=True
     graph = program.model_proto
     for node in graph.graph.node:
         del node.metadata_props[:]  # the exporter's stack traces, with paths of this machine

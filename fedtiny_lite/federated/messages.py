@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from fedtiny_lite.pruning.progressive import GrowthList
 MAGIC = b"FTL1"
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "int32", "uint8", "bool")}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MOST_DIMENSIONS = 64  # of a numpy array, which `pack` goes through
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Message:
     tensors: dict[str, Tensor]
 
 
-def pack(tensors: Mapping[str, Tensor], **meta) -> bytes:
+def pack(tensors: Mapping[str, Tensor], **meta: Any) -> bytes:
     """Named tensors and plain values as bytes; `unpack` gives them back bit for bit.
 
     Raises KeyError for a dtype that no message uses, such as float16.
@@ -47,22 +49,62 @@ def pack(tensors: Mapping[str, Tensor], **meta) -> bytes:
 
 
 def unpack(data: bytes) -> Message:
-    """The message that `pack` made. Raises ValueError for bytes that are torn, altered or something else."""
+    """The message that `pack` made.
+
+    Raises ValueError for any other bytes: cut short or altered (their checksum differs), made by another program, or
+    with a header that is not of the form that `pack` writes. No memory is taken for lengths that the header only
+    claims: the tensors must fill the bytes exactly.
+    """
     if len(data) < 12 or data[:4] != MAGIC or struct.unpack("<I", data[-4:])[0] != zlib.crc32(data[:-4]):
         raise ValueError("these bytes are not a whole message: cut short, altered, or of another program")
-    start = 8 + struct.unpack("<I", data[4:8])[0]
-    header = json.loads(data[8:start])
+    start, end = 8 + struct.unpack("<I", data[4:8])[0], len(data) - 4
+    if start > end:
+        raise ValueError(f"the header of a message claims {start - 8} bytes, there are {end - 8}")
+    meta, listed = _read_header(data[8:start])
     tensors = {}
-    for name, dtype, shape in header["tensors"]:
-        count, kind = math.prod(shape), _DTYPES[dtype]
-        if count:
-            tensors[name] = torch.frombuffer(bytearray(data[start : start + count * kind.itemsize]), dtype=kind).view(
-                shape
-            )
-        else:
-            tensors[name] = torch.empty(shape, dtype=kind)
-        start += count * kind.itemsize
-    return Message(header["meta"], tensors)
+    for name, kind, shape in listed:
+        stop = start + math.prod(shape) * kind.itemsize
+        if stop > end:
+            raise ValueError(f"tensor {name!r} of a message claims {stop - start} bytes, {end - start} are left")
+        tensors[name] = _read_tensor(data[start:stop], kind, shape)
+        start = stop
+    if start != end:
+        raise ValueError(f"{end - start} bytes of a message belong to no tensor")
+    return Message(meta, tensors)
+
+
+def _read_header(text: bytes) -> tuple[dict, list[tuple[str, torch.dtype, list[int]]]]:
+    """The plain values, and (name, dtype, shape) of each tensor. Raises ValueError for another form."""
+    try:
+        header = json.loads(text)
+    except RecursionError:
+        raise ValueError("the header of a message is nested too deeply") from None
+    match header:
+        case {"meta": dict(meta), "tensors": list(entries), **rest} if not rest:
+            listed = [_read_entry(entry) for entry in entries]
+        case _:
+            raise ValueError("the header of a message is not an object of meta and tensors")
+    if len({name for name, _, _ in listed}) < len(listed):
+        raise ValueError("the header of a message names a tensor twice")
+    return meta, listed
+
+
+def _read_entry(entry: object) -> tuple[str, torch.dtype, list[int]]:
+    match entry:
+        case [str(name), str(dtype), list(shape)] if dtype in _DTYPES and len(shape) <= _MOST_DIMENSIONS:
+            # A side of 0 makes a tensor empty, but torch still multiplies the other sides for its strides.
+            whole = all(type(side) is int and side >= 0 for side in shape)
+            if whole and math.prod(max(side, 1) for side in shape) < 2**60:
+                return name, _DTYPES[dtype], shape
+    raise ValueError(f"no tensor of a message is described as {str(entry)[:100]}")
+
+
+def _read_tensor(raw: bytes, kind: torch.dtype, shape: list[int]) -> Tensor:
+    if not raw:
+        return torch.empty(shape, dtype=kind)
+    if kind == torch.bool and np.frombuffer(raw, np.uint8).max() > 1:
+        raise ValueError("a bool tensor of a message holds a byte that is neither 0 nor 1")
+    return torch.frombuffer(bytearray(raw), dtype=kind).view(shape)
 
 
 # --- weights ----------------------------------------------------------------------------------------------
@@ -77,11 +119,15 @@ def encode_state(state: Mapping[str, Tensor], mask: Mask) -> Tensor:
     return torch.cat([t.masked_select(mask[name]) if name in mask else t.flatten() for name, t in state.items()])
 
 
+def state_lengths(mask: Mask, shapes: Mapping[str, torch.Size]) -> list[int]:
+    """How many numbers each tensor of a model's state sends under `mask`, in the order of `shapes`."""
+    return [mask.kept.get(name, shape.numel()) for name, shape in shapes.items()]
+
+
 def decode_state(vector: Tensor, mask: Mask, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """The state that `encode_state` made a vector of. `shapes`: names and shapes of the model's state, in order."""
-    lengths = [mask.kept.get(name, shape.numel()) for name, shape in shapes.items()]
     state = {}
-    for (name, shape), values in zip(shapes.items(), vector.split(lengths), strict=True):
+    for (name, shape), values in zip(shapes.items(), vector.split(state_lengths(mask, shapes)), strict=True):
         if name in mask:
             state[name] = torch.zeros(shape).masked_scatter_(mask[name], values)
         else:
@@ -91,57 +137,104 @@ def decode_state(vector: Tensor, mask: Mask, shapes: Mapping[str, torch.Size]) -
 
 # --- masks and lists: indices take ceil(log2 n) bits ------------------------------------------------------
 
-_BITMAP, _INDICES, _ALL, _ROWS = range(4)
+_BITMAP, _INDICES, _ALL, _ROWS, _PRUNED_INDICES, _PRUNED_ROWS = range(6)
+_COMPLEMENT = {_PRUNED_INDICES: _INDICES, _PRUNED_ROWS: _ROWS}
+"""Kinds that write the pruned positions in the way in which the other kind writes the kept ones."""
+_LAYER_HEADER = "<HBI"
+"""Of each layer: its number, the kind, and how many weights are kept."""
+
+Run = tuple[int, int]
+"""(How many numbers, bits of each): the numbers lie packed in as many whole bytes as they need."""
 
 
 def encode_mask(layers: Mapping[str, Tensor], order: list[str]) -> Tensor:
-    """Some layers' masks as bytes, uint8 [bytes]: for each its number in `order`, what it keeps in all, then the
-    smallest of bitmap, indices (COO), and a count per row with a column per kept weight (CSR); nothing where all is
-    kept. Rows are the first dimension.
+    """Some layers' masks, bool tensors by name, as bytes, uint8 [bytes]. Rows are the first dimension of a layer.
+
+    Each layer is its number in `order`, its kind and the number of kept weights, 7 bytes, and then the smallest of:
+    a bitmap; the indices of the kept weights (COO); a count per row and a column per kept weight (CSR); the indices,
+    or counts and columns, of the *pruned* weights. Nothing follows where all weights are kept. So a mask together with
+    its kept values in 32 bits never takes more than the dense layer and these 7 bytes.
+
+    Example: a layer of 16 weights that keeps number 9 alone takes 7 bytes and one index of 4 bits, in all 8 bytes.
     """
     parts = []
     for name, keep in layers.items():
         matrix = keep.unsqueeze(-1).flatten(1).numpy()
         kept = int(np.count_nonzero(matrix))
-        kinds = _mask_kinds(*matrix.shape, kept)
+        rows, cols = matrix.shape
+        kinds = _mask_kinds(rows, cols, kept)
         kind = min(kinds, key=lambda kind: sum(_packed_bytes(*run) for run in kinds[kind]))
         widths = [width for _, width in kinds[kind]]
         packed = map(_pack_numbers, _mask_numbers(kind, matrix), widths)
-        parts += [np.frombuffer(struct.pack("<HBI", order.index(name), kind, kept), np.uint8), *packed]
+        parts += [np.frombuffer(struct.pack(_LAYER_HEADER, order.index(name), kind, kept), np.uint8), *packed]
     return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.uint8)
 
 
 def decode_mask(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """The layers that `encode_mask` packed. `shapes`: shape of each prunable layer, in the same order."""
-    raw, at, layers, names = data.numpy(), 0, {}, list(shapes)
+    """The layers that `encode_mask` packed, bool tensors. `shapes`: shape of each prunable layer, in the same order.
+
+    Raises ValueError for bytes that `encode_mask` cannot have made: cut short, too long, of an unknown or repeated
+    layer, of an unknown kind, with a wrong number of kept weights, or with positions out of range or not ascending.
+    """
+    raw, at, layers, names = _bytes_of(data), 0, {}, list(shapes)
     while at < len(raw):
-        number, kind, kept = struct.unpack("<HBI", raw[at : at + 7].tobytes())
-        shape, at, runs = shapes[names[number]], at + 7, []
+        head, at = _cut(raw, at, struct.calcsize(_LAYER_HEADER))
+        number, kind, kept = struct.unpack(_LAYER_HEADER, head.tobytes())
+        if number >= len(names) or names[number] in layers:
+            known = "comes twice" if number < len(names) else f"is none of {len(names)}"
+            raise ValueError(f"a packed mask is damaged: layer {number} {known}")
+        shape, runs = shapes[names[number]], []
         rows, cols = shape[0], shape.numel() // max(shape[0], 1)
-        for count, width in _mask_kinds(rows, cols, kept)[kind]:
-            end = at + _packed_bytes(count, width)
-            runs.append(_unpack_numbers(raw[at:end], width, count))
-            at = end
-        layers[names[number]] = torch.from_numpy(_mask_of(kind, runs, rows, cols)).view(shape)
+        kinds = _mask_kinds(rows, cols, kept) if kept <= rows * cols else {}
+        if kind not in kinds:
+            raise ValueError(f"a packed mask is damaged: {kept} weights kept of {rows * cols}, written as kind {kind}")
+        for run in kinds[kind]:
+            packed, at = _cut(raw, at, _packed_bytes(*run))
+            runs.append(_unpack_numbers(packed, *run))
+        layers[names[number]] = torch.from_numpy(_mask_of(kind, runs, rows, cols, kept)).view(shape)
     return layers
 
 
-def _mask_kinds(rows: int, cols: int, kept: int) -> dict[int, list[tuple[int, int]]]:
-    """The ways to write a mask, each as runs of (how many numbers, bits of each), as `costs.tensor_bytes` counts them.
+def _bytes_of(data: Tensor) -> np.ndarray:
+    if data.dtype != torch.uint8 or data.ndim != 1:
+        raise ValueError(f"packed bytes are uint8 [bytes], not {data.dtype} {list(data.shape)}")
+    return data.numpy()
 
-    But for CSR's counts, which are 0 ... min(kept, cols) here and take ceil(log2 kept) bits there.
+
+def _cut(raw: np.ndarray, at: int, length: int) -> tuple[np.ndarray, int]:
+    """The next `length` bytes from `at` on, and where they end."""
+    if at + length > len(raw):
+        raise ValueError(f"a packed mask is cut short: {length} bytes expected at byte {at} of {len(raw)}")
+    return raw[at : at + length], at + length
+
+
+def _mask_kinds(rows: int, cols: int, kept: int) -> dict[int, list[Run]]:
+    """The ways to write a mask of `rows` x `cols` weights, `kept` of them kept: the runs of numbers by kind.
+
+    The first three kinds take the bits that `costs.tensor_bytes` counts, but for the counts of CSR: they are
+    0 ... min(kept, cols) in a message, and the cost model gives each ceil(log2 kept) bits.
     """
     if kept == rows * cols:
         return {_ALL: []}
+    pruned = rows * cols - kept
     return {
         _BITMAP: [(rows * cols, 1)],
         _INDICES: [(kept, index_bits(rows * cols))],
-        _ROWS: [(rows, index_bits(min(kept, cols) + 1)), (kept, index_bits(cols))],
+        _ROWS: _row_runs(rows, cols, kept),
+        _PRUNED_INDICES: [(pruned, index_bits(rows * cols))],
+        _PRUNED_ROWS: _row_runs(rows, cols, pruned),
     }
+
+
+def _row_runs(rows: int, cols: int, marked: int) -> list[Run]:
+    """Runs of a count per row, 0 ... min(marked, cols), and a column per marked weight."""
+    return [(rows, index_bits(min(marked, cols) + 1)), (marked, index_bits(cols))]
 
 
 def _mask_numbers(kind: int, matrix: np.ndarray) -> list[np.ndarray]:
     """The runs of numbers that write a mask, bool [rows, cols]."""
+    if kind in _COMPLEMENT:
+        return _mask_numbers(_COMPLEMENT[kind], ~matrix)
     if kind in (_ALL, _BITMAP):
         return [matrix.ravel()] if kind == _BITMAP else []
     indices = matrix.ravel().nonzero()[0]
@@ -151,28 +244,62 @@ def _mask_numbers(kind: int, matrix: np.ndarray) -> list[np.ndarray]:
     return [np.bincount(row, minlength=len(matrix)), column]
 
 
-def _mask_of(kind: int, runs: list[np.ndarray], rows: int, cols: int) -> np.ndarray:
-    """The mask, bool [rows * cols], that `_mask_numbers` gave these runs for."""
+def _mask_of(kind: int, runs: list[np.ndarray], rows: int, cols: int, kept: int) -> np.ndarray:
+    """The mask, bool [rows * cols], that `_mask_numbers` gave these runs for. Raises ValueError for impossible runs."""
+    if kind in _COMPLEMENT:
+        return ~_mask_of(_COMPLEMENT[kind], runs, rows, cols, rows * cols - kept)
     if kind == _BITMAP:
+        if np.count_nonzero(runs[0]) != kept:
+            raise ValueError(f"a packed mask is damaged: {np.count_nonzero(runs[0])} bits are set, {kept} announced")
         return runs[0].astype(bool)
     flat = np.full(rows * cols, kind == _ALL)
     if kind == _INDICES:
-        flat[runs[0]] = True
+        flat[_ascending(runs[0], rows * cols)] = True
     elif kind == _ROWS:
-        flat[np.arange(rows).repeat(runs[0]) * cols + runs[1]] = True
+        counts, columns = runs
+        if counts.sum() != kept or (len(columns) and columns.max() >= cols):
+            raise ValueError(f"a packed mask is damaged: rows do not add up to {kept} weights in {cols} columns")
+        # With columns in range, ascending positions are ascending columns in each row.
+        flat[_ascending(np.arange(rows).repeat(counts) * cols + columns, rows * cols)] = True
     return flat
 
 
+def _ascending(index: np.ndarray, size: int) -> np.ndarray:
+    """`index` itself, int64. Raises ValueError unless each is above the one before it and below `size`."""
+    index = index.astype(np.int64, copy=False)  # differences of uint8 would wrap around
+    if len(index) and (index[-1] >= size or (np.diff(index) <= 0).any()):
+        raise ValueError(f"packed positions are damaged: they must ascend, each below {size}")
+    return index
+
+
 def encode_growth_list(entries: GrowthList, size: int) -> dict[str, Tensor]:
-    """A layer's list as packed indices (uint8) and float32 values; `size`: weights of the layer."""
+    """A layer's list as packed indices, uint8 [bytes], and values, float32 [entries]; `size`: weights of the layer.
+
+    The indices must ascend, as those of `progressive.growth_lists` do.
+    """
     index, value = entries
     return {"index": torch.from_numpy(_pack_numbers(index.numpy(), index_bits(size))), "value": value.float()}
 
 
 def decode_growth_list(packed: Mapping[str, Tensor], size: int) -> GrowthList:
-    """The list that `encode_growth_list` packed."""
-    index = _unpack_numbers(packed["index"].numpy(), index_bits(size), len(packed["value"]))
-    return torch.from_numpy(index), packed["value"]
+    """The list that `encode_growth_list` packed. A value may be NaN.
+
+    Raises ValueError for anything else: parts that lack or are of another kind, bytes of another number than the values
+    need, or indices that do not strictly ascend below `size`.
+    """
+    if packed.keys() != {"index", "value"}:
+        raise ValueError(f"a growth list has an index and a value, not {sorted(packed)}")
+    raw, value, width = _bytes_of(packed["index"]), packed["value"], index_bits(size)
+    if value.dtype != torch.float32 or value.ndim != 1:
+        raise ValueError(f"values of a growth list are float32 [entries], not {value.dtype} {list(value.shape)}")
+    if len(value) > size or len(raw) != _packed_bytes(len(value), width):
+        raise ValueError(f"a growth list has {len(value)} values and {len(raw)} bytes of indices below {size}")
+    return torch.from_numpy(_ascending(_unpack_numbers(raw, len(value), width), size)), value
+
+
+def growth_index_bytes(entries: int, size: int) -> int:
+    """Bytes of the packed indices of a list of `entries` in a layer of `size` weights."""
+    return _packed_bytes(entries, index_bits(size))
 
 
 def _packed_bytes(count: int, width: int) -> int:
@@ -180,17 +307,27 @@ def _packed_bytes(count: int, width: int) -> int:
 
 
 def _pack_numbers(numbers: np.ndarray, width: int) -> np.ndarray:
+    """Numbers below 2^width as bits, the highest bit of each first; zero bits fill up the last byte."""
     if width == 1:
         return np.packbits(numbers.astype(bool))
     bits = np.unpackbits(numbers.astype(">u4").view(np.uint8)).reshape(-1, 32)
     return np.packbits(bits[:, 32 - width :])
 
 
-def _unpack_numbers(packed: np.ndarray, width: int, count: int) -> np.ndarray:
-    bits = np.unpackbits(packed, count=count * width).astype(np.int64)
+def _unpack_numbers(packed: np.ndarray, count: int, width: int) -> np.ndarray:
+    """`count` numbers of `width` bits, int64 (uint8 if `width` is 1), from as many bytes as `_pack_numbers` gives.
+
+    Raises ValueError if one of the bits that fill up the last byte is set.
+    """
+    spare = 8 * len(packed) - count * width
+    if spare and packed[-1] & ((1 << spare) - 1):
+        raise ValueError("packed numbers are damaged: a bit behind the last one is set")
+    bits = np.unpackbits(packed, count=count * width)
     if width == 1:
         return bits
-    return bits.reshape(count, width) @ (1 << np.arange(width - 1, -1, -1))
+    words = np.zeros((count, 32), np.uint8)
+    words[:, 32 - width :] = bits.reshape(count, width)
+    return np.packbits(words).view(">u4").astype(np.int64)
 
 
 @lru_cache(maxsize=8)

@@ -5,75 +5,127 @@ client; everything between them crosses as packed bytes. So the same method runs
 processes, or on a federated engine, and every byte can be counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import nn
 
+from fedtiny_lite.config import Config
+from fedtiny_lite.federated.checks import Check
+from fedtiny_lite.federated.client import Client, packed_memory, take_mask
+from fedtiny_lite.federated.messages import Message, pack, unpack
+from fedtiny_lite.federated.participation import in_round
+from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import Question, Reply, State
 from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.settings import Settings
+
+Note = dict[str, Any]
+"""What a fold tells the record, as plain JSON."""
 
 
-@dataclass(frozen=True)
-class State:
-    """What the server knows between exchanges; never changed in place.
+class Ask(Protocol):
+    """The server's question in round `r` (-1: before training), the same for all clients."""
 
-    `weights`: parameters and running BN statistics, zero outside `mask`. `unsent`: layers whose masks the
-    clients do not hold yet. `extra`: whatever else the method needs; tensors only once training begins, as
-    it is checkpointed with the rest.
+    def __call__(self, server: Server, state: State, r: int) -> Question: ...
+
+
+class Answer(Protocol):
+    """One client's answer to a message; the client's mask is up to date by then."""
+
+    def __call__(self, client: Client, message: Message) -> Reply: ...
+
+
+class Expect(Protocol):
+    """What client k's reply must hold: the name of each tensor, and the check that it has to pass.
+
+    `reply` is not trusted yet. It is given because what is allowed may depend on it: weights under a mask of the
+    client's own are as long as that mask, which the reply carries, keeps. Raises ValueError for a reply that is wrong
+    already, such as one without a value that it needs.
     """
 
-    weights: dict[str, Tensor]
-    mask: Mask
-    unsent: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    def __call__(self, server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]: ...
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A client's answer: tensors and plain values to send, and what it cost (counted, not sent).
+class Fold(Protocol):
+    """The next state and a note for the record.
 
-    `flops`: of this answer. `kept`: prunable weights that the client held at most. `state_bytes`: its model state
-    as the paper counts memory (`costs.model_state_memory`).
+    `replies`: those that were accepted, in order of client number, whatever order they came in. Each says in `meta` its
+    `client` and its `samples`.
     """
 
-    tensors: Mapping[str, Tensor]
-    meta: Mapping[str, Any]
-    flops: int
-    kept: int
-    state_bytes: int
+    def __call__(self, server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]: ...
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One round trip between the server and all clients.
-
-    ask(server, state, r) -> tensors and plain values for the clients; with `per_client`, ask(server, state, r, k) is
-    called for each client k instead, and None leaves that client out;
-    answer(client, message) -> Reply;
-    fold(server, state, r, replies) -> the next state and a note for the record (plain JSON).
-    `replies` are messages of the accepted clients in order of client number, whatever order they came in; the number
-    is their `meta["client"]`.
-    """
+    """One round trip between the server and clients; `clients(config, r)`: the numbers of those that are asked."""
 
     name: str
-    ask: Callable
-    answer: Callable
-    fold: Callable
-    per_client: bool = False
+    ask: Ask
+    answer: Answer
+    expect: Expect
+    fold: Fold
+    clients: Callable[[Config, int], Sequence[int]] = in_round
+
+
+class OwnNetwork(Protocol):
+    """The network, without data (torch's "meta" device), that a method trains in place of `config.model`.
+
+    `allowed`: the number of parameters that a pruned `config.model` may keep in all.
+    """
+
+    def __call__(self, config: Config, allowed: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """start(server) -> State; prelude(config) -> exchanges before training; `training`: the exchange of a round.
+    """A method: how it begins, its exchanges, what it owns, and how it is shown.
 
-    `model(config, allowed, classes, in_shape, generator) -> nn.Module` where a method trains another network than
-    `config.model`; `allowed` is the number of parameters that a pruned `config.model` may keep in all.
-    `personal(server, state, k) -> (weights, Mask)` where client k ends with a model of its own.
+    start(server) -> State; `training`: the exchange of a round; prelude(config) -> the exchanges before training.
+    `settings`: the class of the settings that are its own. `label` and `family` name it in figures; the families are
+    "reference", "masks that stay" and "masks that change". `knobs`: settings of its own that tuning tries, with their
+    values. `model`: the network that it trains in place of `config.model`, if it has one of its own.
+    `mask_of(server, state, k)`: client k's mask, where each client has its own.
     """
 
-    start: Callable
+    label: str
+    family: str
+    start: Callable[[Server], State]
     training: Exchange
-    prelude: Callable = lambda config: ()
-    model: Callable | None = None
-    personal: Callable | None = None
+    prelude: Callable[[Config], Sequence[Exchange]] = lambda config: ()
+    settings: type[Settings] = Settings
+    knobs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    model: OwnNetwork | None = None
+    mask_of: Callable[[Server, State, int], Mask] | None = None
+
+
+class Answered(NamedTuple):
+    """What comes back from a client: its packed reply; its memory, which stays with it; what the reply cost (see
+    `state.Reply`); the engines that trained.
+    """
+
+    reply: bytes
+    memory: bytes
+    flops: int
+    kept: int
+    state_bytes: int
+    trained_on: tuple[str, ...]
+
+
+def answer_question(client: Client, exchange: Exchange, question: bytes) -> Answered:
+    """The client's side of an exchange: mask up to date, then the method's answer.
+
+    Beside what the method says, a reply tells the client's number of images, the version of the mask that it answers
+    under, and the one that it holds afterwards. A client that cannot bring its mask up to date says just that.
+    """
+    message, held = unpack(question), client.version
+    if not take_mask(client, message):
+        refusal = pack({}, samples=len(client.split), version=held, holds=held)
+        return Answered(refusal, packed_memory(client), 0, 0, 0, ())
+    found = exchange.answer(client, message)
+    meta = dict(found.meta) | {"samples": len(client.split), "version": message.meta["version"]}
+    packed = pack(found.tensors, **meta, holds=client.version)
+    engines = tuple(sorted(client.trained_on))
+    return Answered(packed, packed_memory(client), found.flops, found.kept, found.state_bytes, engines)

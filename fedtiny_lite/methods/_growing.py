@@ -4,14 +4,18 @@ Shared by FedTiny and the methods that came after it, which differ in what is ad
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
-from fedtiny_lite.federated.client import Client, growth_batch, reply
-from fedtiny_lite.federated.messages import Message, decode_growth_list, encode_growth_list, encode_state
-from fedtiny_lite.federated.protocol import Reply, State
-from fedtiny_lite.federated.server import Server, average, masked_start, pretrained, send_model, shares
-from fedtiny_lite.model.costs import growth_flops
+from fedtiny_lite.federated.checks import Check, growth_lists, model_values
+from fedtiny_lite.federated.client import Client, list_gradients, reply
+from fedtiny_lite.federated.encodings import decode_growth_lists, encode_growth_lists
+from fedtiny_lite.federated.messages import Message, encode_state
+from fedtiny_lite.federated.protocol import Note
+from fedtiny_lite.federated.server import Server, average, pretrained, shares
+from fedtiny_lite.federated.state import Question, Reply, State, masked_start
+from fedtiny_lite.methods._settings import Adjustment, GrowthBatch
 from fedtiny_lite.model.masks import Mask, erk_counts, magnitude_mask
 from fedtiny_lite.pruning.progressive import (
     GrowthList,
@@ -22,55 +26,69 @@ from fedtiny_lite.pruning.progressive import (
     merge_growth_lists,
 )
 
+Counts = Mapping[str, int]
+"""Layer -> how many of its weights are exchanged; empty where nothing is adjusted."""
+
 
 def start_at_erk(server: Server) -> State:
     """The largest pretrained weights of each layer, at Erdős-Rényi-kernel densities."""
-    weights = pretrained(server)
-    return masked_start(weights, magnitude_mask(weights, erk_counts(server.mask_shapes, server.budget)))
+    weights, task = pretrained(server), server.task
+    return masked_start(weights, magnitude_mask(weights, erk_counts(task.mask_shapes, task.budget)))
 
 
-def counts_of_all_layers(server: Server, mask: Mask, r: int) -> dict[str, int]:
+def adjusts(server: Server, r: int) -> bool:
+    """Whether round r is an adjustment round."""
+    own = server.task.config.of(Adjustment)
+    return is_adjustment(r, own.adjust_every, own.adjust_until)
+
+
+def rate_in(server: Server, r: int) -> float:
+    """The share of a layer's kept weights that an adjustment in round r exchanges."""
+    own = server.task.config.of(Adjustment)
+    return exchange_rate(r, own.adjust_until, own.adjust_rate)
+
+
+def counts_of_all_layers(server: Server, mask: Mask, r: int) -> Counts:
     """Weights to exchange per layer where all layers are adjusted at once: empty but in adjustment rounds."""
-    config = server.config
-    if not is_adjustment(r, config.adjust_every, config.adjust_until):
-        return {}
-    return exchange_counts(mask, tuple(mask), exchange_rate(r, config.adjust_until, config.adjust_rate))
+    return exchange_counts(mask, tuple(mask), rate_in(server, r)) if adjusts(server, r) else {}
 
 
-def ask_for_lists(server: Server, state: State, r: int, counts: Mapping[str, int]) -> tuple[dict[str, Tensor], dict]:
+def ask_for_all_layers(server: Server, state: State, r: int) -> Question:
+    """The model, and in adjustment rounds how many weights each layer shall exchange."""
+    return ask_for_lists(counts_of_all_layers(server, state.mask, r))
+
+
+def ask_for_lists(counts: Counts) -> Question:
     """The model, and how long each layer's list shall be, if any."""
-    tensors, meta = send_model(server, state, r)
-    return tensors, meta | ({"grow": dict(counts)} if counts else {})
+    return Question(meta={"grow": dict(counts)} if counts else {})
 
 
-def list_gradients(client: Client, mask: Mask, counts: Mapping[str, int]) -> tuple[dict[str, GrowthList], int]:
-    """The largest gradients of pruned positions on one batch, and the FLOPs that they cost beside training."""
-    if not counts:
-        return {}, 0
-    images, labels = growth_batch(client)
-    lists = client.engine(mask).growth_lists(client.model, mask.to(images.device), counts, images, labels)
-    return lists, growth_flops(client.layers, mask.kept, tuple(counts)) * len(images)
-
-
-def answer_with_lists(
-    client: Client, mask: Mask, trained: dict[str, Tensor], flops: int, counts: Mapping[str, int]
-) -> Reply:
-    """The trained weights, which are still in the client's model, and the lists that were asked for."""
-    lists, extra = list_gradients(client, mask, counts)
-    tensors = {"weights": encode_state(trained, mask)}
-    for name, entries in lists.items():
-        packed = encode_growth_list(entries, mask[name].numel())
-        tensors |= {f"{name}:{part}": tensor for part, tensor in packed.items()}
+def answer_with_lists(client: Client, mask: Mask, trained: dict[str, Tensor], flops: int, counts: Counts) -> Reply:
+    """The trained weights and the lists that were asked for, taken at these weights."""
+    lists, extra = list_gradients(client, trained, mask, counts, client.config.of(GrowthBatch).growth_batch)
+    tensors = {"weights": encode_state(trained, mask)} | encode_growth_lists(lists, client.task.sizes)
     return reply(client, tensors, mask, flops + extra, list_entries=sum(counts.values()))
 
 
-def fold_lists(server: Server, state: State, replies: list[Message], counts: Mapping[str, int]) -> tuple[State, dict]:
+def expect_lists(server: Server, state: State, counts: Counts) -> Mapping[str, Check]:
+    """Weights under the server's mask, and a list of each layer in `counts`."""
+    return {"weights": model_values(server.task, state.mask)} | growth_lists(server.task, state.mask, counts)
+
+
+def fold_lists(server: Server, state: State, replies: list[Message], counts: Counts) -> tuple[State, Note]:
     """The average; the layers of `counts` then grow where the clients' gradients agree, and are pruned."""
-    weights, mask = average(server, state, replies), state.mask
-    merged = {}
-    for name in counts:
-        packed = [{part: reply.tensors[f"{name}:{part}"] for part in ("index", "value")} for reply in replies]
-        lists = [decode_growth_list(entries, mask[name].numel()) for entries in packed]
-        merged[name] = merge_growth_lists(lists, shares(replies))
-    weights, mask = grow_and_prune(weights, mask, merged, counts)
-    return State(weights, mask, unsent=tuple(counts)), {"adjusted": dict(counts)} if counts else {}
+    weights, lists = average(server, state, replies), _lists_by_layer(server, replies, counts)
+    merged = {name: merge_growth_lists(of_clients, shares(replies)) for name, of_clients in lists.items()}
+    weights, mask = grow_and_prune(weights, state.mask, merged, counts)
+    return replace(state, weights=weights, mask=mask), {"adjusted": dict(counts)} if counts else {}
+
+
+def grown_weights(before: Mask, after: Mask) -> dict[str, int]:
+    """Layer -> how many of its weights are kept now and were not before; layers without any are left out."""
+    grown = {name: int((keep & before.pruned[name]).sum()) for name, keep in after.items()}
+    return {name: count for name, count in grown.items() if count}
+
+
+def _lists_by_layer(server: Server, replies: list[Message], counts: Counts) -> dict[str, list[GrowthList]]:
+    decoded = [decode_growth_lists(reply.tensors, counts, server.task.sizes) for reply in replies]
+    return {name: [lists[name] for lists in decoded] for name in counts}

@@ -1,13 +1,14 @@
 """What the methods that prune by saliency on the server share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from fedtiny_lite.data.datasets import to_float
-from fedtiny_lite.federated.protocol import State
-from fedtiny_lite.federated.server import Server, masked_start, pretrained
-from fedtiny_lite.pruning.saliency import iterated_mask
+from fedtiny_lite.federated.server import Server, pretrained
+from fedtiny_lite.federated.state import State, masked_start
+from fedtiny_lite.methods._settings import IteratedSaliency
+from fedtiny_lite.pruning.saliency import Scores, iterated_mask
 
 
 def public_batch(server: Server) -> tuple[Tensor, Tensor]:
@@ -16,15 +17,15 @@ def public_batch(server: Server) -> tuple[Tensor, Tensor]:
     It has the size of the batches that the criteria were published with (SNIP 100 images, GraSP 10 per class), and it
     is all the server has: a part of it would add noise for nothing.
     """
-    public, pixels = server.public, server.pixels
+    public, pixels = server.public, server.task.pixels
     return to_float(public.images, pixels.mean, pixels.std), public.labels
 
 
-def start_pruned(server: Server, score: Callable, steps: int) -> State:
+def start_pruned(server: Server, score: Callable[[Mapping[str, Tensor]], Scores], steps: int) -> State:
     """The pretrained weights under the mask of the best scores.
 
     `score(state)` gives a score per prunable weight; `steps`: those of the original, unless `saliency_steps` is set.
     """
-    config, weights = server.config, pretrained(server)
-    steps = config.saliency_steps or steps
-    return masked_start(weights, iterated_mask(weights, score, server.budget, steps, config.saliency_scope))
+    own, weights = server.task.config.of(IteratedSaliency), pretrained(server)
+    steps = own.saliency_steps or steps
+    return masked_start(weights, iterated_mask(weights, score, server.task.budget, steps, own.saliency_scope))

@@ -4,157 +4,218 @@ The comparisons differ in the statistics that a candidate wears while it is judg
 pretrained model, `server` takes those that the server re-estimates on its own public set.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.client import Client
-from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask
-from fedtiny_lite.federated.protocol import Exchange, Reply, State
-from fedtiny_lite.federated.server import Server, masked_start, pretrained, send_model, shares
+from fedtiny_lite.config import Config
+from fedtiny_lite.federated.checks import Check, bn_statistics, numbers, whole_number
+from fedtiny_lite.federated.client import Client, development_samples
+from fedtiny_lite.federated.encodings import decode_pool, decode_stats, encode_pool, encode_stats, union_of
+from fedtiny_lite.federated.messages import Message, decode_state
+from fedtiny_lite.federated.participation import drawn
+from fedtiny_lite.federated.protocol import Exchange, Note
+from fedtiny_lite.federated.server import Server, pretrained, shares
+from fedtiny_lite.federated.state import Question, Reply, State, masked_start
+from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops, model_bytes, other_sizes
 from fedtiny_lite.model.masks import Mask, apply_mask
-from fedtiny_lite.model.networks import bn_names, load_state
-from fedtiny_lite.model.training import Score
-from fedtiny_lite.pruning.bn_selection import aggregate_bn_stats, candidate_pool, choose_candidate, recalibrate_bn
+from fedtiny_lite.model.networks import load_state
+from fedtiny_lite.model.training import Evaluation
+from fedtiny_lite.pruning.bn_selection import (
+    BnStats,
+    aggregate_bn_stats,
+    candidate_pool,
+    choose_candidate,
+    recalibrate_bn,
+    usual_pool_size,
+)
 from fedtiny_lite.seeding import numpy_generator
+from fedtiny_lite.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Development):
+    """How the coarse mask is chosen."""
+
+    selection: str = setting(
+        "adaptive",
+        "whose BN statistics judge a candidate: the clients', none re-estimated, the server's; or `candidate` unjudged",
+        choices=("adaptive", "vanilla", "server", "fixed"),
+    )
+    selection_clients: int = setting(0, "clients that judge the pool, drawn once; 0 = all", low=0)
+    candidate: int = setting(0, "number of the candidate that selection=fixed takes, whatever pool_size is", low=0)
+    pool_size: int = setting(0, "candidates in the pool; 0 = max(1, round(0.1 / density))", low=0)
+    pool_noise: float = setting(0.5, "layer densities are drawn from density * (1 +- pool_noise)", low=0, high=1)
+    bn_variance: str = setting("paper", "how clients' BN variances are combined", choices=("paper", "pooled"))
+
+
+def pool_size(config: Config) -> int:
+    """Candidates in the pool: as set, or else as many as in the paper."""
+    return config.of(Selection).pool_size or usual_pool_size(config.density)
+
+
+def judges(config: Config, r: int) -> list[int]:
+    """The clients that judge the pool, the same in both exchanges. Raises ValueError if there are not so many."""
+    count = config.of(Selection).selection_clients
+    if count > config.clients:
+        raise ValueError(f"selection_clients = {count}: there are {config.clients} clients; 0 asks all")
+    return drawn(config, count, "selection")
+
+
+# --- the server's side ------------------------------------------------------------------------------------
 
 
 def start_with_pool(server: Server) -> State:
-    """The pool of candidates on the pretrained weights; with `selection=fixed` the numbered candidate at once."""
-    config, weights = server.config, pretrained(server)
-    rng = numpy_generator(config.seed, "pool")
-    count = config.candidate + 1 if config.selection == "fixed" else config.candidates
-    pool = candidate_pool(weights, server.sizes, server.budget, count, config.pool_noise, rng)
-    if config.selection == "fixed":
-        return masked_start(weights, pool[config.candidate])
-    union = Mask({name: torch.stack([mask[name] for mask in pool]).any(0) for name in pool[0]})
+    """The pool of candidates on the pretrained weights; with `selection=fixed` the numbered candidate at once.
+
+    `extra`: the `pool`, the `pretrained` weights, and with `selection=server` the `stats` of each candidate.
+    """
+    task, weights = server.task, pretrained(server)
+    own, rng = task.config.of(Selection), numpy_generator(task.config.seed, "pool")
+    count = own.candidate + 1 if own.selection == "fixed" else pool_size(task.config)
+    pool = candidate_pool(weights, task.sizes, task.budget, count, own.pool_noise, rng)
+    if own.selection == "fixed":
+        return masked_start(weights, pool[own.candidate])
     extra = {"pool": pool, "pretrained": weights}
-    if config.selection == "server":
+    if own.selection == "server":
         extra["stats"] = [server_stats(server, masked_start(weights, candidate).weights) for candidate in pool]
-    return replace(masked_start(weights, union), extra=extra)
+    return replace(masked_start(weights, union_of(pool)), extra=extra)
 
 
-def server_stats(server: Server, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def server_stats(server: Server, weights: dict[str, Tensor]) -> BnStats:
     """BN statistics that the server re-estimates on its own public set (a control)."""
     load_state(server.model, weights)
-    return recalibrate_bn(server.model, server.public, server.pixels)
+    return recalibrate_bn(server.model, server.public, server.task.pixels)
 
 
-def send_pool(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
+def send_pool(server: Server, state: State, r: int) -> Question:
     """The weights that any candidate keeps, and each candidate's mask as a choice among those."""
-    tensors, _ = send_model(server, state, r)
-    for c, candidate in enumerate(state.extra["pool"]):
-        within = {name: candidate[name][state.mask[name]] for name in state.mask}
-        tensors[f"candidate{c}"] = encode_mask(within, list(server.mask_shapes))
-    return tensors, {}
+    return Question({"pool": encode_pool(state.extra["pool"], state.mask)})
 
 
-def answer_statistics(client: Client, message: Message) -> Reply:
-    """Re-estimated BN statistics of every candidate on the client's development split, float32 [C, statistics]."""
-    client.memory.update(message.tensors)
-    split = client.development_split()
-    stats, flops = [], 0
-    for candidate in received_pool(client):
-        load_candidate(client, candidate)
-        found = client.engine(candidate).recalibrate_bn(client.model, candidate, split, client.pixels)
-        stats.append(_flatten(found, client))
-        flops += forward_flops(client.layers, candidate.kept) * len(split)
-    return _judged(client, {"stats": torch.stack(stats)}, flops, len(split))
+def send_stats(server: Server, state: State, r: int) -> Question:
+    """BN statistics of every candidate; the clients have the pool already."""
+    return Question({"stats": encode_stats(state.extra["stats"], server.task.stats_shapes)}, with_model=False)
 
 
-def fold_statistics(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
-    """The combined statistics of every candidate."""
-    combined = []
-    for c in range(len(state.extra["pool"])):
-        per_client = [_unflatten(reply.tensors["stats"][c], server) for reply in replies]
-        combined.append(aggregate_bn_stats(per_client, shares(replies), server.config.bn_variance))
-    return replace(state, extra=state.extra | {"stats": combined}), {}
-
-
-def send_stats(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
-    """BN statistics of every candidate, float32 [C, statistics]."""
-    return {"stats": torch.stack([_flatten(stats, server) for stats in state.extra["stats"]])}, {}
-
-
-def send_pool_and_stats(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
+def send_pool_and_stats(server: Server, state: State, r: int) -> Question:
     """The pool, with the statistics that the server re-estimated."""
-    return send_pool(server, state, r)[0] | send_stats(server, state, r)[0], {}
+    pool, stats = send_pool(server, state, r), send_stats(server, state, r)
+    return Question({**pool.tensors, **stats.tensors})
 
 
-def answer_losses(client: Client, message: Message) -> Reply:
-    """Summed loss and correct answers of every candidate on the development split, in evaluation mode."""
-    client.memory.update(message.tensors)
-    split = client.development_split()
-    stats = client.memory.get("stats")
-    scores, flops = [], 0
-    for c, candidate in enumerate(received_pool(client)):
-        load_candidate(client, candidate, None if stats is None else stats[c])
-        scores.append(client.engine(candidate).evaluate(client.model, candidate, split, client.pixels))
-        flops += forward_flops(client.layers, candidate.kept) * len(split)
-    losses = torch.tensor([score.loss_sum for score in scores], dtype=torch.float64)
-    correct = torch.tensor([score.correct for score in scores])
-    answer = _judged(client, {"loss": losses, "correct": correct}, flops, len(split))
-    client.memory.clear()
-    return answer
+def expect_stats(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """A row of statistics for each candidate."""
+    _check_judged(server, reply)
+    return {"stats": bn_statistics(server.task, len(state.extra["pool"]))}
 
 
-def _judged(client: Client, tensors: dict[str, Tensor], flops: int, samples: int) -> Reply:
-    """A reply from judging the pool: the weights that any candidate keeps were held, and no gradient."""
-    kept = {name: int(keep.sum()) for name, keep in decode_mask(client.memory["mask"], client.mask_shapes).items()}
-    held = model_bytes(client.layers, kept, sum(other_sizes(client.model)))
-    return Reply(tensors, {"samples": samples}, flops, sum(kept.values()), held)
+def expect_losses(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """A summed loss and a number of correct answers for each candidate."""
+    _check_judged(server, reply)
+    candidates = len(state.extra["pool"])
+    return {
+        "loss": numbers(candidates, dtype=torch.float64, low=0),
+        "correct": numbers(candidates, dtype=torch.int64, low=0),
+    }
 
 
-def fold_losses(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
+def _check_judged(server: Server, reply: Message) -> None:
+    """The number of images that judged follows from the number that the client has."""
+    samples = whole_number(reply.meta, "samples", low=1)
+    right = development_samples(samples, server.task.config.of(Selection).dev_fraction)
+    if whole_number(reply.meta, "judged") != right:
+        raise ValueError(f"{reply.meta['judged']} of {samples} images judged, where {right} were asked to")
+
+
+def judged(replies: Sequence[Message]) -> list[Message]:
+    """The same replies, each weighing as many samples as judged."""
+    return [replace(reply, meta=reply.meta | {"samples": reply.meta["judged"]}) for reply in replies]
+
+
+def fold_statistics(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
+    """The combined statistics of every candidate."""
+    rule, weights = server.task.config.of(Selection).bn_variance, shares(judged(replies))
+    of_clients = [decode_stats(reply.tensors["stats"], server.task.stats_shapes) for reply in replies]
+    combined = [aggregate_bn_stats(stats, weights, rule) for stats in zip(*of_clients, strict=True)]
+    return replace(state, extra={**state.extra, "stats": combined}), {}
+
+
+def fold_losses(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The chosen candidate on the pretrained weights, with the statistics it was judged on."""
-    scores = [
-        [
-            Score(float(loss), int(correct), reply.meta["samples"])
-            for loss, correct in zip(reply.tensors["loss"], reply.tensors["correct"], strict=True)
-        ]
-        for reply in replies
-    ]
-    chosen, losses = choose_candidate(scores)
+    chosen, losses = choose_candidate([_scores(reply) for reply in replies])
     pool = state.extra["pool"]
     stats = state.extra["stats"][chosen] if "stats" in state.extra else {}
     note = {"chosen": chosen, "losses": losses, "kept": [candidate.kept for candidate in pool]}
     return masked_start(state.extra["pretrained"] | stats, pool[chosen]), {"selection": note}
 
 
-def received_pool(client: Client) -> list[Mask]:
-    """The candidates' masks, from what the client was sent."""
-    union = decode_mask(client.memory["mask"], client.mask_shapes)
-    shapes = {name: torch.Size([int(keep.sum())]) for name, keep in union.items()}
-    pool = []
-    for c in range(sum(name.startswith("candidate") for name in client.memory)):
-        within = decode_mask(client.memory[f"candidate{c}"], shapes)
-        pool.append(Mask({name: keep.clone().masked_scatter_(keep, within[name]) for name, keep in union.items()}))
-    return pool
+def _scores(reply: Message) -> list[Evaluation]:
+    """A client's score of each candidate."""
+    both = zip(reply.tensors["loss"].tolist(), reply.tensors["correct"].tolist(), strict=True)
+    return [Evaluation(loss, correct, reply.meta["judged"]) for loss, correct in both]
 
 
-def load_candidate(client: Client, candidate: Mask, stats: Tensor | None = None) -> None:
-    """Put the received weights into the client's model, masked by `candidate`, with `stats` if given."""
-    union = Mask(decode_mask(client.memory["mask"], client.mask_shapes))
-    state = decode_state(client.memory["weights"], union, client.state_shapes)
+# --- a client's side --------------------------------------------------------------------------------------
+
+
+def answer_statistics(client: Client, message: Message) -> Reply:
+    """Re-estimated BN statistics of every candidate on the client's development split, float32 [C, statistics].
+
+    The client remembers the pool and the weights for the next exchange.
+    """
+    client.memory.update({name: message.tensors[name] for name in ("pool", "weights")})
+    split = client.development_split(client.config.of(Selection).dev_fraction)
+    stats, flops = [], 0
+    for candidate in decode_pool(message.tensors["pool"], client.mask):
+        load_state(client.model, candidate_state(client, message.tensors["weights"], candidate))
+        stats.append(client.engine(candidate).recalibrate_bn(client.model, candidate, split, client.task.pixels))
+        flops += forward_flops(client.task.layers, candidate.kept) * len(split)
+    return _reply(client, {"stats": encode_stats(stats, client.task.stats_shapes)}, flops, len(split))
+
+
+def answer_losses(client: Client, message: Message) -> Reply:
+    """Each candidate's loss, summed over the development split: float64 [C]; and its correct answers.
+
+    The pool and the weights are in the message or remembered; the client forgets them.
+    """
+    held = client.memory | message.tensors
+    split = client.development_split(client.config.of(Selection).dev_fraction)
+    pool = decode_pool(held["pool"], client.mask)
+    stats = decode_stats(held["stats"], client.task.stats_shapes) if "stats" in held else [{}] * len(pool)
+    scores, flops = [], 0
+    for candidate, of_candidate in zip(pool, stats, strict=True):
+        load_state(client.model, candidate_state(client, held["weights"], candidate) | of_candidate)
+        scores.append(client.engine(candidate).evaluate(client.model, candidate, split, client.task.pixels))
+        flops += forward_flops(client.task.layers, candidate.kept) * len(split)
+    client.memory.clear()
+    losses = torch.tensor([score.loss_sum for score in scores], dtype=torch.float64)
+    correct = torch.tensor([score.correct for score in scores])
+    return _reply(client, {"loss": losses, "correct": correct}, flops, len(split))
+
+
+def candidate_state(client: Client, weights: Tensor, candidate: Mask) -> dict[str, Tensor]:
+    """The received weights, which are packed under the union of the pool, as far as `candidate` keeps them."""
+    state = decode_state(weights, client.mask, client.task.state_shapes)
     apply_mask(state, candidate)
-    load_state(client.model, state if stats is None else state | _unflatten(stats, client))
+    return state
 
 
-def _flatten(stats: dict[str, Tensor], holder: Server | Client) -> Tensor:
-    return torch.cat([stats[name] for name in bn_names(holder.model)])
+def _reply(client: Client, tensors: Mapping[str, Tensor], flops: int, images: int) -> Reply:
+    """A reply from judging the pool: the weights that any candidate keeps were held, and no gradient."""
+    held = model_bytes(client.task.layers, client.mask.kept, sum(other_sizes(client.model)))
+    return Reply(tensors, flops, client.mask.total, held, {"judged": images})
 
 
-def _unflatten(vector: Tensor, holder: Server | Client) -> dict[str, Tensor]:
-    shapes = {name: holder.state_shapes[name] for name in bn_names(holder.model)}
-    return dict(zip(shapes, vector.split([shape.numel() for shape in shapes.values()]), strict=True))
-
-
-STATISTICS = Exchange("bn_statistics", send_pool, answer_statistics, fold_statistics)
-LOSSES_ON_CLIENTS_STATS = Exchange("candidate_losses", send_stats, answer_losses, fold_losses)
-LOSSES_ON_PRETRAINED_STATS = Exchange("candidate_losses", send_pool, answer_losses, fold_losses)
-LOSSES_ON_SERVER_STATS = Exchange("candidate_losses", send_pool_and_stats, answer_losses, fold_losses)
+STATISTICS = Exchange("bn_statistics", send_pool, answer_statistics, expect_stats, fold_statistics, judges)
+LOSSES_ON_CLIENTS_STATS = Exchange("candidate_losses", send_stats, answer_losses, expect_losses, fold_losses, judges)
+LOSSES_ON_PRETRAINED_STATS = Exchange("candidate_losses", send_pool, answer_losses, expect_losses, fold_losses, judges)
+LOSSES_ON_SERVER_STATS = Exchange(
+    "candidate_losses", send_pool_and_stats, answer_losses, expect_losses, fold_losses, judges
+)
 
 EXCHANGES = {
     "adaptive": (STATISTICS, LOSSES_ON_CLIENTS_STATS),

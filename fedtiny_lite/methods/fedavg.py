@@ -1,13 +1,14 @@
 """FedAvg (McMahan et al., AISTATS 2017) of the dense model: the upper reference, at full cost."""
 
-from fedtiny_lite.federated.protocol import Method, State
-from fedtiny_lite.federated.server import Server, full_mask, masked_start, pretrained
+from fedtiny_lite.federated.protocol import Method
+from fedtiny_lite.federated.server import Server, full_mask, pretrained
+from fedtiny_lite.federated.state import State, masked_start
 from fedtiny_lite.methods._averaging import AVERAGING
 
 
 def start(server: Server) -> State:
     """The pretrained model, nothing pruned."""
-    return masked_start(pretrained(server), full_mask(server.mask_shapes))
+    return masked_start(pretrained(server), full_mask(server.task.mask_shapes))
 
 
-METHOD = Method(start, AVERAGING)
+METHOD = Method("dense", "reference", start, AVERAGING)

@@ -14,27 +14,45 @@ The paper's body was not at hand: its Eqs. 2 to 5 are taken from public code tha
 - The penalty is the paper's squared norm times lambda, in adjustment rounds. The library adds the plain norm, without
   lambda, in every round, and marks the smallest of all weights, pruned ones included.
 - Growth gradients are taken with whole activations, on one batch.
+- The library leaves activation pruning off by default and, when it is on, prunes the inputs of linear layers too.
+- While the rate is above zero, each layer exchanges at least one weight.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fedtiny_lite.federated.checks import Check
 from fedtiny_lite.federated.client import Client, receive, train_locally
 from fedtiny_lite.federated.messages import Message
-from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import Reply, State
 from fedtiny_lite.methods._growing import (
     answer_with_lists,
-    ask_for_lists,
+    ask_for_all_layers,
     counts_of_all_layers,
+    expect_lists,
     fold_lists,
     start_at_erk,
 )
+from fedtiny_lite.methods._settings import Growth
 from fedtiny_lite.model.masks import Mask, largest
-from fedtiny_lite.model.training import OnGradient
+from fedtiny_lite.model.training import OnGradient, gradient
 from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
+from fedtiny_lite.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Growth):
+    """FedMef's own settings beside those of growth lists."""
+
+    extrusion: float = setting(0.01, "L2 penalty on the weights about to be pruned (lambda)", low=0)
+    activation_density: float = setting(
+        0.5, "share of a convolution's input kept for the backward pass", above=0, high=1
+    )
 
 
 def lowest_kept(weights: Mapping[str, Tensor], mask: Mask, counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -54,32 +72,40 @@ def extrusion(low: Mapping[str, Tensor], strength: float) -> OnGradient:
     @torch.no_grad()
     def add_penalty(parameters: Mapping[str, nn.Parameter], progress: float) -> None:
         for name, marked in low.items():
-            parameters[name].grad.add_(parameters[name] * marked, alpha=2 * strength)
+            gradient(parameters[name]).add_(parameters[name] * marked, alpha=2 * strength)
 
     return add_penalty
-
-
-def ask(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
-    """The model, and in adjustment rounds how many weights of each layer will be exchanged."""
-    return ask_for_lists(server, state, r, counts_of_all_layers(server, state.mask, r))
 
 
 def answer(client: Client, message: Message) -> Reply:
     """Weights trained on pruned activations; in adjustment rounds with extrusion, and with growth lists."""
     state, mask = receive(client, message)
-    counts, config = message.meta.get("grow", {}), client.config
+    counts, own = message.meta.get("grow", {}), client.config.of(Settings)
     low = Mask(lowest_kept(state, mask, counts)).to(client.split.images.device)
-    with pruned_activations(client.model, config.activation_density):
-        trained, flops = train_locally(client, state, mask, on_gradient=extrusion(low, config.extrusion))
+    with pruned_activations(client.model, own.activation_density):
+        trained, flops = train_locally(client, state, mask, on_gradient=extrusion(low, own.extrusion))
     return answer_with_lists(client, mask, trained, flops, counts)
 
 
-def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
+def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """The trained weights, and in adjustment rounds the lists."""
+    return expect_lists(server, state, counts_of_all_layers(server, state.mask, r))
+
+
+def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average, in adjustment rounds with weights exchanged; the note says what activations clients kept."""
+    task = server.task
     state, note = fold_lists(server, state, replies, counts_of_all_layers(server, state.mask, r))
-    config, in_shape = server.config, tuple(server.public.images.shape[1:])
-    kept = activation_memory(server.model, in_shape, config.batch_size, config.activation_density)
+    density = task.config.of(Settings).activation_density
+    kept = activation_memory(server.model, task.in_shape, task.config.batch_size, density)
     return state, note | {"client_activation_bytes": kept}
 
 
-METHOD = Method(start_at_erk, Exchange("train", ask, answer, fold))
+METHOD = Method(
+    "FedMef",
+    "masks that change",
+    start_at_erk,
+    Exchange("train", ask_for_all_layers, answer, expect, fold),
+    settings=Settings,
+    knobs={"adjust_rate": (0.3, 0.5)},
+)

@@ -9,32 +9,48 @@ Steps and starting mask (ERK densities, largest weights) are those of the author
 was not at hand. Differs: as in FedTiny, a layer exchanges at least one weight while the rate is above zero.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.client import Client, receive, reply, train_locally
+from fedtiny_lite.federated.checks import Check, model_values, pruned_positions
+from fedtiny_lite.federated.client import Client, list_gradients, receive, reply, train_locally
 from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
-from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average, shares
-from fedtiny_lite.methods._growing import ask_for_lists, counts_of_all_layers, list_gradients, start_at_erk
+from fedtiny_lite.federated.state import Reply, State
+from fedtiny_lite.methods._growing import (
+    ask_for_all_layers,
+    counts_of_all_layers,
+    grown_weights,
+    rate_in,
+    start_at_erk,
+)
+from fedtiny_lite.methods._settings import Growth
 from fedtiny_lite.model.masks import Mask, apply_mask
-from fedtiny_lite.pruning.progressive import exchange_counts, exchange_rate
+from fedtiny_lite.pruning.progressive import exchange_counts
 from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
 from fedtiny_lite.seeding import numpy_generator
+from fedtiny_lite.settings import setting
 
 Posteriors = dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(Growth):
+    """FedRTS's own settings beside those of growth lists."""
+
+    thompson_weight: float = setting(10.0, "how much one round's vote counts in a posterior (lambda)", above=0)
+    thompson_fusion: float = setting(
+        0.5, "the clients' share of a vote, the average's being the rest (gamma)", low=0, high=1
+    )
+
+
 def start(server: Server) -> State:
-    """The ERK magnitude mask; all posteriors flat."""
-    return replace(start_at_erk(server), extra={name: prior(size) for name, size in server.sizes.items()})
-
-
-def ask(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
-    """The model, and in adjustment rounds how many gradients of each layer a client may vote for."""
-    return ask_for_lists(server, state, r, counts_of_all_layers(server, state.mask, r))
+    """The ERK magnitude mask; all posteriors flat. `extra`: a posterior for each layer."""
+    return replace(start_at_erk(server), extra={name: prior(size) for name, size in server.task.sizes.items()})
 
 
 def answer(client: Client, message: Message) -> Reply:
@@ -42,53 +58,65 @@ def answer(client: Client, message: Message) -> Reply:
     state, mask = receive(client, message)
     trained, flops = train_locally(client, state, mask)
     counts = message.meta.get("grow", {})
-    lists, extra = list_gradients(client, mask, counts)
+    lists, extra = list_gradients(client, trained, mask, counts, client.config.of(Settings).growth_batch)
     votes = {name: torch.zeros(mask[name].shape, dtype=torch.bool) for name in lists}
     for name, (index, _) in lists.items():
         votes[name].view(-1)[index] = True
     tensors = {"weights": encode_state(trained, mask)}
-    tensors |= {"votes": encode_mask(votes, list(client.mask_shapes))} if votes else {}
+    tensors |= {"votes": encode_mask(votes, list(client.task.mask_shapes))} if votes else {}
     return reply(client, tensors, mask, flops + extra, list_entries=sum(counts.values()))
 
 
-def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
+def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """The trained weights, and in adjustment rounds as many votes in each layer as it exchanges weights."""
+    weights = {"weights": model_values(server.task, state.mask)}
+    counts = counts_of_all_layers(server, state.mask, r)
+    return weights | ({"votes": pruned_positions(server.task, state.mask, counts)} if counts else {})
+
+
+def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average; until adjustments stop the posteriors learn, and in adjustment rounds a mask is drawn from them."""
-    weights = average(server, state, replies)
-    if r >= server.config.adjust_until:
-        return replace(state, weights=weights, unsent=()), {}
+    config, weights = server.task.config, average(server, state, replies)
+    if r >= config.of(Settings).adjust_until:
+        return replace(state, weights=weights), {}
     posteriors = judge_kept(server, state, r, weights, replies)
     if not counts_of_all_layers(server, state.mask, r):
-        return State(weights, state.mask, extra=posteriors), {}
+        return State(weights, state.mask, posteriors), {}
     posteriors = judge_pruned(server, state.mask, posteriors, replies)
-    mask = draw_mask(posteriors, state.mask, numpy_generator(server.config.seed, "thompson", r))
+    mask = draw_mask(posteriors, state.mask, numpy_generator(config.seed, "thompson", r))
     apply_mask(weights, mask)
-    grown = {name: int((keep & ~state.mask[name]).sum()) for name, keep in mask.items()}
-    grown = {name: count for name, count in grown.items() if count}
-    return State(weights, mask, unsent=tuple(grown), extra=posteriors), {"adjusted": grown}
+    return State(weights, mask, posteriors), {"adjusted": grown_weights(state.mask, mask)}
 
 
 def judge_kept(server: Server, state: State, r: int, weights: dict[str, Tensor], replies: list[Message]) -> Posteriors:
     """The posteriors after a vote on the kept weights: all but as many as an adjustment would exchange are core."""
-    config, mask = server.config, state.mask
-    exchanged = exchange_counts(mask, tuple(mask), exchange_rate(r, config.adjust_until, config.adjust_rate))
-    clients = [decode_state(reply.tensors["weights"], mask, server.state_shapes) for reply in replies]
+    own, mask = server.task.config.of(Settings), state.mask
+    exchanged = exchange_counts(mask, tuple(mask), rate_in(server, r))
+    clients = [decode_state(reply.tensors["weights"], mask, server.task.state_shapes) for reply in replies]
     judged = {}
     for name, keep in mask.items():
         core, theirs = mask.kept[name] - exchanged.get(name, 0), [client[name][keep] for client in clients]
-        outcomes = kept_outcomes(weights[name][keep], theirs, shares(replies), core, config.thompson_fusion)
-        judged[name] = observe(state.extra[name], keep.flatten(), outcomes, config.thompson_weight)
+        outcomes = kept_outcomes(weights[name][keep], theirs, shares(replies), core, own.thompson_fusion)
+        judged[name] = observe(state.extra[name], keep.flatten(), outcomes, own.thompson_weight)
     return judged
 
 
 def judge_pruned(server: Server, mask: Mask, posteriors: Posteriors, replies: list[Message]) -> Posteriors:
     """The posteriors after a vote on the pruned positions; a layer that nobody could vote on has none."""
-    config, judged = server.config, dict(posteriors)
-    votes = [decode_mask(reply.tensors["votes"], server.mask_shapes) for reply in replies]
+    own, judged = server.task.config.of(Settings), dict(posteriors)
+    votes = [decode_mask(reply.tensors["votes"], server.task.mask_shapes) for reply in replies]
     for name in votes[0]:
         pruned = mask.pruned[name]
-        outcomes = pruned_outcomes([vote[name][pruned] for vote in votes], shares(replies), config.thompson_fusion)
-        judged[name] = observe(posteriors[name], pruned.flatten(), outcomes, config.thompson_weight)
+        outcomes = pruned_outcomes([vote[name][pruned] for vote in votes], shares(replies), own.thompson_fusion)
+        judged[name] = observe(posteriors[name], pruned.flatten(), outcomes, own.thompson_weight)
     return judged
 
 
-METHOD = Method(start, Exchange("train", ask, answer, fold))
+METHOD = Method(
+    "FedRTS",
+    "masks that change",
+    start,
+    Exchange("train", ask_for_all_layers, answer, expect, fold),
+    settings=Settings,
+    knobs={"adjust_rate": (0.3, 0.5)},
+)

@@ -9,80 +9,118 @@ whole filters. The loss is that of the trained model on the client's development
 so that two rounds are compared on the same images. Averages are weighted by samples.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.client import Client, receive, remember_mask, remembered_mask, reply, train_locally
-from fedtiny_lite.federated.messages import Message, encode_state
-from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
+from fedtiny_lite.federated.checks import Check, model_values, numbers
+from fedtiny_lite.federated.client import Client, evaluate_locally, reply, train_locally
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state, state_lengths
+from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.quantisation import dequantise_parts, quantise_parts
-from fedtiny_lite.federated.server import Server, average, masked_start, pretrained, send_model
+from fedtiny_lite.federated.server import Server, average
+from fedtiny_lite.federated.state import Question, Reply, State
+from fedtiny_lite.federated.task import Task
+from fedtiny_lite.methods import magnitude
+from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops
-from fedtiny_lite.model.masks import Mask, magnitude_mask, uniform_counts
+from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Development):
+    """FL-PQSU's own setting, and how many images a client judges its upload on."""
+
+    selective_upload: str = setting(
+        "yes", "whether clients upload only when their loss fell since their last upload", choices=("yes", "no")
+    )
 
 
 def start(server: Server) -> State:
     """The pretrained weights under the uniform magnitude mask; nobody has uploaded yet.
 
-    `uploads`: each client's last upload, float32 [clients, numbers]; `samples`: its images, 0 before its first upload.
+    `extra`: `uploads`, each client's last upload, float32 [clients, numbers]; `samples`, int64 [clients], its images,
+    0 before its first upload.
     """
-    weights, clients = pretrained(server), server.config.clients
-    state = masked_start(weights, magnitude_mask(weights, uniform_counts(server.sizes, server.budget)))
-    uploads = torch.zeros(clients, sum(lengths(server, state.mask)))
+    state, clients = magnitude.start(server), server.task.config.clients
+    uploads = torch.zeros(clients, sum(lengths(server.task, state.mask)))
     return replace(state, extra={"uploads": uploads, "samples": torch.zeros(clients, dtype=torch.int64)})
 
 
-def lengths(holder: Server | Client, mask: Mask) -> list[int]:
+def lengths(task: Task, mask: Mask) -> list[int]:
     """Numbers that each tensor of the model's state sends."""
-    return [mask.kept.get(name, shape.numel()) for name, shape in holder.state_shapes.items()]
+    return state_lengths(mask, task.state_shapes)
 
 
-def ask(server: Server, state: State, r: int) -> tuple[dict[str, Tensor], dict]:
-    """The model in 8 bits, with its mask the first time."""
-    tensors, meta = send_model(server, state, r)
-    weights = tensors.pop("weights")
-    return tensors | quantise_parts(weights, lengths(server, state.mask)), meta
+def ask(server: Server, state: State, r: int) -> Question:
+    """The model in 8 bits."""
+    weights = encode_state(state.weights, state.mask)
+    return Question(quantise_parts(weights, lengths(server.task, state.mask)), with_model=False)
 
 
 def answer(client: Client, message: Message) -> Reply:
-    """The trained weights in 8 bits, or nothing but the number of samples."""
-    if "mask" in message.tensors:
-        remember_mask(client, message.tensors["mask"])
-    sizes = lengths(client, remembered_mask(client))
-    state, mask = receive(client, Message(message.meta, {"weights": dequantise_parts(message.tensors, sizes)}))
+    """The trained weights in 8 bits, or no tensor."""
+    mask = client.mask
+    sizes = lengths(client.task, mask)
+    state = decode_state(dequantise_parts(message.tensors, sizes), mask, client.task.state_shapes)
     trained, flops = train_locally(client, state, mask)
-    worth, judging = worth_uploading(client, mask)
+    worth, judging = worth_uploading(client, trained, mask)
     tensors = quantise_parts(encode_state(trained, mask), sizes) if worth else {}
     return reply(client, tensors, mask, flops + judging)
 
 
-def worth_uploading(client: Client, mask: Mask) -> tuple[bool, int]:
+def worth_uploading(client: Client, trained: dict[str, Tensor], mask: Mask) -> tuple[bool, int]:
     """Whether the trained model's loss fell below that of the client's last upload, and the FLOPs of finding out.
 
     A loss that is no number is uploaded, for the server to reject.
     """
-    if client.config.selective_upload == "no":
+    own = client.config.of(Settings)
+    if own.selective_upload == "no":
         return True, 0
-    split, last = client.development_split(), client.memory.get("loss")
-    loss = torch.tensor(client.engine(mask).evaluate(client.model, mask, split, client.pixels).loss_sum / len(split))
+    split, last = client.development_split(own.dev_fraction), client.memory.get("loss")
+    loss = torch.tensor(evaluate_locally(client, trained, mask, split).loss_sum / len(split))
     worth = last is None or not bool(loss >= last)
     if worth:
         client.memory["loss"] = loss
-    return worth, forward_flops(client.layers, mask.kept) * len(split)
+    return worth, forward_flops(client.task.layers, mask.kept) * len(split)
 
 
-def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
+def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """Codes with a scale and a zero point per tensor, or nothing from a client that does not upload.
+
+    Finite scales can still make infinite numbers or negative variances, so what the codes stand for is checked too.
+    """
+    if not reply.tensors and server.task.config.of(Settings).selective_upload == "yes":
+        return {}
+    sizes = lengths(server.task, state.mask)
+    codes, per_tensor = numbers(sum(sizes), dtype=torch.uint8), numbers(len(sizes))
+
+    def zeros(tensor: Tensor) -> None:  # the last that is looked at: codes and scales are right by then
+        per_tensor(tensor)
+        model_values(server.task, state.mask)(dequantise_parts(reply.tensors, sizes))
+
+    return {"codes": codes, "scales": numbers(len(sizes), low=0), "zeros": zeros}
+
+
+def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average of the clients' last uploads; the record is told who uploaded."""
     uploads, samples = state.extra["uploads"].clone(), state.extra["samples"].clone()
-    sent = {message.meta["client"]: message for message in replies if "codes" in message.tensors}
+    sent = {message.meta["client"]: message for message in replies if message.tensors}
     for k, message in sent.items():
-        uploads[k] = dequantise_parts(message.tensors, lengths(server, state.mask))
+        uploads[k] = dequantise_parts(message.tensors, lengths(server.task, state.mask))
         samples[k] = message.meta["samples"]
-    last = [Message({"samples": int(samples[k])}, {"weights": uploads[k]}) for k in samples.nonzero().flatten()]
-    weights = average(server, state, last)
-    return State(weights, state.mask, extra={"uploads": uploads, "samples": samples}), {"uploaded": list(sent)}
+    extra, note = {"uploads": uploads, "samples": samples}, {"uploaded": list(sent)}
+    last = last_uploads(uploads, samples)
+    weights = average(server, state, last) if last else state.weights
+    return replace(state, weights=weights, extra=extra), note
 
 
-METHOD = Method(start, Exchange("train", ask, answer, fold))
+def last_uploads(uploads: Tensor, samples: Tensor) -> Sequence[Message]:
+    """The last upload of each client that ever uploaded, as a message."""
+    return [Message({"samples": int(samples[k])}, {"weights": uploads[k]}) for k in samples.nonzero().flatten()]
+
+
+METHOD = Method("FL-PQSU", "masks that stay", start, Exchange("train", ask, answer, expect, fold), settings=Settings)

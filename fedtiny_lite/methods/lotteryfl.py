@@ -2,76 +2,95 @@
 
 A client gets the global weights under its own mask. Where these are accurate enough on its data, it prunes
 `lottery_rate` of what each layer keeps, the smallest first, and puts the rest back to the initial weights; then it
-trains. The server averages each coordinate over the clients that keep it, so a coordinate that nobody keeps is pruned.
+trains. The server averages each coordinate over the clients that keep it and took part in the round. A coordinate that
+none of those keeps stays as it was while another client keeps it; one that no client keeps is pruned.
 
 Deviations: the initial weights are the pretrained ones, batch norm and its statistics included. Accuracy is measured on
 the client's development split, on which it also trains (the authors' code takes test images). The last pruning stops at
 the budget, and from round `adjust_until` on, or in the last but one, a client above it is pruned to it whatever its
 accuracy: until then clients keep more than the budget. The original rate, 0.2, needs 21 rounds for a density of 0.01:
-`lottery_rate=0`, the default of short runs, is the rate that arrives by then. Averages are weighted by samples.
+`lottery_rate=0`, the default of short runs, is the rate that arrives by then. Averages are weighted by samples. The
+authors' server keeps the last value of a coordinate that no client keeps; here it is pruned. The server's model is the
+union of the clients' and so larger than each: 1.02 to 1.28 times the budget on digits. Where not all clients take part
+in a round, each is handed the initial weights before training, as it may first train much later.
+
+The server's model is as dense as its densest client. A client that was not drawn since the last call still holds more
+than the budget, so with few clients a round the server's model may never become tiny; the clients' own models do.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from fedtiny_lite.config import Config
-from fedtiny_lite.federated.client import Client, receive, remember_mask, reply, train_locally
+from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask
+from fedtiny_lite.federated.client import Client, evaluate_locally, receive, reply, train_locally
+from fedtiny_lite.federated.encodings import union_of
 from fedtiny_lite.federated.messages import Message, decode_state, encode_mask, encode_state, read_mask
-from fedtiny_lite.federated.protocol import Exchange, Method, Reply, State
-from fedtiny_lite.federated.server import Server, average_over_holders, full_mask, masked_start, pretrained
+from fedtiny_lite.federated.protocol import Exchange, Method, Note
+from fedtiny_lite.federated.server import Server, average_over_holders, full_mask, pretrained
+from fedtiny_lite.federated.state import Reply, State, masked_start
+from fedtiny_lite.federated.task import Task
+from fedtiny_lite.methods._averaging import send_model
+from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.model.masks import Mask, apply_mask, top_mask, uniform_counts
-from fedtiny_lite.model.networks import load_state
+from fedtiny_lite.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Development):
+    """LotteryFL's own settings, and how many images a client judges itself on."""
+
+    lottery_accuracy: float = setting(0.5, "a client prunes above this accuracy of its own", low=0, high=1)
+    lottery_rate: float = setting(
+        0.0, "share pruned at a time; 0 = what reaches the density by adjust_until", low=0, high=1
+    )
+    adjust_until: int = setting(8, "from this round on, clients above the budget are pruned to it", low=0)
 
 
 def start(server: Server) -> State:
-    """The pretrained model, nothing pruned.
-
-    `mask<k>`: client k's mask, packed; `unsent`: bool [clients], whose mask the client does not hold.
-    """
-    dense, clients = full_mask(server.mask_shapes), range(server.config.clients)
-    masks = {f"mask{k}": encode_mask(dense, list(dense)) for k in clients}
-    return replace(masked_start(pretrained(server), dense), extra=masks | {"unsent": torch.ones(len(clients)).bool()})
+    """The pretrained model, nothing pruned. `extra`: `mask<k>`, client k's mask, packed."""
+    dense = full_mask(server.task.mask_shapes)
+    packed = encode_mask(dense, list(dense))
+    masks = {f"mask{k}": packed for k in range(server.task.config.clients)}
+    return replace(masked_start(pretrained(server), dense), extra=masks)
 
 
-def personal(server: Server, state: State, k: int) -> tuple[dict[str, Tensor], Mask]:
-    """Client k's own model: the global weights under its mask."""
-    mask = client_mask(server, state.extra, k)
-    weights = {name: tensor.clone() for name, tensor in state.weights.items()}
-    apply_mask(weights, mask)
-    return weights, mask
+def remember_initial(client: Client, message: Message) -> Reply:
+    """Nothing to send: the client keeps the initial weights."""
+    client.memory["initial"] = message.tensors["weights"]
+    return reply(client, {}, client.mask, 0)
 
 
-def client_mask(server: Server, extra: Mapping[str, Tensor], k: int) -> Mask:
+def expect_nothing(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """No tensor."""
+    return {}
+
+
+def nothing_changes(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
+    """The same state."""
+    return state, {}
+
+
+def mask_of(server: Server, state: State, k: int) -> Mask:
     """Client k's mask as the server knows it."""
-    return read_mask(extra[f"mask{k}"].numpy().tobytes(), tuple(server.mask_shapes.items()))
+    return read_mask(state.extra[f"mask{k}"].numpy().tobytes(), tuple(server.task.mask_shapes.items()))
 
 
-def last_call(config: Config) -> int:
+def last_call(task: Task) -> int:
     """The round from which on clients are pruned to the budget; not the last one, which starts from it."""
-    return max(min(config.adjust_until, config.rounds - 2), 0)
+    return max(min(task.config.of(Settings).adjust_until, task.config.rounds - 2), 0)
 
 
-def next_counts(server: Server, mask: Mask, r: int) -> dict[str, int]:
+def next_counts(task: Task, mask: Mask, r: int) -> dict[str, int]:
     """Weights that each layer keeps after the next pruning, never fewer than its share of the budget."""
-    config, target = server.config, uniform_counts(server.sizes, server.budget)
-    if r >= last_call(config):
+    target = uniform_counts(task.sizes, task.budget)
+    if r >= last_call(task):
         return target
-    rate = config.lottery_rate or 1 - (server.budget / sum(server.sizes.values())) ** (1 / last_call(config))
+    density = task.budget / sum(task.sizes.values())
+    rate = task.config.of(Settings).lottery_rate or 1 - density ** (1 / last_call(task))
     return {name: max(int((1 - rate) * kept), target[name]) for name, kept in mask.kept.items()}
-
-
-def ask(server: Server, state: State, r: int, k: int) -> tuple[dict[str, Tensor], dict]:
-    """Client k's own model and, while that is above the budget, what a pruning would leave of it."""
-    weights, mask = personal(server, state, k)
-    tensors = {"weights": encode_state(weights, mask)}
-    if state.extra["unsent"][k]:
-        tensors["mask"] = state.extra[f"mask{k}"]
-    counts = next_counts(server, mask, r)
-    return tensors, {"prune_to": counts, "anyway": r >= last_call(server.config)} if counts != mask.kept else {}
 
 
 def answer(client: Client, message: Message) -> Reply:
@@ -80,51 +99,86 @@ def answer(client: Client, message: Message) -> Reply:
     As long as it may prune, the client remembers the initial weights, which count as memory beside the model.
     """
     state, held = receive(client, message)
-    mask, judging, spare = held, 0, 0
-    if "prune_to" in message.meta:
+    mask, judging, spare, counts = held, 0, 0, next_counts(client.task, held, client.round)
+    if counts != held.kept:
         spare = client.memory.setdefault("initial", message.tensors["weights"]).nbytes
-        state, mask, judging = try_ticket(client, message.meta, state, held)
+        state, mask, judging = try_ticket(client, counts, state, held)
     else:
         client.memory.pop("initial", None)
     trained, flops = train_locally(client, state, mask)
     tensors = {"weights": encode_state(trained, mask)}
     if mask != held:
-        tensors["mask"] = encode_mask(mask, list(client.mask_shapes))
-        remember_mask(client, tensors["mask"])
+        tensors["mask"] = encode_mask(mask, list(client.task.mask_shapes))
+        client.hold_own_mask(mask)
     sent = reply(client, tensors, mask, judging + flops)
     return replace(sent, kept=held.total, state_bytes=sent.state_bytes + spare)
 
 
 def try_ticket(
-    client: Client, goal: Mapping, state: dict[str, Tensor], mask: Mask
+    client: Client, counts: Mapping[str, int], state: dict[str, Tensor], mask: Mask
 ) -> tuple[dict[str, Tensor], Mask, int]:
-    """The initial weights under a smaller mask if `state` is accurate enough or must shrink `anyway`, else `state`; the
+    """The initial weights under a smaller mask if `state` is accurate enough or it is the last call, else `state`; the
     mask; the FLOPs of judging.
     """
-    judging = 0
-    if not goal["anyway"]:
-        split = client.development_split()
-        load_state(client.model, state)
-        score = client.engine(mask).evaluate(client.model, mask, split, client.pixels)
-        judging = forward_flops(client.layers, mask.kept) * len(split)
-        if score.correct <= client.config.lottery_accuracy * score.count:
+    own, judging = client.config.of(Settings), 0
+    if client.round < last_call(client.task):
+        split = client.development_split(own.dev_fraction)
+        score = evaluate_locally(client, state, mask, split)
+        judging = forward_flops(client.task.layers, mask.kept) * len(split)
+        if score.correct <= own.lottery_accuracy * score.count:
             return state, mask, judging
-    smaller = top_mask({name: state[name].abs().where(keep, -1) for name, keep in mask.items()}, goal["prune_to"])
-    initial = decode_state(client.memory["initial"], full_mask(client.mask_shapes), client.state_shapes)
+    smaller = top_mask({name: state[name].abs().where(keep, -1) for name, keep in mask.items()}, counts)
+    shapes = client.task.state_shapes
+    initial = decode_state(client.memory["initial"], full_mask(client.task.mask_shapes), shapes)
     apply_mask(initial, smaller)
     return initial, smaller, judging
 
 
-def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, dict]:
+def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
+    """The trained weights under the client's mask; if that is a new one, it goes along and is part of the old one.
+
+    From the last call on, a client whose mask is above the budget has to send a new one.
+    """
+    held = mask_of(server, state, k)
+    counts = next_counts(server.task, held, r)
+    if "mask" not in reply.tensors:
+        if r >= last_call(server.task) and counts != held.kept:
+            raise ValueError("it has no mask, and by this round every client prunes to the budget")
+        return {"weights": model_values(server.task, held)}
+
+    def check(packed: Tensor) -> None:
+        mask = read_whole_mask(server.task, packed)
+        if mask.kept != counts or any(bool((keep & held.pruned[name]).any()) for name, keep in mask.items()):
+            raise ValueError(f"it keeps {mask.kept} weights a layer in place of {counts} of those kept before")
+
+    check(reply.tensors["mask"])  # the weights are as long as this mask keeps
+    mask = read_whole_mask(server.task, reply.tensors["mask"])
+    return {"mask": check, "weights": model_values(server.task, mask)}
+
+
+def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average over the holders of each weight; the record is told the density of every client."""
     clients = [message.meta["client"] for message in replies]
-    unsent = torch.ones(server.config.clients, dtype=torch.bool)
-    unsent[clients] = False  # a rejected client may hold a mask that the server has not seen
     changed = {f"mask{k}": m.tensors["mask"] for k, m in zip(clients, replies, strict=True) if "mask" in m.tensors}
-    extra = state.extra | changed | {"unsent": unsent}
-    masks = [client_mask(server, extra, k) for k in range(server.config.clients)]
-    weights, union = average_over_holders(server, replies, [masks[k] for k in clients])
-    return State(weights, union, extra=extra), {"client_density": [mask.prunable_density for mask in masks]}
+    known = replace(state, extra={**state.extra, **changed})
+    masks = [mask_of(server, known, k) for k in range(server.task.config.clients)]
+    weights, held = average_over_holders(server, replies, [masks[k] for k in clients])
+    union = union_of(masks)
+    for name in union:  # what no client of this round holds keeps its value
+        weights[name] = weights[name].where(held[name], state.weights[name])
+    apply_mask(weights, union)
+    return replace(known, weights=weights, mask=union), {"client_density": [mask.prunable_density for mask in masks]}
 
 
-METHOD = Method(start, Exchange("train", ask, answer, fold, per_client=True), personal=personal)
+INITIAL = Exchange("initial_weights", send_model, remember_initial, expect_nothing, nothing_changes)
+
+METHOD = Method(
+    "LotteryFL",
+    "masks that change",
+    start,
+    Exchange("train", send_model, answer, expect, fold),
+    lambda config: (INITIAL,) if config.clients_per_round not in (0, config.clients) else (),
+    settings=Settings,
+    knobs={"lottery_accuracy": (0.5, 0.3)},
+    mask_of=mask_of,
+)

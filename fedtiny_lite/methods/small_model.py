@@ -7,20 +7,17 @@ of 10,298 parameters; of its larger shapes, which grow unevenly (32-64-32;128), 
 import math
 from bisect import bisect_right
 
-import torch
 from torch import nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods.fedavg import start
-from fedtiny_lite.model.networks import build_model, empty_model, materialise, prunable_names
+from fedtiny_lite.model.networks import empty_model, prunable_names
 
 
-def model(
-    config: Config, allowed: int, classes: int, in_shape: tuple[int, int, int], generator: torch.Generator
-) -> nn.Module:
-    """The widest small model of at most `allowed` parameters, with weights drawn from `generator`.
+def model(config: Config, allowed: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
+    """The widest small model of at most `allowed` parameters, without data.
 
     Raises ValueError, naming a density that would do, if not even w = 1 fits.
     """
@@ -35,7 +32,7 @@ def model(
             f"density = {config.density:g} allows {allowed:,} parameters, but the smallest small model has "
             f"{parameters(1):,}; choose a density of {least:g} or more"
         )
-    return materialise(empty_model("small", width, classes, in_shape), generator)
+    return empty_model("small", width, classes, in_shape)
 
 
 def least_density(config: Config, needed: int, classes: int, in_shape: tuple[int, int, int]) -> float:
@@ -43,11 +40,11 @@ def least_density(config: Config, needed: int, classes: int, in_shape: tuple[int
 
     With the last layer counted as prunable, which asks for more than if it is dense.
     """
-    dense = build_model(config.model, config.width, classes, in_shape, torch.Generator())
+    dense = empty_model(config.model, config.width, classes, in_shape)
     total = sum(p.numel() for p in dense.parameters())
     prunable = sum(dense.get_parameter(name).numel() for name in prunable_names(dense, prune_linear=True))
     share = needed / total if config.density_of == "model" else (needed - total + prunable) / prunable
     return math.ceil(share * 1e4) / 1e4
 
 
-METHOD = Method(start, AVERAGING, model=model)
+METHOD = Method("small model", "reference", start, AVERAGING, model=model)

@@ -6,17 +6,21 @@ of FedTiny's first author, which chose in each layer apart (`saliency_scope=laye
 exponential here, linear there).
 """
 
-from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods._saliency import public_batch, start_pruned
+from fedtiny_lite.methods._settings import IteratedSaliency
 from fedtiny_lite.pruning.saliency import snip_scores
 
 
 def start(server: Server) -> State:
     """The pretrained weights that the loss on the public set is most sensitive to."""
     batch = public_batch(server)
-    return start_pruned(server, lambda state: snip_scores(server.model, state, server.mask_shapes, *batch), steps=1)
+    return start_pruned(
+        server, lambda state: snip_scores(server.model, state, server.task.mask_shapes, *batch), steps=1
+    )
 
 
-METHOD = Method(start, AVERAGING)
+METHOD = Method("SNIP", "masks that stay", start, AVERAGING, settings=IteratedSaliency)

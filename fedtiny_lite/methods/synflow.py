@@ -4,19 +4,22 @@ The public set serves only for the pretraining that every method shares; the pap
 settings of weaker variants are those of `snip`.
 """
 
-from fedtiny_lite.federated.protocol import Method, State
+from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.methods._averaging import AVERAGING
 from fedtiny_lite.methods._saliency import start_pruned
+from fedtiny_lite.methods._settings import IteratedSaliency
 from fedtiny_lite.pruning.saliency import synflow_scores
 
 
 def start(server: Server) -> State:
     """The pretrained weights through which most of the synaptic flow passes."""
-    image_shape = server.public.images.shape[1:]
     return start_pruned(
-        server, lambda state: synflow_scores(server.model, state, server.mask_shapes, image_shape), steps=100
+        server,
+        lambda state: synflow_scores(server.model, state, server.task.mask_shapes, server.task.in_shape),
+        steps=100,
     )
 
 
-METHOD = Method(start, AVERAGING)
+METHOD = Method("SynFlow", "masks that stay", start, AVERAGING, settings=IteratedSaliency)

@@ -1,8 +1,8 @@
 """FLOPs, bytes and memory, counted from the numbers of weights really kept, never from a target density.
 
-The cost model follows the paper and the appendix of FedRTS (arXiv 2501.19122): a multiply-add is 2 FLOPs, the
-backward pass costs twice the forward pass, and biases, batch normalisation and activations count as free.
-`kept` maps parameter names to numbers of kept weights; layers that it leaves out count as dense.
+The cost model follows the paper and the appendix of FedRTS (arXiv 2501.19122). A multiply-add is 2 FLOPs, the backward
+pass costs twice the forward pass, and biases, batch normalisation and activations are free. `kept` maps parameter names
+to numbers of kept weights; a layer that `kept` leaves out counts as dense.
 """
 
 import copy
@@ -19,19 +19,19 @@ VALUE_BITS = 32
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One convolution or linear layer: its weight as a matrix, and how often one sample uses each weight."""
+    """One convolution or linear layer: its weight as a matrix [rows, cols], and how often a sample uses each weight."""
 
     name: str  # of the weight, such as "conv2.weight"
     weights: int
-    pixels: int  # of the output map; 1 for a linear layer
+    positions: int  # of the output map, its height times its width; 1 for a linear layer
     rows: int  # output channels
     cols: int  # weights of one output channel
 
 
 def layer_shapes(model: nn.Module, in_shape: tuple[int, int, int]) -> tuple[LayerShape, ...]:
-    """All convolutions and linear layers in the order in which a sample of `in_shape` (C, H, W) meets them.
+    """All convolutions and linear layers in the order in which a sample of `in_shape` (C, H, W) passes them.
 
-    Shapes are traced on a copy without data, so the model and its BN statistics stay as they are.
+    Shapes are traced on a copy without data, so that the model and its BN statistics stay as they are.
     """
     twin = copy.deepcopy(model).to("meta").eval()
     shapes: list[LayerShape] = []
@@ -43,7 +43,7 @@ def layer_shapes(model: nn.Module, in_shape: tuple[int, int, int]) -> tuple[Laye
 
 
 def _shape_recorder(name: str, shapes: list[LayerShape]) -> Callable:
-    def record(module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+    def record(module: nn.Conv2d | nn.Linear, _inputs: tuple, output: torch.Tensor) -> None:
         weights, rows = module.weight.numel(), module.weight.shape[0]
         shapes.append(LayerShape(name, weights, output[0, 0].numel(), rows, weights // rows))
 
@@ -51,30 +51,49 @@ def _shape_recorder(name: str, shapes: list[LayerShape]) -> Callable:
 
 
 def other_sizes(model: nn.Module) -> tuple[int, int]:
-    """Numbers that are never compressed: (biases and BN parameters, running means and variances)."""
+    """How many values are never compressed: (biases and BN parameters, running means and variances)."""
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return parameters - weights, sum(model.get_buffer(name).numel() for name in bn_names(model))
 
 
 def forward_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> int:
-    """FLOPs of one sample's forward pass: 2 * pixels * kept, summed over the layers.
+    """FLOPs of one sample's forward pass: 2 * positions * kept, summed over the layers.
 
     Raises ValueError when `kept` names no layer of `shapes` or exceeds a layer's weights.
     """
-    return sum(2 * shape.pixels * count for shape, count in _counted(shapes, kept))
+    return sum(2 * shape.positions * count for shape, count in _counted(shapes, kept))
 
 
 def training_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> int:
-    """FLOPs of one sample's forward and backward pass under a fixed mask: three times the forward pass."""
+    """FLOPs of one sample's forward and backward pass under a fixed mask, by the paper's convention: 3 forward passes.
+
+    The backward pass counts as two forward passes in every layer, one for the gradient of the weights and one for the
+    gradient of the layer's input. Records carry this number. `executed_training_flops` leaves out what nobody computes.
+    Raises ValueError as `forward_flops` does.
+    """
     return 3 * forward_flops(shapes, kept)
+
+
+def executed_training_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> int:
+    """FLOPs of one sample's forward and backward pass that are executed: `training_flops` less one of the first layer.
+
+    Nobody computes the gradient of the images, which is the input gradient of the first layer. `shapes` holds the
+    layers in the order of the forward pass, as `layer_shapes` returns them. The number holds for an engine that
+    computes kept weights alone; dense torch executes the number of dense layers whatever the mask, and the sparse
+    engine computes the last linear layer whole. Raises ValueError as `forward_flops` does.
+    """
+    first = {name: count for name, count in kept.items() if name == shapes[0].name}
+    return training_flops(shapes, kept) - forward_flops(shapes[:1], first)
 
 
 def growth_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int], block: Iterable[str]) -> int:
     """FLOPs that growth scores add per sample of the adjustment batch, on top of `training_flops`.
 
-    Only the block's weight gradient is dense there: F_d - F_s of the block. (FedRTS's formula instead counts
-    2 F_d + F_s of the whole model for such a sample, in place of 3 F_s.)
+    Only the weight gradient of the block's layers is dense: F_d - F_s of the block. The growth batch also takes a
+    sparse forward and backward pass of its own, which is not in the paper's count and not in this number. FedRTS's
+    formula instead counts 2 F_d + F_s of the whole model for such a sample, in place of 3 F_s. Raises ValueError for a
+    name in `block` that is no layer of `shapes`, and as `forward_flops` does.
     """
     names = set(block)
     in_block = [shape for shape in shapes if shape.name in names]
@@ -86,10 +105,13 @@ def growth_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int], block: I
 
 
 def tensor_bytes(elements: int, kept: int, rows: int, cols: int, value_bits: int = VALUE_BITS) -> dict[str, int]:
-    """Bytes of a tensor of `elements` numbers, `kept` of them stored, in each format (rounded up to bytes).
+    """Bytes of a tensor of `elements` values, `kept` of them stored, in each format, rounded up to whole bytes.
 
-    With n elements, m kept and b bits a value, in bits: dense nb; bitmap n + mb; coo m ceil(log2 n) + mb;
-    csr m ceil(log2 cols) + rows ceil(log2 m) + mb (FedRTS, appendix).
+    Source: the appendix of FedRTS. For n elements as a matrix of rows x cols, m kept and b bits a value, the bits are:
+        dense   n b
+        bitmap  n + m b
+        coo     m ceil(log2 n) + m b
+        csr     m ceil(log2 cols) + rows ceil(log2 m) + m b
     """
     values = kept * value_bits
     bits = {
@@ -107,9 +129,10 @@ def smallest_bytes(elements: int, kept: int, rows: int, cols: int, value_bits: i
 
 
 def model_bytes(shapes: Sequence[LayerShape], kept: Mapping[str, int], other_values: int) -> int:
-    """Bytes of a model sent one way: each layer in its smallest format, the rest as plain 32-bit values.
+    """Bytes of a model sent one way: each layer in its smallest format, all other values as plain 32-bit values.
 
-    `other_values` is what is sent beside the layers: the sum of `other_sizes` for a whole state.
+    `other_values`: how many values are sent beside the layers; for a whole state, the sum of `other_sizes`. Raises
+    ValueError as `forward_flops` does.
     """
     layers = sum(smallest_bytes(s.weights, count, s.rows, s.cols) for s, count in _counted(shapes, kept))
     return layers + _whole_bytes(other_values * VALUE_BITS)
@@ -131,13 +154,17 @@ def model_state_memory(
     list_entries: int = 0,
     dense_gradient: Collection[str] = (),
 ) -> int:
-    """Bytes of the paper's memory footprint of a training client: model state only, activations not counted.
+    """Bytes of the paper's memory footprint of a training client: the model's state, without activations and momentum.
 
-    A kept weight of a pruned layer takes a value, an index and a gradient; a weight of a dense layer, or
-    another parameter, a value and a gradient; a running statistic a value; an entry of the growth list an
-    index and a value. The layers named in `dense_gradient` hold a gradient of every weight. All are 32 bits wide,
-    which agrees with the ratio (1 + 2d) / 2 that the paper's figures imply for PruneFL. Optimiser state (momentum)
-    is not part of the count.
+    The count in words of 32 bits:
+        a kept weight of a pruned layer        3 (value, index, gradient)
+        a weight of a dense layer              2 (value, gradient)
+        another parameter                      2 (value, gradient)
+        a running statistic                    1
+        an entry of the growth list            2 (index, value)
+    A layer named in `dense_gradient` holds a gradient of every weight, pruned ones included. 32 bits for each agree
+    with the ratio (1 + 2d) / 2 that the paper's figures imply for PruneFL at density d. Raises ValueError as
+    `forward_flops` does.
     """
     words = 2 * other_parameters + bn_stats + 2 * list_entries
     for shape, count in _counted(shapes, kept):
@@ -147,9 +174,10 @@ def model_state_memory(
 
 
 def activation_bytes(model: nn.Module, in_shape: tuple[int, int, int], batch: int) -> int:
-    """Bytes that a training step on `batch` images keeps between forward and backward pass, parameters left out.
+    """Bytes that a training step on `batch` images of `in_shape` (C, H, W) keeps between forward and backward pass.
 
-    What autograd saves, each tensor once, traced without data; the logits' loss is not part of it.
+    The bytes are those of the tensors that autograd saves, each tensor once, without the model's parameters and
+    buffers. They are traced without data. What the loss saves is not part of the number.
     """
     twin = copy.deepcopy(model).to("meta").train()
     own = {tensor.untyped_storage()._cdata for tensor in (*twin.parameters(), *twin.buffers())}
@@ -165,7 +193,7 @@ def activation_bytes(model: nn.Module, in_shape: tuple[int, int, int], batch: in
 
 
 def _counted(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> Iterator[tuple[LayerShape, int]]:
-    """Pairs each layer with its number of kept weights; refuses what would miscount without a sign."""
+    """Each layer with its number of kept weights. Raises ValueError for an unknown layer or an impossible number."""
     unknown = sorted(set(kept) - {shape.name for shape in shapes})
     if unknown:
         raise ValueError(f"kept counts are given for {unknown}, which are no layers of this model")
@@ -177,7 +205,7 @@ def _counted(shapes: Sequence[LayerShape], kept: Mapping[str, int]) -> Iterator[
 
 
 def index_bits(values: int) -> int:
-    """ceil(log2 values): bits that tell `values` things apart; 0 for one thing or none."""
+    """ceil(log2 values): how many bits number `values` things; 0 for one thing or none."""
     return max(values - 1, 0).bit_length()
 
 

@@ -1,22 +1,22 @@
 """Masks: which weights are kept, how many each layer may keep, and the one place where masks are applied.
 
-A `Mask` maps the name of a prunable weight to a bool tensor of the same shape, True = kept. Layers that it
-does not name are dense. Densities are shares of *kept* weights, never sparsities.
+A `Mask` maps the name of a prunable weight to a bool tensor of the same shape, True = kept. Layers that a mask does not
+name are dense. Densities are shares of *kept* weights, never sparsities.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Mask(Mapping):
-    """A checked set of keep/prune decisions: parameter name -> bool tensor, True = kept; never changed in place.
+class Mask(Mapping[str, Tensor]):
+    """A checked set of keep/prune decisions: parameter name -> bool tensor, True = kept.
 
-    A layer may be empty: a global threshold such as SNIP's can keep nothing of it. Raises TypeError for a tensor
-    that is not bool.
+    A mask is never changed in place. A layer may keep nothing, as under a global threshold such as SNIP's. Raises
+    TypeError for a tensor that is not bool.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
@@ -30,18 +30,16 @@ class Mask(Mapping):
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
             return NotImplemented
         return list(self) == list(other) and all(torch.equal(keep, other[name]) for name, keep in self.items())
-
-    __hash__ = None
 
     @property
     def kept(self) -> dict[str, int]:
@@ -60,7 +58,7 @@ class Mask(Mapping):
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """Layers that keep nothing: no signal of the input passes them."""
+        """Layers that keep nothing, through which no signal of the input passes."""
         return tuple(name for name, kept in self._kept.items() if kept == 0)
 
     @property
@@ -69,37 +67,38 @@ class Mask(Mapping):
         return self.total / sum(keep.numel() for keep in self.values())
 
     def replace(self, changed: Mapping[str, Tensor]) -> "Mask":
-        """The same mask with some layers exchanged."""
+        """A mask with the layers of `changed` in place of this mask's."""
         return Mask(self._tensors | dict(changed))
 
     def to(self, device: torch.device | str) -> "Mask":
-        """The same mask on another device; this very one if it is there already."""
+        """The same mask on another device; this very object if all its tensors are there already."""
         if all(keep.device == torch.device(device) for keep in self.values()):
             return self
         return Mask({name: keep.to(device) for name, keep in self.items()})
 
 
 def apply_mask(tensors: Mapping[str, Tensor], mask: Mask) -> None:
-    """Zero, in place, what the mask prunes. Called after every optimiser step and at every hand-over."""
+    """Sets to zero, in place, what the mask prunes. Called after every optimiser step and at every hand-over."""
     with torch.no_grad():
         for name, pruned in mask.pruned.items():
             tensors[name].masked_fill_(pruned, 0)
 
 
 def check_masked(tensors: Mapping[str, Tensor], mask: Mask) -> None:
-    """Raise ValueError if a tensor has another shape than its mask, or a non-zero or NaN where the mask prunes."""
+    """Raises ValueError if a tensor has another shape than its mask, or a non-zero or NaN where the mask prunes."""
     for name, keep in mask.items():
         if tensors[name].shape != keep.shape:
             raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, its mask {tuple(keep.shape)}")
+        # Two counts instead of an index of the pruned weights: NaN counts as non-zero in both.
         stray = int(torch.count_nonzero(tensors[name]) - torch.count_nonzero(tensors[name].masked_select(keep)))
         if stray:
             raise ValueError(f"{name} has {stray} non-zero weights outside its mask; apply the mask first")
 
 
 def kept_parameters(parameters: Mapping[str, Tensor], mask: Mask) -> int:
-    """Kept parameters of the model, dense layers and batch norm's scale and shift included.
+    """How many parameters of the model are kept, with dense layers and batch norm's scale and shift.
 
-    `parameters` may be a model's state: running statistics are not parameters and are left out.
+    `parameters` may be a model's whole state. Its running statistics are not parameters and do not count.
     """
     return sum(mask.kept.get(name, t.numel()) for name, t in parameters.items() if "running_" not in name)
 
@@ -108,13 +107,15 @@ def kept_parameters(parameters: Mapping[str, Tensor], mask: Mask) -> int:
 
 
 def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: int = 0) -> int:
-    """Weights that the prunable layers may keep together.
+    """How many weights the prunable layers may keep together, rounded down.
 
-    `sizes`: prunable weights per layer. `other_parameters`: what is always dense and counts against the
-    budget (0 when `density` is a share of the prunable weights only). Raises ValueError if the budget does
-    not leave one weight per layer.
+    `sizes`: prunable weights per layer. `other_parameters`: how many parameters are always dense and count against the
+    budget; 0 where `density` is a share of the prunable weights only. Example: density 0.1 of 900 prunable weights and
+    20 other parameters is a budget of 92 - 20 = 72 weights. Raises ValueError if the budget does not leave one weight
+    per layer.
     """
     prunable = sum(sizes.values())
+    # The small term undoes rounding below a whole number: 0.29 * 100 is 28.999..., which means 29.
     budget = int(density * (prunable + other_parameters) + 1e-9) - other_parameters
     if budget < len(sizes):
         least = math.ceil((len(sizes) + other_parameters) / (prunable + other_parameters) * 1e4) / 1e4
@@ -127,7 +128,7 @@ def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: in
 
 
 def uniform_counts(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
-    """The same density in every layer, at least one weight each, never more than `budget` in all."""
+    """Kept weights per layer at the same density in every layer: at least one each, at most `budget` in all."""
     density = budget / sum(sizes.values())
     return _within_budget({name: max(int(density * n + 1e-9), 1) for name, n in sizes.items()}, sizes, budget)
 
@@ -135,10 +136,12 @@ def uniform_counts(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
 def noise_counts(
     sizes: Mapping[str, int], budget: int, noise: float, rng: np.random.Generator, tolerance: float = 0.02
 ) -> dict[str, int]:
-    """Layer densities d_l ~ U[(1 - noise) d, (1 + noise) d], redrawn until the overall density is d +- 2 %.
+    """Kept weights per layer at noisy densities d_l ~ U[(1 - noise) d, (1 + noise) d], d the density of `budget`.
 
-    The uniform-noise strategy of the authors' 2022 code. A small model cannot always hit 2 %: after 1,000
-    draws the closest serves. Then the largest layers are trimmed so that `budget` is never exceeded.
+    Source: the uniform-noise strategy of the authors' 2022 code. All layers are drawn anew until their sum is within
+    `tolerance` of `budget`, relative to it. A small model cannot always come so near: after 1,000 draws the nearest
+    draw is taken. The largest layers are then trimmed so that `budget` is never exceeded. Each layer keeps at least
+    one weight.
     """
     density = budget / sum(sizes.values())
     best, best_miss = {}, np.inf
@@ -154,12 +157,15 @@ def noise_counts(
 
 
 def erk_counts(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
-    """Erdős-Rényi-kernel densities: layer l keeps a share proportional to (sum of its dimensions) / (their product).
+    """Kept weights per layer at Erdős-Rényi-kernel densities.
 
-    Evci et al., "Rigging the Lottery" (ICML 2020). Layers whose share would exceed 1 are dense, and the rest share
-    what is left; at least one weight each, never more than `budget` in all.
+    Source: Evci et al., "Rigging the Lottery" (ICML 2020). The density of a layer is proportional to (sum of its
+    dimensions) / (product of its dimensions), so that its number of kept weights is proportional to the sum. A layer
+    whose density would exceed 1 is dense, and the other layers share what is left. Each layer keeps at least one
+    weight, all together at most `budget`.
     """
-    sizes, dense = {name: shape.numel() for name, shape in shapes.items()}, set()
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    dense: set[str] = set()
     while True:
         raw = {name: sum(shape) for name, shape in shapes.items() if name not in dense}  # = density x weights / scale
         left = budget - sum(sizes[name] for name in dense)
@@ -173,9 +179,9 @@ def erk_counts(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
 
 
 def _within_budget(counts: dict[str, int], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
-    """Take the excess from the largest layer, then the next, leaving each layer one weight."""
+    """`counts` less the excess over `budget`, taken from the largest layer, then the next; each keeps one weight."""
     excess = sum(counts.values()) - budget
-    for name in sorted(sizes, key=sizes.get, reverse=True):
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
         cut = min(max(excess, 0), counts[name] - 1)
         counts, excess = counts | {name: counts[name] - cut}, excess - cut
     return counts
@@ -190,21 +196,25 @@ def largest(scores: Tensor, count: int) -> Tensor:
 
 
 def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
-    """Keep the `counts[name]` best-scored weights of each layer; of equal scores the first."""
+    """The mask of the `counts[name]` best-scored weights of each layer; of equal scores the first."""
     return Mask({name: _best(scores[name].flatten(), n).view(scores[name].shape) for name, n in counts.items()})
 
 
 def global_top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
-    """Keep the `budget` best-scored weights of all layers together; of equal scores the first. Layers may go empty."""
+    """The mask of the `budget` best-scored weights of all layers together; of equal scores the first.
+
+    A layer may keep nothing.
+    """
     keep = _best(torch.cat([score.flatten() for score in scores.values()]), budget)
     parts = keep.split([score.numel() for score in scores.values()])
     return Mask({name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)})
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
-    """True at the `count` largest of `scores` [n], of equal ones at the first; without sorting, as layers are large."""
+    """Bool [n], True at the `count` largest of `scores` [n]; of equal scores at the first."""
     if count == 0:
         return torch.zeros(len(scores), dtype=torch.bool)
+    # The k-th value takes a selection, not a sort. Whatever equals it fills the places that are left.
     threshold = scores.kthvalue(len(scores) - count + 1).values
     keep = scores > threshold
     keep[(scores == threshold).nonzero().flatten()[: count - int(keep.sum())]] = True
@@ -212,10 +222,10 @@ def _best(scores: Tensor, count: int) -> Tensor:
 
 
 def magnitude_mask(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
-    """Keep the `counts[name]` weights of each layer that are largest in absolute value."""
+    """The mask of the `counts[name]` weights of each layer that are largest in absolute value."""
     return top_mask({name: weights[name].abs() for name in counts}, counts)
 
 
 def random_mask(weights: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Mask:
-    """Keep `counts[name]` weights of each layer, chosen uniformly at random."""
+    """The mask of `counts[name]` weights of each layer, chosen uniformly at random from `generator`."""
     return top_mask({name: torch.rand(weights[name].shape, generator=generator) for name in counts}, counts)

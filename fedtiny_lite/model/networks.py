@@ -1,6 +1,6 @@
 """The networks: CIFAR ResNet18, VGG11-BN and a small CNN, at any width and input size; and the paper's small model.
 
-Each model declares its `blocks`: the prunable weights, grouped and ordered from input to output. Biases,
+Each model declares its `blocks`: the names of the prunable weights, grouped and ordered from input to output. Biases,
 batch normalisation and the first layer are never prunable, as in the first author's code of 2022.
 """
 
@@ -19,11 +19,12 @@ BN_STATS = ("running_mean", "running_var")
 
 
 class PlainNet(nn.Module):
-    """Convolutions in a row (3x3, padding 1, no bias, each with BN and ReLU), average pool, one linear layer.
+    """Convolutions in a row (3x3, padding 1, no bias, each with BN and ReLU), an average pool and a linear layer.
 
-    Layers are numbered from 1, the linear one last: `pool_after` names the convolutions that a 2x2 max-pool
-    follows (a map with a side of one pixel is passed on as it is), `blocks` the layers of each block. The
-    last map is averaged to `grid` x `grid` pixels before the linear layer.
+    Layers are numbered from 1; the linear layer has the last number. `channels`: output channels of each convolution.
+    `pool_after`: numbers of the convolutions that a 2x2 max-pool follows; a map with a side of one pixel is not pooled.
+    `blocks`: numbers of the layers of each block. `grid`: the last map is averaged to `grid` x `grid` pixels before the
+    linear layer.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class PlainNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """ResNet's residual unit of two 3x3 convolutions; where shapes change, a 1x1 one on the shortcut."""
+    """ResNet's residual unit: two 3x3 convolutions and a shortcut, which is a 1x1 convolution where shapes change."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -76,8 +77,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet18 with the CIFAR stem (3x3, stride 1, no max-pool); weights are named as in torchvision but for
-    `linear` (there `fc`). Blocks: the four stages, the linear layer in the last.
+    """ResNet18 with the CIFAR stem: a 3x3 convolution of stride 1 and no max-pool.
+
+    Weights are named as in torchvision, except that torchvision's `fc` is called `linear`. The blocks are the four
+    stages; the linear layer belongs to the last block.
     """
 
     def __init__(self, width: int, classes: int, in_channels: int) -> None:
@@ -108,14 +111,17 @@ class ResNet18(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """The paper's dense small model: three 3x3 convolutions with bias, a 2x2 max-pool after the first two, a hidden
-    linear layer and the linear one; no batch norm.
+    """The paper's dense small model: three 3x3 convolutions with bias, a hidden linear layer, a linear layer; no BN.
 
-    `in_shape`: (channels, height, width) of one image. Images with a side below 22 pixels, of whose map less than
-    2x2 pixels would be left, are padded by 1 before each convolution.
+    A 2x2 max-pool follows each of the first two convolutions. `in_shape`: (channels, height, width) of one image.
+    Convolutions have no padding, so that each takes 2 pixels off a side. An image with a side below 22 pixels would end
+    with less than 2x2 pixels; its convolutions have padding 1.
     """
 
     blocks: Blocks = (("conv2.weight",), ("conv3.weight",), ("hidden.weight", "linear.weight"))
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
 
     def __init__(self, channels: tuple[int, int, int], hidden: int, classes: int, in_shape: tuple[int, int, int]):
         super().__init__()
@@ -128,7 +134,7 @@ class SmallNet(nn.Module):
 
     @staticmethod
     def _last_side(side: int, lost: int) -> int:
-        """Pixels of the last map along a side of the image; each convolution loses `lost`."""
+        """Pixels of the last map along a side of the image, when each convolution takes off `lost` pixels."""
         for _ in range(2):
             side = max((side - lost) // 2, 1)
         return side - lost
@@ -143,14 +149,17 @@ class SmallNet(nn.Module):
         return self.linear(F.relu(self.hidden(x)))
 
 
+Network = PlainNet | ResNet18 | SmallNet
+
+
 def build_model(
     name: str, width: int, classes: int, in_shape: tuple[int, int, int], generator: torch.Generator
 ) -> nn.Module:
     """Builds a model on the CPU with weights drawn from `generator` alone.
 
-    `width`: channels of the first convolution; `in_shape`: (channels, height, width) of one image. Weights start
-    uniform in ±1/sqrt(fan-in), which is torch's own default, and BN as the identity. Raises ValueError for an
-    unknown name or a size below 1.
+    `width`: channels of the first convolution; `in_shape`: (channels, height, width) of one image. Weights are uniform
+    in ±1/sqrt(fan-in), which is torch's own default, and BN is the identity. Raises ValueError for an unknown name or a
+    size below 1.
     """
     for what, value in {"width": width, "classes": classes, "input size": min(in_shape)}.items():
         if value < 1:
@@ -159,9 +168,10 @@ def build_model(
 
 
 def empty_model(name: str, width: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
-    """A model without data, on torch's "meta" device; also "small", the rung of that width of `methods.small_model`.
+    """A model without data, on torch's "meta" device.
 
-    Raises ValueError for an unknown name.
+    `name`: one of MODELS, or "small" for the SmallNet of that width that `methods.small_model` trains. Raises
+    ValueError for an unknown name.
     """
     with torch.device("meta"):  # draws nothing from the global generator
         if name == "small":
@@ -170,7 +180,7 @@ def empty_model(name: str, width: int, classes: int, in_shape: tuple[int, int, i
 
 
 def materialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A model of torch's "meta" device, which draws nothing at random, on the CPU with weights from `generator`."""
+    """Moves a model of torch's "meta" device to the CPU, in place, and draws its weights from `generator`."""
     model.to_empty(device="cpu")
     for module in model.modules():
         _initialise(module, generator)
@@ -207,8 +217,9 @@ def linear_name(model: nn.Module) -> str:
 def prunable_blocks(model: nn.Module, prune_linear: bool) -> Blocks:
     """Names of the prunable weights by block, input to output.
 
-    A block that holds nothing but the linear layer is dropped unless `prune_linear`.
+    Without `prune_linear` the last linear layer is left out, and a block that holds nothing else is dropped.
     """
+    assert isinstance(model, Network)
     kept_dense = set() if prune_linear else {linear_name(model)}
     blocks = (tuple(name for name in block if name not in kept_dense) for block in model.blocks)
     return tuple(block for block in blocks if block)
@@ -226,15 +237,15 @@ def bn_names(model: nn.Module) -> tuple[str, ...]:
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of what is exchanged and averaged: parameters and running BN statistics, no batch counters."""
-    return {name: tensor.detach().clone() for name, tensor in _live_state(model).items()}
+    return {name: tensor.detach().clone() for name, tensor in live_state(model).items()}
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copies `state` (as `state_of` gives it) into the model in place.
+    """Copies `state`, of the form that `state_of` returns, into the model in place.
 
-    Raises ValueError, before anything is copied, when a name is missing or unknown or a shape differs.
+    Raises ValueError, before anything is copied, if a name is missing or unknown or a shape differs.
     """
-    live = _live_state(model)
+    live = live_state(model)
     _check_names(live, state)
     for name, tensor in live.items():
         if state[name].shape != tensor.shape:
@@ -245,7 +256,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-def _live_state(model: nn.Module) -> dict[str, Tensor]:
+def live_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own parameters and running BN statistics, not copies, in the order of `state_of`."""
     statistics = {name: buffer for name, buffer in model.named_buffers() if name.endswith(BN_STATS)}
     return dict(model.named_parameters()) | statistics
 

@@ -18,21 +18,21 @@ Predict = Callable[[Tensor], Tensor]
 """Float images [N, C, H, W] to logits [N, classes]."""
 
 OnGradient = Callable[[Mapping[str, nn.Parameter], float], None]
-"""Called in every step between backward and update, with the parameters, whose gradients are dense, and the share of
-the steps that are done, in [0, 1)."""
+"""Called in every step between backward pass and update: (parameters by name, share of the steps done, in [0, 1)).
+The gradients of the parameters are dense."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per-channel mean and standard deviation of a data set, in units of [0, 1] pixels."""
+    """Mean and standard deviation per channel of a data set whose pixels are scaled to [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Score:
-    """Summed cross-entropy, number of correct answers and number of images."""
+class Evaluation:
+    """What a model achieves on some images: summed cross-entropy, number of correct answers, number of images."""
 
     loss_sum: float
     correct: int
@@ -40,7 +40,7 @@ class Score:
 
 
 def epoch_batches(split: Split, epochs: int, config: Config, generator: torch.Generator) -> list[Tensor]:
-    """The shuffled batches of `epochs` epochs, as indices into `split`."""
+    """The shuffled batches of `epochs` epochs, each int64 [B], as indices into `split`. See `datasets.batches`."""
     return [index for _ in range(epochs) for index in batches(len(split), config.batch_size, generator)]
 
 
@@ -54,7 +54,11 @@ def train(
     generator: torch.Generator,
     on_gradient: OnGradient | None = None,
 ) -> None:
-    """One SGD step in place for each batch of `schedule`, augmented from `generator`, masked after every step."""
+    """Trains `model` in place by one SGD step for each batch of `schedule`; the mask is applied after every step.
+
+    `schedule`: indices into `split`, one tensor a batch. `generator`: the source of the augmentation. Momentum starts
+    at zero in each call. `on_gradient`: see `OnGradient`.
+    """
     model.train()
     parameters = dict(model.named_parameters())
     optimiser = sgd(parameters.values(), config)
@@ -70,10 +74,20 @@ def train(
         apply_mask(parameters, mask)
 
 
+def gradient(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter after a backward pass, the very tensor that the optimiser will use."""
+    if parameter.grad is None:
+        raise RuntimeError("this parameter has no gradient; ask for it after a backward pass")
+    return parameter.grad
+
+
 def sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
-    """The optimiser of a round, its momentum at zero; `foreach` is the same arithmetic with less overhead a step."""
-    settings = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, **settings, foreach=True)
+    """The optimiser of a round, with momentum at zero.
+
+    `foreach` updates all parameters in one call: the same arithmetic with less overhead a step.
+    """
+    lr, momentum, decay = config.lr, config.momentum, config.weight_decay
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, foreach=True)
 
 
 def training_batch(
@@ -86,23 +100,26 @@ def training_batch(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Score:
-    """Loss and accuracy in evaluation mode over every image of `split`; sums are exact in float64."""
-    return score(model.eval(), split, pixels)
+def evaluate(model: nn.Module, split: Split, pixels: Normalisation) -> Evaluation:
+    """Loss and accuracy in evaluation mode over every image of `split`; the model is left in evaluation mode."""
+    return evaluate_predictions(model.eval(), split, pixels)
 
 
-def score(predict: Predict, split: Split, pixels: Normalisation) -> Score:
-    """Loss and accuracy of what `predict` says over every image of `split`."""
+def evaluate_predictions(predict: Predict, split: Split, pixels: Normalisation) -> Evaluation:
+    """Loss and accuracy of the logits of `predict` over every image of `split`.
+
+    The cross-entropy is computed and summed in float64, so that the sum hardly depends on the order of the images.
+    """
     loss_sum, correct = 0.0, 0
     for logits, labels in _predictions(predict, split, pixels):
         loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
-    return Score(loss_sum, correct, len(split))
+    return Evaluation(loss_sum, correct, len(split))
 
 
 @torch.no_grad()
 def correct_by_class(model: nn.Module, split: Split, pixels: Normalisation, classes: int) -> tuple[Tensor, Tensor]:
-    """Correct answers and images per class, int64 [classes] each, in evaluation mode over `split`."""
+    """Correct answers per class and images per class, int64 [classes] each, in evaluation mode over `split`."""
     predictions = _predictions(model.eval(), split, pixels)
     right = torch.cat([labels[logits.argmax(1) == labels] for logits, labels in predictions])
     return right.bincount(minlength=classes), split.labels.bincount(minlength=classes)

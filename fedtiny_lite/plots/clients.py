@@ -38,8 +38,8 @@ def label_maps(histograms: Mapping[str, Sequence[Sequence[int]]], title: str, te
     fig = figure((max(2.1 * len(histograms) + 1.2, 7.0), 3.6))
     panels = fig.subplots(1, len(histograms), squeeze=False)[0]
     top = max(np.max(histogram) for histogram in histograms.values())
-    for ax, (name, histogram) in zip(panels, histograms.items(), strict=True):
-        histogram = np.asarray(histogram)
+    for ax, (name, counts) in zip(panels, histograms.items(), strict=True):
+        histogram = np.asarray(counts)
         picture = ax.imshow(histogram, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("class (number)")

@@ -1,66 +1,55 @@
-"""All methods side by side, from the bundles of named plans: accuracy, paired differences, ablations, cost."""
+"""All methods side by side, from the tables of named plans: accuracy, paired differences, ablations, cost."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedtiny_lite.plots.runs import accuracy_row, describe, round_lines, styles
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
-from fedtiny_lite.report.arms import (
-    above_budget,
-    amortised,
-    at_density,
-    by_arm,
-    by_method,
-    densities,
-    families,
-)
-from fedtiny_lite.report.comparison import ablations, against_others, costs_and_accuracies, pareto_front, verdict
-from fedtiny_lite.report.statistics import t_interval
+from fedtiny_lite.report.differences import ablations, against_others, verdict
+from fedtiny_lite.report.frames import at_density, by_label, curves, densities, panels
+from fedtiny_lite.report.intervals import t_interval
+from fedtiny_lite.report.labels import DENSE, FEDTINY
+from fedtiny_lite.report.tables import pareto_front, points
 
 AHEAD, BEHIND, OPEN = PALETTE[0], PALETTE[3], GREY
 _TICKS = (-0.5, -0.05, 0, 0.05, 0.5)
 _INTERVAL = "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
 
 
-# --- who is compared with whom ----------------------------------------------------------------------------
-
-
-# --- figures ----------------------------------------------------------------------------------------------
-
-
-def rounds_figure(records: Sequence[dict], density: float) -> Figure:
+def rounds_figure(runs: pd.DataFrame, density: float) -> Figure:
     """Test accuracy after each round at one density: masks that stay, masks that change; × above the budget."""
-    fig, arms = figure((12.5, 4.8)), by_arm(at_density(records, density))
-    for ax, (title, names) in zip(fig.subplots(1, 2, sharey=True), families(records).items(), strict=True):
-        shown = {name: arms[name] for name in names if name in arms}
+    here = at_density(runs, density)
+    fig, groups = figure((12.5, 4.8)), by_label(here)
+    for ax, (title, names) in zip(fig.subplots(1, 2, sharey=True), panels(here).items(), strict=True):
+        shown = {name: groups[name] for name in names}
         round_lines(ax, shown)
         _budget_crosses(ax, shown)
         ax.set_title(title)
     accuracy_row(fig)
     what = f"density {density:g}; measured on the test images; line: mean, band: lowest to highest seed\n"
     what += "×: a client held more weights than its budget, in that round or, at 0, before training"
-    subtitle(fig, "Accuracy over rounds", describe(at_density(records, density), what))
+    subtitle(fig, "Accuracy over rounds", describe(here, what))
     return fig
 
 
-def _budget_crosses(ax: Axes, arms: Mapping[str, Sequence[dict]]) -> None:
+def _budget_crosses(ax: Axes, groups: Mapping[str, pd.DataFrame]) -> None:
     """A cross on a line wherever one of its runs was above the budget; the dense model has none."""
-    for runs in (runs for name, runs in arms.items() if name != "dense"):
-        over = sorted({r for run in runs for r in above_budget(run)})
-        heights = [mean((run["start"], *run["rounds"])[r]["test_accuracy"] for run in runs) for r in over]
-        ax.scatter(over, heights, s=30, color="black", marker="x", linewidth=1.2, zorder=3)
+    for runs in (runs for name, runs in groups.items() if name != DENSE):
+        over, means = set(runs["above_budget"].explode().dropna()), curves(runs).mean()
+        means = means[means.index.isin(over)]
+        ax.scatter(means.index, means, s=30, color="black", marker="x", linewidth=1.2, zorder=3)
 
 
-def differences_figure(groups: Mapping[str, Sequence[dict]], first: str = "FedTiny") -> Figure:
-    """Accuracy of `first` minus each other arm's, seed by seed: a panel per entry of `groups`, a row per arm."""
-    everything = [record for records in groups.values() for record in records]
-    names = [name for name in by_method(everything) if name != first]
+def differences_figure(groups: Mapping[str, pd.DataFrame], first: str = FEDTINY) -> Figure:
+    """Accuracy of `first` minus each other label's, seed by seed: a panel per entry of `groups`, a row per label."""
+    everything = pd.concat(groups.values())
+    names = [name for name in by_label(everything) if name != first]
     fig = figure((max(8.4, 2.4 + 2.6 * len(groups)), 1.9 + 0.3 * len(names)))
-    for ax, (title, records) in zip(_panels(fig, 1, len(groups)), groups.items(), strict=True):
-        gaps = against_others(records, first)
+    for ax, (title, runs) in zip(_axes(fig, 1, len(groups)), groups.items(), strict=True):
+        gaps = against_others(runs, first)
         interval_dots(ax, {name: gaps.get(name, []) for name in names})
         ax.set_xscale("symlog", linthresh=0.05)  # some are tied within 0.02, others 0.5 apart
         ax.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS], fontsize=8)
@@ -71,18 +60,18 @@ def differences_figure(groups: Mapping[str, Sequence[dict]], first: str = "FedTi
     return fig
 
 
-def ablations_figure(records: Sequence[dict]) -> Figure:
+def ablations_figure(runs: pd.DataFrame) -> Figure:
     """FedTiny with one setting changed minus FedTiny's default, seed by seed: a panel per setting."""
-    groups = ablations(records)
+    groups = ablations(runs)
     fig = figure((12.5, 8.6))
-    for ax, (setting, gaps) in zip(_panels(fig, 3, 3, sharey=False), groups.items(), strict=False):
+    for ax, (setting, gaps) in zip(_axes(fig, 3, 3, sharey=False), groups.items(), strict=False):
         interval_dots(ax, gaps)
         ax.set_title(setting, fontsize=10)
     for ax in fig.axes[-3:]:
         ax.set_xlabel("difference in accuracy\n(share of test images)")
-    places = ", ".join(f"density {density:g}" for density in densities(records))
+    places = ", ".join(f"density {density:g}" for density in densities(runs))
     what = f"{places}; measured, paired by seed\n{_INTERVAL}"
-    subtitle(fig, "FedTiny with one setting changed, minus its default", describe(records, what))
+    subtitle(fig, "FedTiny with one setting changed, minus its default", describe(runs, what))
     return fig
 
 
@@ -101,39 +90,38 @@ def interval_dots(ax: Axes, groups: Mapping[str, Sequence[float]]) -> None:
     ax.grid(axis="x", alpha=0.25)
 
 
-def pareto_figure(records: Sequence[dict]) -> Figure:
-    """Mean accuracy over what a client spends a round, a point per arm and density; no point beats those on the line.
+def pareto_figure(runs: pd.DataFrame) -> Figure:
+    """Mean accuracy over what a client spends a round, a point per label and density; no point beats those on the line.
 
     FLOPs and bytes are totals of a run, what precedes training included, divided by clients and rounds.
     """
-    fig = figure((12.5, 5.6))
-    dense = by_arm(records)["dense"]
-    flops, bytes_ = (costs_and_accuracies(records, what) for what in (("training_flops",), ("bytes_up", "bytes_down")))
-    whole = amortised(dense, "training_flops")
+    fig, found = figure((12.5, 5.6)), points(runs)
     left, right = fig.subplots(1, 2, sharey=True)
-    _cloud(left, {key: (cost / whole, accuracy) for key, (cost, accuracy) in flops.items()})
-    _cloud(right, {key: (cost / 1e3, accuracy) for key, (cost, accuracy) in bytes_.items()})
+    whole = found.loc[found["label"] == DENSE, "flops_in_all"].item()
+    _cloud(left, found.assign(cost=found["flops_in_all"] / whole))
+    _cloud(right, found.assign(cost=found["bytes_in_all"] / 1e3))
     left.set_xlabel("training FLOPs per client and round / dense (counted)")
     right.set_xlabel("kB per client and round, both ways (counted)")
     accuracy_row(fig)
     what = "accuracy measured, mean over seeds; cost counted, with what precedes training, over the rounds\n"
     what += "the larger a point, the denser the model; grey line: no cheaper point is as accurate"
-    subtitle(fig, "Cost and accuracy", describe(records, what))
+    subtitle(fig, "Cost and accuracy", describe(runs, what))
     return fig
 
 
-def _cloud(ax: Axes, points: Mapping[tuple[str, float], tuple[float, float]]) -> None:
-    front = pareto_front(list(points.values()))
+def _cloud(ax: Axes, found: pd.DataFrame) -> None:
+    front = pareto_front(found["cost"].tolist(), found["accuracy"].tolist())
+    levels = sorted(found["density"].unique())
     ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, alpha=0.7)
-    names, levels = list(dict.fromkeys(name for name, _ in points)), sorted({density for _, density in points})
-    for name, (colour, marker, _) in styles(names).items():
-        own = sorted((density, point) for (other, density), point in points.items() if other == name)
-        ax.plot(*zip(*(point for _, point in own), strict=True), color=colour, linewidth=0.7, alpha=0.5)
-        for density, point in own:
+    groups = by_label(found)
+    for name, (colour, marker, _) in styles(groups).items():
+        own = groups[name].sort_values("density")
+        ax.plot(own["cost"], own["accuracy"], color=colour, linewidth=0.7, alpha=0.5)
+        for density, cost, accuracy in zip(own["density"], own["cost"], own["accuracy"], strict=True):
             size = 16 + 16 * levels.index(density)
-            ax.scatter(*point, s=size, color=colour, marker=marker or "*", label=name)
+            ax.scatter(cost, accuracy, s=size, color=colour, marker=marker or "*", label=name)
     ax.set_xscale("log")
 
 
-def _panels(fig: Figure, rows: int, count: int, sharey: bool = True) -> list[Axes]:
+def _axes(fig: Figure, rows: int, count: int, sharey: bool = True) -> list[Axes]:
     return list(fig.subplots(rows, count, sharex=True, sharey=sharey, squeeze=False).flat)

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from fedtiny_lite.plots.sparse import LIGHT, log_axes
 from fedtiny_lite.plots.style import DENSITY, PALETTE, figure, subtitle
 from fedtiny_lite.records.bundles import provenance
-from fedtiny_lite.report.arms import aligned
 
 SIZES = {  # of the record -> what it is, colour, marker, line
     "dense": ("dense, float32", LIGHT, "s", "-"),
@@ -52,14 +51,3 @@ def _latency(ax: Axes, rows: Sequence[Mapping], label: str, style: Mapping) -> N
         ax.plot([row["density"] for row in pruned], [1e3 * row["seconds"] for row in pruned], label=label, **style)
     for row in rows if not pruned else ():
         ax.axhline(1e3 * row["seconds"], color=style["color"], ls=style["ls"], label=label)
-
-
-def latency_table(record: Mapping) -> str:
-    """Milliseconds of one batch: a row per engine and batch, a column per density."""
-    found = {(row["engine"], row["batch"], row["density"]): 1e3 * row["seconds"] for row in record["rows"]}
-    densities = list(dict.fromkeys(density for *_, density in found))
-    rows = [("engine", "batch", *(f"density {density:g}" if density else "unmasked" for density in densities))]
-    for engine, batch in dict.fromkeys(key[:2] for key in found):
-        cells = [found.get((engine, batch, density)) for density in densities]
-        rows.append((engine, str(batch), *("-" if ms is None else f"{ms:.1f}" for ms in cells)))
-    return aligned(rows)

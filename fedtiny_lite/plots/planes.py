@@ -33,7 +33,7 @@ def memory_figure(data: np.ndarray, samples: int, shape: Shape, tap: int, text: 
     `samples`: lanes in use. `tap`: floats from a pixel of channel 0 to the one that the weight reads.
     """
     fig = figure((11.0, 6.6))
-    top, bottom = fig.subfigures(2, 1, height_ratios=(1, 1.05))
+    top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.05))[:, 0]
     _strip(top.subplots(), data, samples, shape)
     _arrows(top.axes[0], data.size, shape, tap // LANES)
     pixels = {"inside": (1, 1), "at the left edge": (1, 0), "in the first row": (0, shape[3] - 1)}
@@ -53,9 +53,9 @@ def _strip(ax: Axes, data: np.ndarray, samples: int, shape: Shape) -> None:
     cells = data.reshape(-1, LANES)
     ax.imshow(cells.T, cmap="Blues", vmin=0, vmax=float(cells.max()) or 1, aspect="auto", interpolation="nearest")
     pixel = is_pixel(data.size, shape)
-    for cell in np.flatnonzero(~pixel):
+    for cell in np.flatnonzero(~pixel).tolist():
         ax.add_patch(Rectangle((cell - 0.5, -0.5), 1, LANES, color=ZERO, lw=0))
-    for cell in np.flatnonzero(pixel):
+    for cell in np.flatnonzero(pixel).tolist():
         ax.add_patch(Rectangle((cell - 0.5, samples - 0.5), 1, LANES - samples, color=UNUSED, lw=0))
     ax.vlines(np.arange(len(cells) + 1) - 0.5, -0.5, LANES - 0.5, color="white", lw=1)
     lead, stride = shape[0] // LANES, shape[1] // LANES
@@ -73,7 +73,7 @@ def _strip(ax: Axes, data: np.ndarray, samples: int, shape: Shape) -> None:
 def _arrows(ax: Axes, size: int, shape: Shape, distance: int) -> None:
     """From each pixel of channel 0 to the cell `distance` cells on; those that end in padding in colour."""
     pixel, lead, stride = is_pixel(size, shape), shape[0] // LANES, shape[1] // LANES
-    for cell in np.flatnonzero(pixel[: lead + stride]):
+    for cell in np.flatnonzero(pixel[: lead + stride]).tolist():
         inside = pixel[cell + distance]
         style = dict(color=GREY, alpha=0.5) if inside else dict(color=PALETTE[1])
         ends = ((cell, -0.7), (cell + distance, -0.7))
@@ -89,7 +89,7 @@ def _taps(ax: Axes, shape: Shape, row: int, column: int) -> None:
     """Channel 0 in lines of W + 1 cells, as it lies in memory, with the distances of a 3x3's taps from one pixel."""
     height, width = shape[2:]
     line = width + 1
-    places = np.arange(-line - 1, (height + 1) * line)  # the padding before the channel comes first
+    places = range(-line - 1, (height + 1) * line)  # the padding before the channel comes first
     for place in places:
         y, x = divmod(place, line)
         inside = 0 <= y < height and x < width

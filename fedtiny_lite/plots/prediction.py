@@ -1,33 +1,12 @@
 """What a step's time follows: a line through recorded steps, and what it says of any density."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from fedtiny_lite.plots.sparse import (
-    LIGHT,
-    MASKS,
-    Step,
-    best_dense,
-    chosen,
-    log_axes,
-    mask_name,
-    models,
-    sparse_steps,
-)
+from fedtiny_lite.plots.sparse import LIGHT, MASKS, log_axes
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, figure, subtitle
-from fedtiny_lite.report.arms import aligned
-
-
-def fitted(rows: Sequence[Step]) -> tuple[float, float]:
-    """(seconds of a step that no mask saves, seconds per multiply-add of one image), by least relative squares.
-
-    The line seconds = fixed + rate x macs through the steps of one model, which need two numbers of `macs` at least.
-    """
-    seconds, macs = (np.array([row[key] for row in rows], float) for key in ("seconds", "macs"))
-    fixed, rate = np.linalg.lstsq(np.stack([1 / seconds, macs / seconds], 1), np.ones(len(rows)), rcond=None)[0]
-    return float(fixed), float(rate)
+from fedtiny_lite.report.engines import mask_name
 
 
 def prediction_figure(
@@ -66,21 +45,3 @@ def prediction_figure(
         ax.legend(fontsize=8)
     subtitle(fig, "What a density saves: multiply-adds, and time", text)
     return fig
-
-
-def fit_table(record: Mapping) -> str:
-    """Per model what `fitted` finds, and how far the steps under uniform and ERK masks lie from that one line.
-
-    Rates are 10^9 multiply-adds a second, three passes of the batch; the dense one is that of the whole dense step.
-    """
-    rows = [("model", "no mask saves", "of a step, by density", "sparse rate", "dense rate", "off the line")]
-    for model, width in models(record):
-        steps = chosen(record["steps"], model=model, width=width)
-        sparse, dense, work = chosen(steps, engine="sparse"), best_dense(steps), 3e-9 * record["batch"]
-        fixed, rate = fitted(sparse)
-        off = max(abs((fixed + rate * row["macs"]) / row["seconds"] - 1) for row in sparse)
-        shares = {d: fixed / row["seconds"] for d, row in sparse_steps(record, model, width, "uniform").items()}
-        words = ", ".join(f"{density:g}: {share:.0%}" for density, share in shares.items())
-        rates = f"{work / rate:.1f}", f"{work * dense['macs'] / dense['seconds']:.1f}"
-        rows.append((f"{model} width {width}", f"{1e3 * fixed:.1f} ms", words, *rates, f"{off:.0%}"))
-    return aligned(rows)

@@ -1,8 +1,4 @@
-"""The sparse engine against dense torch, from the record of `benchmarks.sparse_step`: speed, parts, layers, memory.
-
-The record holds `steps`, each with the seconds of one training step of a model under a mask in an engine; `memory`,
-`growth` and `pairs` (two clients at once). Where `density` is null, the step is dense and unmasked.
-"""
+"""The sparse engine against dense torch, from `report.engines`: speed, parts, layers, memory."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,61 +8,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, figure, subtitle
-from fedtiny_lite.records.bundles import provenance
-from fedtiny_lite.report.arms import aligned
+from fedtiny_lite.report.engines import (
+    Step,
+    best_dense,
+    grouped_parts,
+    mask_name,
+    measured,
+    models,
+    rows_with,
+    sparse_steps,
+    times_as_fast,
+)
 
 LIGHT = "#bbbbbb"
-FLOAT32 = ("dense contiguous", "dense channels_last")
 MASKS = {"uniform": ("o", "-"), "erk": ("^", "--")}
-MASK_NAMES = {"uniform": "uniform", "erk": "ERK"}
-PARTS = {  # what is drawn -> beginnings of its names in the record; all others are the rest
-    "convolutions, forward": ("conv_forward",),
-    "convolutions, backward": ("conv_backward", "weight_gradient"),
-    "norms, ReLU, residual sums": ("norm_",),
-    "phases of stride 2, pooling": ("split_phases", "merge_phases", "max_pool"),
-}
 MEANS = "CPU seconds, means of {turns} steps, timed part by part"
 PROCESSES = "medians;\nmemory of whole processes, growth in CPU seconds, two clients in wall seconds"
-Step = Mapping[str, object]
-
-
-def chosen(rows: Sequence[Step], **wanted) -> list[Step]:
-    """The rows of a list of the record that have these values."""
-    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
-
-
-def best_dense(rows: Sequence[Step], value: str = "seconds") -> Step:
-    """Of dense float32 steps (or memory) the one with the least of `value`. Raises ValueError if there is none."""
-    return min((row for row in rows if row["engine"] in FLOAT32), key=lambda row: row[value])
-
-
-def sparse_steps(record: Mapping, model: str, width: int, mask: str) -> dict[float, Step]:
-    """Density -> the sparse step of this model and mask, densest first."""
-    rows = chosen(record["steps"], model=model, width=width, mask=mask, engine="sparse")
-    return {row["density"]: row for row in sorted(rows, key=lambda row: -row["density"])}
-
-
-def times_as_fast(record: Mapping, model: str, width: int, mask: str) -> dict[float, float]:
-    """Density -> seconds of the best dense float32 step / seconds of the sparse one."""
-    dense = best_dense(chosen(record["steps"], model=model, width=width))["seconds"]
-    return {density: dense / row["seconds"] for density, row in sparse_steps(record, model, width, mask).items()}
-
-
-def models(record: Mapping) -> list[tuple[str, int]]:
-    """(model, width) in the order of the record."""
-    return list(dict.fromkeys((row["model"], row["width"]) for row in record["steps"]))
-
-
-def measured(record: Mapping, how: str = "CPU seconds, medians of {turns} turns") -> str:
-    """Where and how the record was measured, for captions; `how` may name the number of turns."""
-    threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
-    how = how.format(turns=record["turns"])
-    return f"measured: {provenance([record])}; {threads}, batch {record['batch']}, {how}"
-
-
-def mask_name(mask: str) -> str:
-    """A mask of the record, or `dense`, as figures write it."""
-    return MASK_NAMES.get(mask, mask)
 
 
 # --- speed ------------------------------------------------------------------------------------------------
@@ -77,7 +34,7 @@ def speed_figure(record: Mapping) -> Figure:
     fig = figure((11.0, 5.2))
     left, right = fig.subplots(1, 2, sharey=True)
     for colour, (model, width) in zip(PALETTE, models(record), strict=False):
-        rows = chosen(record["steps"], model=model, width=width)
+        rows = rows_with(record["steps"], model=model, width=width)
         dense = best_dense(rows)
         for mask, (marker, line) in MASKS.items():
             ratios = times_as_fast(record, model, width, mask)
@@ -85,7 +42,7 @@ def speed_figure(record: Mapping) -> Figure:
             style = dict(marker=marker, ls=line, color=colour, markersize=5)
             left.plot(list(ratios), list(ratios.values()), label=f"{model} width {width}, {mask_name(mask)}", **style)
             right.plot(shares, list(ratios.values()), **style)
-        for bf16 in chosen(rows, engine="dense bf16"):
+        for bf16 in rows_with(rows, engine="dense bf16"):
             ratio, label = dense["seconds"] / bf16["seconds"], f"{model} width {width}, dense in bfloat16"
             left.axhline(ratio, color=colour, ls=":", label=label)
             right.axhline(ratio, color=colour, ls=":")
@@ -111,36 +68,13 @@ def log_axes(ax: Axes, xlabel: str) -> None:
     ax.grid(alpha=0.3)
 
 
-def speed_table(record: Mapping) -> str:
-    """Times as fast as the best dense float32 step, and the share of multiply-adds kept, by model, mask and density."""
-    rows = [("model", "masks", "density", "ms a step", "times as fast", "multiply-adds")]
-    for model, width in models(record):
-        dense = best_dense(chosen(record["steps"], model=model, width=width))
-        rows.append((f"{model} width {width}", dense["engine"], "-", f"{1e3 * dense['seconds']:.1f}", "1", "1"))
-        for mask in MASKS:
-            for density, row in sparse_steps(record, model, width, mask).items():
-                ratio, share = dense["seconds"] / row["seconds"], row["macs"] / dense["macs"]
-                numbers = f"{density:g}", f"{1e3 * row['seconds']:.1f}", f"{ratio:.1f}", f"{share:.4f}"
-                rows.append((f"{model} width {width}", mask_name(mask), *numbers))
-    return aligned(rows)
-
-
 # --- where the time goes ----------------------------------------------------------------------------------
-
-
-def grouped_parts(parts: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of a step by the groups of `PARTS` and "rest"; the sum stays the same."""
-    groups = dict.fromkeys((*PARTS, "rest"), 0.0)
-    for name, seconds in parts.items():
-        group = next((group for group, beginnings in PARTS.items() if name.startswith(beginnings)), "rest")
-        groups[group] += seconds
-    return groups
 
 
 def parts_figure(record: Mapping, model: str, width: int, mask: str) -> Figure:
     """Left: the dense step beside sparse ones, in one scale. Right: the sparse ones alone, part by part."""
     steps = sparse_steps(record, model, width, mask)
-    dense = best_dense(chosen(record["steps"], model=model, width=width))
+    dense = best_dense(rows_with(record["steps"], model=model, width=width))
     fig = figure((11.0, 4.6))
     left, right = fig.subplots(1, 2, width_ratios=(1.15, 1))
     left.bar(0, 1e3 * dense["seconds"], 0.7, color=LIGHT, label=dense["engine"])
@@ -171,7 +105,7 @@ def _stack(ax: Axes, places: np.ndarray, steps: Sequence[Mapping[str, float]]) -
 def layer_figure(record: Mapping, model: str, width: int, mask: str) -> Figure:
     """Milliseconds of each convolution with its norm, forward and backward: dense, and sparse at each density."""
     steps = sparse_steps(record, model, width, mask)
-    dense = best_dense([row for row in chosen(record["steps"], model=model, width=width) if "layers" in row])
+    dense = best_dense([row for row in rows_with(record["steps"], model=model, width=width) if "layers" in row])
     fig = figure((11.0, 6.0))
     axes, names = fig.subplots(2, 1, sharex=True), [layer["name"] for layer in dense["layers"]]
     for ax, way in zip(axes, ("forward", "backward"), strict=True):
@@ -202,7 +136,7 @@ def memory_figure(record: Mapping, model: str, width: int) -> Figure:
     """Peak memory of a step; a growth step in training steps; two clients at once against one after the other."""
     fig = figure((11.0, 4.2))
     left, middle, right = fig.subplots(1, 3, width_ratios=(1.25, 1, 1))
-    rows = chosen(record["memory"], model=model, width=width)
+    rows = rows_with(record["memory"], model=model, width=width)
     names = [row["engine"] if row["density"] is None else f"sparse, {row['density']:g}" for row in rows]
     colours = [LIGHT if row["density"] is None else PALETTE[0] for row in rows]
     bars = left.barh(names, [row["peak_bytes"] / 1e6 for row in rows], color=colours)

@@ -14,8 +14,8 @@ def strip(ax: Axes, groups: Mapping[str, Sequence[float]], ylabel: str, zero: bo
     """
     if zero:
         ax.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
-    for values in zip(*groups.values(), strict=True):
-        ax.plot(range(len(values)), values, color=GREY, alpha=0.35, linewidth=0.8)
+    for seed in zip(*groups.values(), strict=True):
+        ax.plot(range(len(seed)), seed, color=GREY, alpha=0.35, linewidth=0.8)
     for x, (values, colour) in enumerate(zip(groups.values(), PALETTE, strict=False)):
         mean = sum(values) / len(values)
         ax.plot([x] * len(values), values, "o", color=colour, markersize=5)

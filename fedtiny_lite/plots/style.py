@@ -1,8 +1,10 @@
 """How every figure looks: colour-blind-safe colours, sizes, titles that name their data, a second density axis."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis  # exported nowhere else
 from matplotlib.figure import Figure
 
 PALETTE = tuple(seaborn.color_palette("colorblind").as_hex())
@@ -25,12 +27,13 @@ def subtitle(fig: Figure, title: str, text: str) -> None:
     fig.text(0.5, 0.985 - 0.25 / fig.get_figheight(), text, ha="center", va="top", fontsize=8.5, color=GREY)
 
 
-def active_weights_axis(ax: Axes, weights_per_filter: float) -> Axes:
+def active_weights_axis(ax: Axes, weights_per_filter: float) -> SecondaryAxis:
     """A second axis above a density axis: active weights per filter = density * `weights_per_filter`.
 
     A slim model at 5-10 % keeps as many weights per filter as the full model at 1 %, so densities of models
     of different width compare on this axis only.
     """
-    axis = ax.secondary_xaxis("top", functions=(lambda d: d * weights_per_filter, lambda w: w / weights_per_filter))
+    functions = (lambda d: np.multiply(d, weights_per_filter), lambda w: np.divide(w, weights_per_filter))
+    axis = ax.secondary_xaxis("top", functions=functions)
     axis.set_xlabel("active weights per filter")
     return axis

@@ -1,8 +1,8 @@
 """Pruned activations: what a convolution keeps of its input for the backward pass, and the bytes that it takes.
 
-The forward pass is exact, and so is the gradient that passes through; only the weight's gradient is taken with the
-small activations as zero. This is the scaled activation pruning of FedMef (Huang et al., CVPR 2024), as the `mink`
-strategy of the authors' library FedPruning does it.
+The forward pass is exact, and so is the gradient that passes through to the input. Only the gradient of the weights is
+computed with the small activations set to zero. This is the scaled activation pruning of FedMef (Huang et al., CVPR
+2024), as the `mink` strategy of the authors' library FedPruning does it.
 """
 
 import copy
@@ -17,19 +17,22 @@ from fedtiny_lite.model.costs import smallest_bytes
 
 
 def kept_activations(elements: int, density: float) -> int:
-    """How many of `elements` activations are kept."""
-    return int(density * elements + 1e-9)
+    """How many of `elements` activations are kept at `density`, rounded down."""
+    return int(density * elements + 1e-9)  # 0.29 * 100 is 28.999..., which means 29
 
 
 @contextmanager
 def pruned_activations(model: nn.Module, density: float) -> Iterator[None]:
-    """Inside, each convolution keeps the largest `density` share of its input's |values|, over the whole batch."""
+    """A context in which each convolution keeps the `density` share of its input, the largest |values| of the batch.
+
+    The share is taken over the whole batch, not image by image.
+    """
     saving, handles = ExitStack(), []
 
-    def enter(layer: nn.Module, inputs: tuple) -> None:
+    def enter(layer: nn.Conv2d, inputs: tuple) -> None:
         saving.enter_context(saved_tensors_hooks(lambda saved: _pack(saved, layer.weight, density), _unpack))
 
-    def leave(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def leave(layer: nn.Conv2d, inputs: tuple, output: Tensor) -> None:
         saving.close()
 
     for layer in _convolutions(model).values():
@@ -46,7 +49,7 @@ Packed = Tensor | tuple[Tensor, Tensor]
 
 
 def _pack(saved: Tensor, weight: Tensor, density: float) -> Packed:
-    """The input of a layer pruned; its weight, which it saves as well, stays whole."""
+    """What is kept of a tensor that a layer saves: of its input the largest values, of its weight everything."""
     kept = kept_activations(saved.numel(), density)
     if saved.data_ptr() == weight.data_ptr() or kept == saved.numel():
         return saved
@@ -64,10 +67,12 @@ def _unpack(packed: Packed) -> Tensor:
 
 
 def activation_memory(model: nn.Module, in_shape: tuple[int, int, int], batch: int, density: float = 1.0) -> int:
-    """Bytes of the convolutions' inputs kept for the backward pass of one batch, each in its smallest format.
+    """Bytes of the convolutions' inputs that are kept for the backward pass of `batch` images.
 
-    `in_shape`: (C, H, W) of an image. Counted, not measured: what BN and ReLU keep is not part of it, and in torch a
-    ReLU keeps its whole output, the very tensor that the next convolution takes. Shapes are traced without data.
+    `in_shape`: (C, H, W) of an image. Each input counts in its smallest format (`costs.smallest_bytes`). The number is
+    counted from shapes, traced without data, and not measured. What BN and ReLU keep is not part of the number. In
+    torch a ReLU keeps its whole output, which is the very tensor that the next convolution takes, so that torch does
+    not save these bytes.
     """
     twin, shapes = copy.deepcopy(model).to("meta").eval(), []
     for layer in _convolutions(twin).values():
@@ -77,5 +82,5 @@ def activation_memory(model: nn.Module, in_shape: tuple[int, int, int], batch: i
     return sum(smallest_bytes(n, kept_activations(n, density), maps, pixels) for n, maps, pixels in rows)
 
 
-def _convolutions(model: nn.Module) -> dict[str, nn.Module]:
+def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}

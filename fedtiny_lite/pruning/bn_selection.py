@@ -1,8 +1,8 @@
 """Adaptive batch-normalisation selection: a pool of coarse candidates, judged on re-estimated statistics.
 
-All candidates share the server's pretrained weights and differ only in their masks. Before a candidate is
-judged, the clients re-estimate its batch-norm statistics on their own skewed data, and the server combines
-them; so a candidate is not condemned for the server's statistics, which belong to other data.
+All candidates share the server's pretrained weights and differ only in their masks. Before a candidate is judged, the
+clients re-estimate its batch-norm statistics on their own skewed data, and the server combines these statistics. A
+candidate is thus not judged by the server's statistics, which belong to other data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from fedtiny_lite.data.datasets import Split, batches, to_float
 from fedtiny_lite.model.masks import Mask, magnitude_mask, noise_counts
 from fedtiny_lite.model.networks import bn_names
-from fedtiny_lite.model.training import EVALUATION_BATCH, Normalisation, Score
+from fedtiny_lite.model.training import EVALUATION_BATCH, Evaluation, Normalisation
 
 BnStats = dict[str, Tensor]
-"""Running means and variances of a model by buffer name, each float32 [channels]."""
+"""Running means and variances of a model by buffer name, each a float32 tensor [channels]."""
+
+
+def usual_pool_size(density: float) -> int:
+    """Candidates in a pool, C = max(1, round(0.1 / density)): 10 at a density of 0.01 (recalled from the paper)."""
+    return max(1, round(0.1 / density))
 
 
 def candidate_pool(
@@ -28,23 +33,26 @@ def candidate_pool(
     noise: float,
     rng: np.random.Generator,
 ) -> list[Mask]:
-    """`candidates` magnitude masks with noisy layer densities, none above `budget` kept weights.
+    """`candidates` magnitude masks with noisy layer densities, each of at most `budget` kept weights.
 
-    `sizes`: prunable weights per layer. Uniform-noise strategy of the authors' 2022 code.
+    `weights`: the pretrained weights by name; `sizes`: number of prunable weights per layer. Layer densities are drawn
+    by `masks.noise_counts`, the uniform-noise strategy of the authors' 2022 code.
     """
     return [magnitude_mask(weights, noise_counts(sizes, budget, noise, rng)) for _ in range(candidates)]
 
 
 @torch.no_grad()
 def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnStats:
-    """Re-estimate running means and variances by one pass over `split`; no parameter changes.
+    """Re-estimates running means and variances by one pass over `split`; returns a copy of them.
 
-    Forward passes in train mode without gradient or augmentation. The estimate is the exact mean over the
-    split of each batch's mean and (unbiased) variance, weighted by the batch's size. The authors' 2022 code
-    instead makes ten passes with momentum 0.1, which leaves 35 % of the old statistics after ten batches.
+    The passes run in train mode without gradient and without augmentation. The estimate is the mean, over the batches,
+    of each batch's mean and (unbiased) variance, weighted by the batch's size. No parameter, batch counter or mode of
+    the model changes. The authors' 2022 code instead makes ten passes with momentum 0.1, which leaves 0.9^10 = 35 % of
+    the old statistics after ten batches.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, was_training = [norm.momentum for norm in norms], model.training
+    counters = {name: b.clone() for name, b in model.named_buffers() if name.endswith("num_batches_tracked")}
 
     def observe(images: Tensor, momentum: float) -> None:
         for norm in norms:
@@ -52,15 +60,23 @@ def recalibrate_bn(model: nn.Module, split: Split, pixels: Normalisation) -> BnS
         model(images)
 
     model.train()
-    observe_all(observe, split, pixels)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    try:
+        observe_all(observe, split, pixels)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for name, counter in counters.items():
+            model.get_buffer(name).copy_(counter)
+        model.train(was_training)
     return bn_stats(model)
 
 
 def observe_all(observe: Callable[[Tensor, float], None], split: Split, pixels: Normalisation) -> None:
-    """Calls observe(images, momentum) on every batch of `split`, each momentum the batch's share of what was seen."""
+    """Calls observe(images, momentum) on every batch of `split`.
+
+    The momentum is the batch's share of all images seen so far, which makes a running value the exact weighted mean.
+    Example: batches of 256, 256 and 88 images have momenta 1, 1/2 and 88/600.
+    """
     seen = 0
     for index in batches(len(split), EVALUATION_BATCH, None):
         seen += len(index)
@@ -74,10 +90,11 @@ def bn_stats(model: nn.Module) -> BnStats:
 
 
 def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule: str) -> BnStats:
-    """Combine the clients' statistics, weighted by their number of images; `weights` sum to one.
+    """The clients' statistics combined: mean = sum_k w_k mean_k.
 
-    mean = sum_k w_k mean_k. Variance by `rule`: "paper" = sum_k w_k var_k; "pooled" adds the spread of the
-    means, sum_k w_k (var_k + (mean_k - mean)^2), the exact variance of the pooled data.
+    `weights`: w_k, client k's share of the images; they sum to one. The variance follows `rule`. "paper" takes
+    sum_k w_k var_k. "pooled" adds the spread of the means, sum_k w_k (var_k + (mean_k - mean)^2), which is the exact
+    variance of the pooled data. Sums are taken in float64, the result is float32.
     """
     combined = {}
     for name in (n for n in stats[0] if n.endswith("running_mean")):
@@ -87,21 +104,24 @@ def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule:
             s[variance_name].double() + (((s[name].double() - mean) ** 2) if rule == "pooled" else 0.0) for s in stats
         ]
         combined[name] = mean.float()
-        combined[variance_name] = _weighted_sum(spread, weights).float()
+        # Far-apart finite means have a spread that float32 cannot hold; infinity would spoil the model for good.
+        combined[variance_name] = _weighted_sum(spread, weights).clamp(max=torch.finfo(torch.float32).max).float()
     return combined
 
 
 def _weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    return sum(tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True))
+    weighted = (tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True))
+    return sum(weighted, start=torch.zeros(()))
 
 
-def choose_candidate(scores: Sequence[Sequence[Score]]) -> tuple[int, list[float]]:
-    """The candidate of least mean loss, and each candidate's: sum_k loss / sum_k count over clients k.
+def choose_candidate(evaluations: Sequence[Sequence[Evaluation]]) -> tuple[int, list[float]]:
+    """The number of the candidate of least mean loss, and the mean loss of every candidate.
 
-    `scores[k][c]`: client k's score of candidate c. Of equal candidates the first.
+    `evaluations[k][c]`: candidate c on client k's images. A candidate's mean loss is sum_k loss_sum / sum_k count, so
+    that clients weigh by their images. Of equal candidates the first is chosen.
     """
     losses = [
         sum(client.loss_sum for client in column) / sum(client.count for client in column)
-        for column in zip(*scores, strict=True)
+        for column in zip(*evaluations, strict=True)
     ]
     return int(np.argmin(losses)), losses

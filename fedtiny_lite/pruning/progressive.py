@@ -1,17 +1,19 @@
 """Progressive pruning: when to adjust, which block, how many weights; growth gradients in O(a_l) memory.
 
-An adjustment in round r exchanges the a_l weakest kept weights of each layer of *one* block for the a_l
-pruned positions whose gradient, averaged over the clients, is largest. Clients never hold or send a dense
-layer gradient: each sends a list of its a_l largest, as (flat index, signed value).
+An adjustment in round r exchanges a_l weights in each layer l of *one* block. The a_l kept weights of smallest |value|
+are pruned. The a_l pruned positions of largest |gradient|, averaged over the clients, grow. Clients never hold or send
+a dense layer gradient: each client sends a list of its a_l largest gradients, as (flat index, signed value).
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from fedtiny_lite.model.masks import Mask, apply_mask, largest
 
@@ -19,27 +21,31 @@ GrowthList = tuple[Tensor, Tensor]
 """(flat index int64 [a_l], signed gradient float32 [a_l]) of one layer."""
 
 MIN_TILE = 4096
-"""Gradient values computed at a time where a_l is small: a constant, so that memory stays O(a_l)."""
+"""Gradient values computed at a time where a_l is small. A constant keeps the memory in O(a_l)."""
 
 
 # --- the schedule -----------------------------------------------------------------------------------------
 
 
 def is_adjustment(r: int, every: int, until: int) -> bool:
-    """Adjust when r > 0, r mod every = 0 and r < until; rounds count from 0."""
+    """Whether round r adjusts: r > 0, r mod every = 0 and r < until. Rounds count from 0."""
     return 0 < r < until and r % every == 0
 
 
 def exchange_rate(r: int, until: int, rate: float) -> float:
-    """Share of a layer's kept weights exchanged in round r: rate / 2 (1 + cos(pi r / until)), paper: rate = 0.3.
+    """Share of a layer's kept weights exchanged in round r: rate / 2 (1 + cos(pi r / until)); rate = 0.3 in the paper.
 
-    A function of the round itself, so that it decays in every round whether or not one adjusts in it.
+    The share depends on the round and not on the number of adjustments, so that it decays in every round. Example:
+    until = 100 gives the whole rate at r = 0, half of it at r = 50 and 0 at r = 100.
     """
     return rate / 2 * (1 + math.cos(math.pi * r / until))
 
 
 def exchange_counts(mask: Mask, names: Sequence[str], rate: float) -> dict[str, int]:
-    """a_l per layer: floor(rate * kept), at least 1 while rate > 0, at most the number of pruned positions."""
+    """a_l per layer: floor(rate * kept), at least 1 while rate > 0, at most the number of pruned positions.
+
+    Layers of which nothing is exchanged are left out.
+    """
     counts = {}
     for name in names:
         kept, pruned = mask.kept[name], mask[name].numel() - mask.kept[name]
@@ -50,11 +56,11 @@ def exchange_counts(mask: Mask, names: Sequence[str], rate: float) -> dict[str, 
 def adjustment_units(
     blocks: Sequence[Sequence[str]], granularity: str, order: str, adjust_blocks: str = "all"
 ) -> tuple[tuple[str, ...], ...]:
-    """The groups of layers that are adjusted in turn.
+    """The groups of layers that are adjusted in turn, each group a tuple of parameter names.
 
-    `blocks`: prunable layers per block, input to output. `granularity`: layer | block | entire (all layers at
-    once). `order`: backward (output to input, the paper's) | forward. `adjust_blocks`: "all" or block numbers
-    such as "1,3", 1 = nearest the input. Raises ValueError for a block that the model lacks.
+    `blocks`: names of the prunable layers of each block, input to output. `granularity`: "layer", "block" or "entire"
+    (all layers at once). `order`: "backward" (output to input, the paper's) or "forward". `adjust_blocks`: "all", or
+    block numbers such as "1,3", where block 1 is nearest the input. Raises ValueError for a block that the model lacks.
     """
     chosen = [tuple(blocks[i]) for i in _block_numbers(adjust_blocks, len(blocks))]
     if granularity == "layer":
@@ -79,9 +85,10 @@ def _block_numbers(text: str, blocks: int) -> list[int]:
 
 
 def unit_for_round(units: Sequence[Sequence[str]], r: int, every: int) -> tuple[str, ...]:
-    """The group adjusted in round r: they take turns by the number of the adjustment, not of the round.
+    """The group adjusted in round r. The groups take turns by the number of the adjustment, not of the round.
 
-    Going by the round number would leave every second block of four untouched at `every` = 10.
+    Example: with four groups and `every` = 10, rounds 10, 20, 30 and 40 adjust groups 0, 1, 2 and 3. Turns by the
+    number of the round would give groups 2, 0, 2 and 0, and never 1 or 3.
     """
     return tuple(units[(r // every - 1) % len(units)])
 
@@ -94,22 +101,23 @@ def growth_lists(
 ) -> dict[str, GrowthList]:
     """The counts[name] largest |gradients| of the mean loss among the pruned positions of each named layer.
 
-    One batch, `images` float [N, C, H, W]. The model normalises by the batch's own statistics, as in training,
-    but its running statistics stay as they are. Parameters are frozen, so autograd computes gradients of
-    activations only; the weight gradient then comes tile by tile from each layer's input and output gradient,
-    merged into a running top-a.
+    `images`: one batch, float [N, C, H, W], N >= 2; `labels`: int64 [N]. The model normalises by the batch's own
+    statistics, as in training. Its parameters, running statistics and batch counters stay as they are. Parameters are
+    frozen, so that autograd computes the gradients of activations only. The gradient of a layer's weights is then made
+    tile by tile from the layer's input and output gradient, and only the largest values so far are kept.
+
+    Raises ValueError for fewer than two images.
     """
+    check_growth_batch(images)
     layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in counts}
-    inputs, outputs = {}, {}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def capture(name: str):
-        def hook(_, args, output):
-            inputs[name] = args[0].detach()
-            outputs[name] = output if output.requires_grad else output.requires_grad_()
+    def capture(name: str, _: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        inputs[name] = args[0].detach()
+        outputs[name] = output if output.requires_grad else output.requires_grad_()
 
-        return hook
-
-    hooks = [layer.register_forward_hook(capture(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(partial(capture, name)) for name, layer in layers.items()]
     try:
         with _frozen(model):
             loss = F.cross_entropy(model(images), labels)
@@ -123,33 +131,45 @@ def growth_lists(
     }
 
 
+def check_growth_batch(images: Tensor) -> None:
+    """Raises ValueError for fewer than two images: batch norm cannot normalise one value per channel.
+
+    One image would do where every map has two pixels or more. The rule is the same for all networks, so that a setting
+    is allowed or refused whatever the size of the maps.
+    """
+    if len(images) < 2:
+        raise ValueError(f"growth gradients are taken on two images or more, not on {len(images)}; raise growth_batch")
+
+
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Train mode in which neither parameters nor running statistics can change."""
+    """Train mode in which no parameter and no buffer changes; afterwards the model is as it was."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta, was_training = [norm.momentum for norm in norms], model.training
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    was_training = model.training
     model.train()
     for parameter in parameters:
         parameter.requires_grad_(False)
     for norm in norms:
-        norm.momentum = 0.0
+        # A momentum of 0 would not do: the batch counter would move, and 0 * NaN is NaN.
+        norm.track_running_stats = False
     try:
         yield
     finally:
         model.train(was_training)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def layer_growth_list(layer: nn.Module, x: Tensor, grad_output: Tensor, keep: Tensor, count: int) -> GrowthList:
     """The `count` largest |dL/dw| where `keep` is False, in O(count) memory.
 
-    x [N, C_in, ...] the layer's input, grad_output [N, C_out, ...], keep bool [C_out, C_in, ...]. The gradient is
-    made in tiles of at most max(MIN_TILE, count / 4) values: runs of output channels, and of input channels where
-    one output channel is already too large. Of each tile only what may still enter the list is looked at again.
+    `x`: the layer's input [N, C_in, ...]; `grad_output`: the gradient of its output [N, C_out, ...]; `keep`: bool
+    [C_out, C_in, ...]. The gradient is made in tiles of at most max(MIN_TILE, count / 4) values. A tile is a run of
+    whole output channels; where one output channel is larger than a tile, the tile is a run of its input channels.
+    Once the list is full, a value enters only if it is at least as large as the smallest value of the list.
     """
     c_out, c_in, taps = keep.shape[0], keep.shape[1], keep[0, 0].numel()
     tile_size = max(MIN_TILE, count // 4)
@@ -166,7 +186,7 @@ def layer_growth_list(layer: nn.Module, x: Tensor, grad_output: Tensor, keep: Te
             if len(value) == count:
                 eligible &= gradient.abs() >= value.abs().min()
             row, column, tap = eligible.nonzero(as_tuple=True)
-            flat = ((row + top) * c_in + column + left) * taps + tap
+            flat = ((row + top) * c_in + column + left) * taps + tap  # index in the whole layer, not in the tile
             index, value = keep_largest(torch.cat([index, flat]), torch.cat([value, gradient[eligible]]), count)
     return index.cpu(), value.cpu()
 
@@ -175,12 +195,12 @@ def _weight_gradient(layer: nn.Module, x: Tensor, grad_output: Tensor, shape: to
     """The gradient of one tile of a convolution's or linear layer's weights, of the tile's shape."""
     if isinstance(layer, nn.Linear):
         return grad_output.T @ x
-    return nn.grad.conv2d_weight(x, shape, grad_output, stride=layer.stride, padding=layer.padding)
+    return conv2d_weight(x, shape, grad_output, stride=layer.stride, padding=layer.padding)
 
 
 def keep_largest(index: Tensor, value: Tensor, count: int) -> GrowthList:
-    """The `count` entries of largest |value|, in order of index, so that tiles of any size agree on ties."""
-    by_index = index.argsort()
+    """The `count` entries of largest |value|, ascending by index; of equal values the first."""
+    by_index = index.argsort()  # before the choice: ties are then settled alike whatever the tiles
     index, value = index[by_index], value[by_index]
     best = largest(value.abs(), count).sort().values
     return index[best], value[best]
@@ -190,9 +210,10 @@ def keep_largest(index: Tensor, value: Tensor, count: int) -> GrowthList:
 
 
 def merge_growth_lists(lists: Sequence[GrowthList], weights: Sequence[float]) -> GrowthList:
-    """g = sum_k w_k g_k over the listed positions, a missing entry counting 0 (the paper's Eq. 8).
+    """g = sum_k w_k g_k over the listed positions; an entry that client k does not list counts 0 (the paper's Eq. 8).
 
-    `weights` sum to one. Returns the union of the positions, ascending, and float64 gradients.
+    `lists`: one list per client; `weights`: one share per client, which sum to one. Returns the union of the positions,
+    int64 and ascending, and the gradients at them, float64.
     """
     index = torch.cat([entries for entries, _ in lists])
     value = torch.cat([gradient.double() * w for (_, gradient), w in zip(lists, weights, strict=True)])
@@ -203,10 +224,11 @@ def merge_growth_lists(lists: Sequence[GrowthList], weights: Sequence[float]) ->
 def grow_and_prune(
     state: Mapping[str, Tensor], mask: Mask, merged: Mapping[str, GrowthList], counts: Mapping[str, int]
 ) -> tuple[dict[str, Tensor], Mask]:
-    """Exchange counts[name] weights in each listed layer: grow by |gradient|, prune by |weight|.
+    """Exchanges counts[name] weights in each layer of `merged`: grow by |gradient|, prune by |weight|.
 
-    Grown weights start at zero. What is pruned is chosen among the weights kept before, what grows among
-    those pruned before, so the two sets are disjoint and each layer keeps as many weights as it had.
+    `merged`: what `merge_growth_lists` returns, per layer. Grown weights start at zero. Weights grow among the
+    positions pruned before, and weights are pruned among those kept before. The two sets are disjoint, so that each
+    layer keeps as many weights as before. Returns the new state and mask; `state` and `mask` stay as they are.
     """
     changed, new_state = {}, dict(state)
     for name, (index, gradient) in merged.items():

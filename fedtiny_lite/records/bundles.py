@@ -62,7 +62,7 @@ def load_plan(plan: str, out: str | Path) -> tuple[list[dict], str]:
     raise FileNotFoundError(f"no records of plan {plan}; make them with: python -m fedtiny_lite sweep {plan}")
 
 
-def provenance(records: Sequence[dict]) -> str:
+def provenance(records: Sequence[Mapping]) -> str:
     """Processor, torch and commit of these runs, in words."""
     environments = [record["environment"] for record in records]
     places = {(e["cpu"], e["packages"]["torch"], _short(e["commit"])) for e in environments}
@@ -79,12 +79,11 @@ def _slim(record: dict) -> dict:
     data = {key: value for key, value in record["data"].items() if key not in _LEFT_OUT}
     rounds = {key: _column([entry[key] for entry in record["rounds"]]) for key in _round_keys(record)}
     kept = {key: record[key] for key in ("run_id", "config", "model", "environment", "complete")}
-    stopped = {"stopped": record["stopped"]} if "stopped" in record else {}
+    kept |= {key: record[key] for key in ("method", "stopped") if key in record}
     short = {key: _rounded(record[key]) for key in ("start", "final")}
     prelude = [{key: _rounded(value) for key, value in entry.items() if _small(value)} for entry in record["prelude"]]
     return (
         kept
-        | stopped
         | {"data": data, "prelude": prelude, "number_of_rounds": len(record["rounds"])}
         | short
         | {"rounds": rounds}

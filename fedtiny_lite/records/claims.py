@@ -1,12 +1,15 @@
 """Claims: the numbers that notebooks state, held against the bands in `notebooks/expected.json`."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedtiny_lite.records.files import ROOT, plain, read_json, write_json
 
 EXPECTED = ROOT / "notebooks" / "expected.json"
+Band = Sequence[float | None]
+"""The lowest and the highest number that is expected, both included; None leaves an end open."""
 
 
 def expected_bands() -> dict[str, dict]:
@@ -17,8 +20,8 @@ def expected_bands() -> dict[str, dict]:
     return {entry["id"]: entry for entry in read_json(EXPECTED)}
 
 
-def check(claim_id: str, measured: float | None, profile: str) -> dict:
-    """Hold a measured number against its expected band.
+def check(claim_id: str, measured: float | None, profile: str, band: Band | None = None) -> dict[str, Any]:
+    """Hold a measured number against its expected band: the one in expected.json, or `band` where that is given.
 
     Returns {id, claim, profile, low, high, measured, ok}. `ok` is None ("not judged") if the claim has no
     band at this profile; a number that is missing or NaN is outside any band. Raises ValueError for an
@@ -28,10 +31,11 @@ def check(claim_id: str, measured: float | None, profile: str) -> dict:
     if claim_id not in bands:
         raise ValueError(f"unknown claim {claim_id!r}; {EXPECTED.name} has {', '.join(sorted(bands))}")
     entry, number = bands[claim_id], plain(measured)
+    band = band or entry["profiles"].get(profile)
     row = {"id": claim_id, "claim": entry["claim"], "profile": profile, "low": None, "high": None}
-    if profile not in entry["profiles"]:
+    if band is None:
         return row | {"measured": number, "ok": None}
-    low, high = entry["profiles"][profile]
+    low, high = band
     above = number is not None and (low is None or number >= low)
     below = number is not None and (high is None or number <= high)
     return row | {"low": low, "high": high, "measured": number, "ok": above and below}

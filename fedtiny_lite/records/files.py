@@ -8,12 +8,17 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, where there is one."""
 
 
-def plain(value: object) -> object:
+Json = Any
+"""JSON data: a dict, a list, a string, a number, a bool or None; which of them, its reader knows."""
+
+
+def plain(value: Any) -> Json:
     """`value` as plain JSON data: arrays become lists, their scalars numbers, NaN and infinity null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
@@ -53,7 +58,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     return path
 
 
-def read_json(path: str | Path) -> object:
+def read_json(path: str | Path) -> Json:
     """The JSON data in `path`. Raises FileNotFoundError, or ValueError if the file is torn or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

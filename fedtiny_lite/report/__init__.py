@@ -1,1 +1,1 @@
-"""Records compared: groups, differences, tables."""
+"""Records compared: tables of runs, differences seed by seed, tables for notebooks. No torch."""

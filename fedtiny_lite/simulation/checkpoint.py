@@ -1,15 +1,20 @@
-"""The state of an unfinished run after its last finished round, in one file that is whole or absent."""
+"""How far an unfinished run has come after its last finished round, in one file that is whole or absent."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedtiny_lite.config import Config
+from fedtiny_lite.federated.ledger import Ledger
 from fedtiny_lite.federated.messages import decode_mask, decode_state, encode_mask, encode_state, pack, unpack
-from fedtiny_lite.federated.protocol import State
-from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
+from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.records.files import plain, write_bytes
+from fedtiny_lite.simulation.progress import Progress
 
 
 def path_in(folder: Path) -> Path:
@@ -17,14 +22,20 @@ def path_in(folder: Path) -> Path:
     return folder / "checkpoint.ftl"
 
 
-def save(folder: Path, config: Config, record: dict, state: State, memories: list[bytes]) -> None:
-    """Write the checkpoint beside its place and rename it. Raises OSError if it cannot be written."""
-    order = list(state.mask)
-    tensors = {"weights": encode_state(state.weights, state.mask), "mask": encode_mask(state.mask, order)}
-    tensors |= {f"extra:{name}": tensor for name, tensor in state.extra.items()}
-    tensors |= {f"memory:{k}": torch.frombuffer(bytearray(m), dtype=torch.uint8) for k, m in enumerate(memories)}
-    data = pack(tensors, identity=config.identity(), record=plain(record), unsent=list(state.unsent))
-    write_bytes(path_in(folder), data)
+def save(folder: Path, config: Config, record: dict[str, Any], progress: Progress) -> None:
+    """Write the checkpoint beside its place and rename it. Raises OSError if it cannot be written.
+
+    The method's tensors and the clients' memories are messages of their own inside it, so no name can meet another.
+    """
+    state, ledger = progress.state, progress.ledger
+    tensors = {
+        "weights": encode_state(state.weights, state.mask),
+        "mask": encode_mask(state.mask, list(state.mask)),
+        "extra": _as_tensor(pack(state.extra)),
+        "memories": _as_tensor(pack({str(k): _as_tensor(memory) for k, memory in progress.memories.items()})),
+    }
+    known = {"versions": ledger.versions, "held": list(ledger.held.items()), "samples": list(ledger.samples.items())}
+    write_bytes(path_in(folder), pack(tensors, identity=config.identity(), record=plain(record), ledger=known))
 
 
 def remove(folder: Path) -> None:
@@ -34,10 +45,9 @@ def remove(folder: Path) -> None:
     path_in(folder).unlink(missing_ok=True)
 
 
-def check_identity(path: Path, theirs: dict, config: Config) -> None:
+def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> None:
     """Raise ValueError, naming the settings that differ, if the file at `path` belongs to another run."""
-    ours = config.identity()
-    differing = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
+    differing = config.differing(theirs)
     if differing:
         raise ValueError(
             f"{path} is of another run (it differs in {', '.join(differing)}); "
@@ -45,8 +55,8 @@ def check_identity(path: Path, theirs: dict, config: Config) -> None:
         )
 
 
-def load(folder: Path, config: Config, server: Server) -> tuple[dict, State, list[bytes]] | None:
-    """Record so far, state and memories of an unfinished run, or None if there is no checkpoint.
+def load(folder: Path, config: Config, task: Task) -> tuple[dict[str, Any], Progress] | None:
+    """Record and progress of an unfinished run, or None if there is no checkpoint.
 
     Raises ValueError for a torn checkpoint or one of other settings; neither is touched.
     """
@@ -58,9 +68,18 @@ def load(folder: Path, config: Config, server: Server) -> tuple[dict, State, lis
     except ValueError as error:
         raise ValueError(f"{path}: {error}; delete it to start this run over") from error
     check_identity(path, message.meta.get("identity", {}), config)
-    tensors = message.tensors
-    mask = Mask(decode_mask(tensors["mask"], server.mask_shapes))
-    weights = decode_state(tensors["weights"], mask, server.state_shapes)
-    extra = {name.removeprefix("extra:"): t for name, t in tensors.items() if name.startswith("extra:")}
-    memories = [tensors[f"memory:{k}"].numpy().tobytes() for k in range(config.clients)]
-    return message.meta["record"], State(weights, mask, tuple(message.meta["unsent"]), extra), memories
+    tensors, known = message.tensors, message.meta["ledger"]
+    mask = Mask(decode_mask(tensors["mask"], task.mask_shapes))
+    weights = decode_state(tensors["weights"], mask, task.state_shapes)
+    state = State(weights, mask, unpack(_as_bytes(tensors["extra"])).tensors)
+    memories = unpack(_as_bytes(tensors["memories"])).tensors
+    ledger = Ledger(known["versions"], dict(known["held"]), dict(known["samples"]))
+    return message.meta["record"], Progress(state, ledger, {int(k): _as_bytes(m) for k, m in memories.items()})
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _as_bytes(tensor: Tensor) -> bytes:
+    return tensor.numpy().tobytes()

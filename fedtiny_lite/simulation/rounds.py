@@ -1,8 +1,8 @@
 """`run(config) -> record`: the only round loop. It resumes, and its record does not depend on where clients run.
 
-The loop packs what a method asks, hands the bytes to every client, and gives the method the answers in order
-of client number. Clients run in this process or in worker processes; either way each answer depends on the
-message, the client's samples, its memory and its own generator alone.
+The loop packs what a method asks, hands the bytes to the clients that take part, has the replies checked, and gives
+the method those that passed, in order of client number. Clients run in this process or in worker processes; either way
+each answer depends on the message, the client's samples, its memory and its own generator alone.
 """
 
 import contextlib
@@ -11,45 +11,54 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
-from fedtiny_lite.config import Config
+from fedtiny_lite.config import Config, load_method
 from fedtiny_lite.export.tiny_model import final_model, save_tiny
-from fedtiny_lite.federated.messages import pack, unpack
-from fedtiny_lite.federated.protocol import Exchange, Method, State
-from fedtiny_lite.federated.server import Server, accept
+from fedtiny_lite.federated.client import EMPTY_MEMORY
+from fedtiny_lite.federated.ledger import accept, address, begin, note_changes
+from fedtiny_lite.federated.protocol import Answered, Exchange, Method, answer_question
+from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.masks import check_masked
-from fedtiny_lite.records import environment, files, schema
+from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records.environment import environment
+from fedtiny_lite.records.files import write_bytes, write_json
+from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation import checkpoint
+from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import final, score
-from fedtiny_lite.simulation.setup import Federation, build_federation, client_of, load_method, resolve_device
+from fedtiny_lite.simulation.setup import Federation, build_federation, client_of, largest_first, resolve_device
+
+OnRound = Callable[[dict[str, Any], State], None]
+"""Called with the record's entry of the start (its round is -1) or of a round, and the server's state after it."""
 
 
-def run(config: Config, out: Path | str | None = None, on_round: Callable | None = None) -> dict:
+def run(config: Config, out: Path | str | None = None, on_round: OnRound | None = None) -> dict[str, Any]:
     """Run `config` and return its record; with `out`, keep it as `out`/<run_id>/record.json and the
     final model beside it (`tiny_model.load_tiny`).
 
     A finished record there is returned as it is; an interrupted run continues after its last finished round,
-    to the same record. `on_round(entry, state)` is called with the starting state (its round is -1) and after
-    every round. Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit,
-    and FloatingPointError when every client diverged: the record so far is then kept, not complete.
+    to the same record. Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit,
+    and FloatingPointError when fewer than half of a round's replies could be used: the record so far is then kept, not
+    complete.
     """
     config = replace(config, torch_device=resolve_device(config.torch_device))
     folder = None if out is None else Path(out) / config.run_id
     if folder and (folder / "record.json").exists():
-        record = schema.read_record(folder / "record.json")
+        record = read_record(folder / "record.json")
         checkpoint.check_identity(folder / "record.json", record["config"], config)
         if record["complete"]:
             return record
     if folder:  # an output that cannot be written shall not cost the work of a round
-        files.write_bytes(folder / ".writable", b"").unlink(missing_ok=True)
+        write_bytes(folder / ".writable", b"").unlink(missing_ok=True)
     try:
         with _one_thread(), _pool(config) as pool:
             return _run(config, folder, on_round or (lambda entry, state: None), pool)
@@ -62,146 +71,158 @@ def run(config: Config, out: Path | str | None = None, on_round: Callable | None
                 folder.rmdir()
 
 
-def _run(config: Config, folder: Path | None, on_round: Callable, pool: Executor | None) -> dict:
+def _run(config: Config, folder: Path | None, on_round: OnRound, pool: Executor | None) -> dict[str, Any]:
     federation, method = build_federation(config), load_method(config.method)
-    saved = checkpoint.load(folder, config, federation.server) if folder else None
-    record = saved[0] if saved else _new_record(config, federation)
+    saved = checkpoint.load(folder, config, federation.task) if folder else None
+    record = saved[0] if saved else _new_record(federation, method)
     try:
-        state, memories = saved[1:] if saved else _prepare(federation, method, record, on_round, pool)
+        progress = saved[1] if saved else _prepare(federation, method, record, on_round, pool)
         for r in range(len(record["rounds"]), config.rounds):
             began = time.perf_counter()
-            state, memories, entry = carry_out(federation, method.training, -1, state, r, memories, pool)
-            entry = {"round": r} | score(federation, state) | entry | {"seconds": time.perf_counter() - began}
+            progress, entry = carry_out(federation, method, -1, progress, r, pool)
+            entry = {"round": r} | score(federation, progress.state) | entry | {"seconds": time.perf_counter() - began}
             record["rounds"].append(entry)
             if folder:
-                checkpoint.save(folder, config, record, state, memories)
-            on_round(entry, state)
+                checkpoint.save(folder, config, record, progress)
+            on_round(entry, progress.state)
     except FloatingPointError as error:
         when = f"in round {len(record['rounds'])}" if record["start"] else "before training"
         _store(record | {"stopped": f"{when}: {error}"}, folder)
         raise
-    record |= {"final": final(federation, method, record, state), "complete": True}
+    record |= {"final": final(federation, method, record, progress.state), "complete": True}
     if folder:
-        save_tiny(folder / "model.tiny", final_model(federation.server, state))
+        classes = federation.holdings.classes
+        save_tiny(folder / "model.tiny", final_model(federation.server, progress.state, classes))
     _store(record, folder)
     return record
 
 
 def _prepare(
-    federation: Federation, method: Method, record: dict, on_round: Callable, pool: Executor | None
-) -> tuple[State, list[bytes]]:
-    """The state that training starts from and the clients' memories; the record is told what it cost."""
-    config = federation.server.config
-    state, memories = method.start(federation.server), [pack({})] * config.clients
-    for index, exchange in enumerate(method.prelude(config)):
-        state, memories, entry = carry_out(federation, exchange, index, state, -1, memories, pool)
+    federation: Federation, method: Method, record: dict[str, Any], on_round: OnRound, pool: Executor | None
+) -> Progress:
+    """What training starts from; the record is told what it cost."""
+    state = method.start(federation.server)
+    _check_state(federation.server, state)
+    progress = Progress(state, begin(method, federation.server, state, federation.samples))
+    for index, exchange in enumerate(method.prelude(federation.task.config)):
+        progress, entry = carry_out(federation, method, index, progress, -1, pool)
         record["prelude"].append({"exchange": exchange.name} | entry)
-    record["start"] = {"round": -1} | score(federation, state)
-    on_round(record["start"], state)
-    return state, memories
+    record["start"] = {"round": -1} | score(federation, progress.state)
+    on_round(record["start"], progress.state)
+    return progress
+
+
+def exchange_at(method: Method, config: Config, index: int) -> Exchange:
+    """The exchange at a place of the method's prelude; -1: that of training."""
+    return (*method.prelude(config), method.training)[index]
 
 
 def carry_out(
-    federation: Federation,
-    exchange: Exchange,
-    index: int,
-    state: State,
-    r: int,
-    memories: list[bytes],
-    pool: Executor | None,
-) -> tuple[State, list[bytes], dict]:
-    """One round trip in round `r`: the next state, the clients' memories, and its cost and notes.
+    federation: Federation, method: Method, index: int, progress: Progress, r: int, pool: Executor | None
+) -> tuple[Progress, dict[str, Any]]:
+    """One round trip in round `r`: what follows from it, its cost, and the method's notes.
 
     `index`: the exchange's place in the method's prelude, -1 for training. `pool`: where clients answer; None = here.
     """
-    began, server = time.perf_counter(), federation.server
-    messages = _ask(exchange, server, state, r)
-    # The clients with most samples first, so that workers finish together; folding is in order of number.
-    order = sorted(messages, key=lambda k: -len(federation.splits[k]))
-    tasks = [(server.config, index, k, r, messages[k], memories[k]) for k in order]
-    answers = dict(zip(order, (pool.map if pool else map)(answer, *zip(*tasks, strict=True)), strict=True))
-    replies, rejected = accept({k: unpack(found.reply) for k, found in answers.items()})
-    state, note = exchange.fold(server, state, r, replies)
+    began, server, config = time.perf_counter(), federation.server, federation.task.config
+    exchange, state, ledger = exchange_at(method, config, index), progress.state, progress.ledger
+    clients = list(exchange.clients(config, r))
+    messages = address(method, server, state, ledger, exchange.ask(server, state, r), clients)
+    answers = _gather(federation, index, r, messages, progress.memories, pool)
+    packed = {k: found.reply for k, found in answers.items()}
+    accepted = accept(method, exchange, server, state, r, ledger, packed)
+    following, note = exchange.fold(server, state, r, accepted.replies)
+    _check_state(server, following)
+    memories = {**progress.memories, **{k: found.memory for k, found in answers.items()}}
+    ledger = note_changes(method, server, state, following, accepted.ledger)
+    cost = _cost(messages, answers, accepted.rejections) | {"seconds": time.perf_counter() - began}
+    return Progress(following, ledger, memories), cost | note
+
+
+def _check_state(server: Server, state: State) -> None:
+    """Raises ValueError for a state that cannot be packed: both sides take its numbers in the order of the task."""
+    task = server.task
+    for part, given, needed in (
+        ("weights", state.weights, task.state_shapes),
+        ("mask", state.mask, task.mask_shapes),
+    ):
+        if list(given) != list(needed):
+            raise ValueError(f"the {part} of a state must have the names {list(needed)}, in this order")
     check_masked(state.weights, state.mask)
+
+
+def _gather(
+    federation: Federation,
+    index: int,
+    r: int,
+    messages: Mapping[int, bytes],
+    memories: Mapping[int, bytes],
+    pool: Executor | None,
+) -> dict[int, Answered]:
+    """The answer of each client that is asked."""
+    config, pixels = federation.task.config, federation.task.pixels
+    order = largest_first(federation.holdings, list(messages))
+    tasks = [(config, pixels, index, k, r, messages[k], memories.get(k, EMPTY_MEMORY)) for k in order]
+    return dict(zip(order, (pool.map if pool else map)(answer, *zip(*tasks, strict=True)), strict=True))
+
+
+def answer(
+    config: Config, pixels: Normalisation, index: int, k: int, r: int, message: bytes, memory: bytes
+) -> Answered:
+    """Client k's answer to exchange `index` (-1: training).
+
+    Everything crosses as bytes; this is what a worker process executes.
+    """
+    client = client_of(config, pixels, k, r, memory)
+    return answer_question(client, exchange_at(load_method(config.method), config, index), message)
+
+
+def _cost(
+    messages: Mapping[int, bytes], answers: Mapping[int, Answered], rejections: Mapping[int, str]
+) -> dict[str, Any]:
+    """What an exchange cost, for the record; the reasons of rejections only where there are any."""
     flops = [found.flops for found in answers.values()]
-    cost = {
+    return {
+        "asked": sorted(messages),
         "bytes_up": sum(len(found.reply) for found in answers.values()),
         "bytes_down": sum(map(len, messages.values())),
         "training_flops": sum(flops),
         "client_flops": max(flops),
         "client_kept": max(found.kept for found in answers.values()),
         "client_state_bytes": max(found.state_bytes for found in answers.values()),
-        "rejected_clients": rejected,
+        "rejected_clients": sorted(rejections),
         "trained_on": sorted({name for found in answers.values() for name in found.trained_on}),
-        "seconds": time.perf_counter() - began,
-    }
-    return state, [answers[k].memory if k in answers else memories[k] for k in range(len(memories))], cost | note
+    } | ({"rejections": {str(k): reason for k, reason in rejections.items()}} if rejections else {})
 
 
-def _ask(exchange: Exchange, server: Server, state: State, r: int) -> dict[int, bytes]:
-    """The packed message to each client that is asked."""
-    clients = range(server.config.clients)
-    if not exchange.per_client:
-        tensors, meta = exchange.ask(server, state, r)
-        return dict.fromkeys(clients, pack(tensors, **meta))
-    asked = {k: exchange.ask(server, state, r, k) for k in clients}
-    return {k: pack(question[0], **question[1]) for k, question in asked.items() if question is not None}
-
-
-class Answer(NamedTuple):
-    """What comes back from a client: its packed reply and memory, what it cost (see `protocol.Reply`), and the engines
-    that trained it.
-    """
-
-    reply: bytes
-    memory: bytes
-    flops: int
-    kept: int
-    state_bytes: int
-    trained_on: tuple[str, ...]
-
-
-def answer(config: Config, index: int, k: int, r: int, message: bytes, memory: bytes) -> Answer:
-    """Client k's answer to exchange `index` (-1: training).
-
-    Everything crosses as bytes; this is what a worker process executes.
-    """
-    federation, method = build_federation(config), load_method(config.method)
-    exchange = (*method.prelude(config), method.training)[index]
-    client = client_of(federation, k, r, unpack(memory).tensors)
-    reply = exchange.answer(client, unpack(message))
-    packed = pack(reply.tensors, **reply.meta)
-    trained_on = tuple(sorted(client.trained_on))
-    return Answer(packed, pack(client.memory), reply.flops, reply.kept, reply.state_bytes, trained_on)
-
-
-def _new_record(config: Config, federation: Federation) -> dict:
-    server = federation.server
-    sizes = {layer.name: layer.weights for layer in federation.layers}
+def _new_record(federation: Federation, method: Method) -> dict[str, Any]:
+    task = federation.task
+    pixels = {"mean": list(task.pixels.mean), "std": list(task.pixels.std)}
     return {
-        "run_id": config.run_id,
-        "config": config.identity(),
-        "data": federation.summary,
+        "run_id": task.config.run_id,
+        "method": {"label": method.label, "family": method.family},
+        "config": task.config.identity(),
+        "data": federation.holdings.summary | {"pixels": pixels},
         "model": {
-            "parameters": server.parameters,
-            "layers": sizes,
-            "prunable": server.sizes,
-            "budget": server.budget,
-            "allowed": server.allowed,
+            "parameters": task.parameters,
+            "layers": {layer.name: layer.weights for layer in task.layers},
+            "prunable": task.sizes,
+            "budget": task.budget,
+            "allowed": task.allowed,
         },
-        "prelude": [],
+        "prelude": [federation.survey] if federation.survey else [],
         "start": {},
         "rounds": [],
         "final": {},
-        "environment": environment.environment() | {"workers": config.workers},
+        "environment": environment() | {"workers": task.config.workers},
         "complete": False,
     }
 
 
-def _store(record: dict, folder: Path | None) -> None:
+def _store(record: dict[str, Any], folder: Path | None) -> None:
     """Write the record; a finished run then needs its checkpoint no more."""
     if folder:
-        files.write_json(folder / "record.json", record)
+        write_json(folder / "record.json", record)
         if record["complete"]:
             checkpoint.remove(folder)
 
@@ -238,5 +259,7 @@ def start_worker() -> None:
 
 def _end_with_parent() -> None:
     """A worker whose run was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -1,41 +1,46 @@
 """What a record says of the server's model: accuracy and loss on the scored images, achieved densities, totals."""
 
-import torch
+from typing import Any
 
-from fedtiny_lite.federated.protocol import Method, State
-from fedtiny_lite.model.masks import check_masked, kept_parameters
+import torch
+from torch import Tensor
+
+from fedtiny_lite.federated.messages import pack, unpack
+from fedtiny_lite.federated.protocol import Method
+from fedtiny_lite.federated.state import State, masked_start
+from fedtiny_lite.model.masks import kept_parameters
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import correct_by_class
 from fedtiny_lite.simulation.setup import Federation
 from fedtiny_lite.sparse.engine import engine_for
 
 
-def score(federation: Federation, state: State) -> dict:
+def score(federation: Federation, state: State) -> dict[str, Any]:
     """Accuracy and loss of the server's model on the images that the run is scored on, and its achieved densities.
 
     `model_density`: kept / all parameters of `config.model`, where a small model stands in for it too;
     `prunable_density`: kept / all prunable weights of the model that is trained.
     """
-    server, on = federation.server, federation.server.config.score_on
+    server, task, on = federation.server, federation.task, federation.task.config.score_on
     load_state(server.model, state.weights)
-    engine = engine_for(server.config, server.model, federation.layers, state.mask.kept)
-    found = engine.evaluate(server.model, state.mask, federation.test, server.pixels)
+    engine = engine_for(task.config, server.model, task.layers, state.mask.kept)
+    found = engine.evaluate(server.model, state.mask, federation.holdings.test, task.pixels)
     return {
         f"{on}_accuracy": found.correct / found.count,
         f"{on}_loss": found.loss_sum / found.count,
-        "model_density": kept_parameters(state.weights, state.mask) / server.parameters,
+        "model_density": kept_parameters(state.weights, state.mask) / task.parameters,
         "prunable_density": state.mask.prunable_density,
         "empty_layers": list(state.mask.empty),
     }
 
 
-def final(federation: Federation, method: Method, record: dict, state: State) -> dict:
+def final(federation: Federation, method: Method, record: dict[str, Any], state: State) -> dict[str, Any]:
     """What a finished run comes to: the last scores, the sums and the largest of its costs, what is kept."""
     last = record["rounds"][-1] if record["rounds"] else record["start"]
     entries = record["prelude"] + record["rounds"]
     totals = ("bytes_up", "bytes_down", "training_flops", "seconds")
     largest = ("client_flops", "client_state_bytes")
-    personal = {"personal_accuracy": _personal_accuracy(federation, method, state)} if method.personal else {}
+    personal = {"personal_accuracy": personal_accuracy(federation, method, state)} if method.mask_of else {}
     return (
         {name: last[name] for name in record["start"] if name != "round"}
         | {name: sum(entry[name] for entry in entries) for name in totals}
@@ -45,16 +50,31 @@ def final(federation: Federation, method: Method, record: dict, state: State) ->
     )
 
 
-def _personal_accuracy(federation: Federation, method: Method, state: State) -> float:
-    """Each client's own model on the scored images, whose classes count as often as they do among its samples; the
-    mean over clients.
+def personal_accuracy(federation: Federation, method: Method, state: State) -> float:
+    """The clients' own models on the scored images, whose classes count as often as they do among a client's samples;
+    the mean over clients.
+
+    An exchange of its own: the server measures each model's accuracy class by class, and the client weighs the classes
+    by its labels, which stay with it. It is no part of the method, so its bytes are not counted.
     """
-    server, accuracies = federation.server, []
-    for k, split in enumerate(federation.splits):
-        weights, mask = method.personal(server, state, k)
-        check_masked(weights, mask)
-        load_state(server.model, weights)
-        correct, counts = correct_by_class(server.model, federation.test, server.pixels, federation.classes)
-        share = torch.bincount(split.labels, minlength=federation.classes) / len(split)
-        accuracies.append(float((share * correct / counts.clamp(min=1)).sum()))
+    splits = federation.holdings.splits
+    replies = (weigh_classes(split.labels, _by_class(federation, method, state, k)) for k, split in enumerate(splits))
+    accuracies = [float(unpack(reply).tensors["accuracy"]) for reply in replies]
     return sum(accuracies) / len(accuracies)
+
+
+def _by_class(federation: Federation, method: Method, state: State, k: int) -> bytes:
+    """The accuracy in each class, float64 [classes], of client k's model as the server knows it."""
+    server = federation.server
+    assert method.mask_of is not None
+    load_state(server.model, masked_start(state.weights, method.mask_of(server, state, k)).weights)
+    test, task = federation.holdings.test, federation.task
+    correct, counts = correct_by_class(server.model, test, task.pixels, task.classes)
+    return pack({"accuracy": correct.double() / counts.clamp(min=1)})
+
+
+def weigh_classes(labels: Tensor, question: bytes) -> bytes:
+    """The client's answer: the accuracies of the classes, float64 [classes], weighed by how often it has each class."""
+    by_class = unpack(question).tensors["accuracy"].cpu()
+    share = torch.bincount(labels.cpu(), minlength=len(by_class)).double() / len(labels)
+    return pack({"accuracy": share @ by_class})

@@ -1,43 +1,47 @@
-"""Both sides of a simulated run, built from its settings alone and so the same in every process."""
+"""All sides of a simulated run, built from its settings alone and so the same in every process."""
 
-import importlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Dataset, Split, distort, limit, load_dataset, public_split
 from fedtiny_lite.data.partition import partition, summarise
-from fedtiny_lite.federated.client import Client
-from fedtiny_lite.federated.protocol import Method
-from fedtiny_lite.federated.server import Server
-from fedtiny_lite.model.costs import LayerShape, layer_shapes
-from fedtiny_lite.model.masks import weight_budget
-from fedtiny_lite.model.networks import build_model, prunable_blocks, state_of
+from fedtiny_lite.federated.client import EMPTY_MEMORY, Client, build_client
+from fedtiny_lite.federated.server import Server, build_server
+from fedtiny_lite.federated.survey import QUESTION, answer_survey, normalisation, read_survey, sums_of_pixels
+from fedtiny_lite.federated.task import Task, make_task, new_model
 from fedtiny_lite.model.training import Normalisation
-from fedtiny_lite.pruning.progressive import adjustment_units
 from fedtiny_lite.seeding import numpy_generator, torch_generator
-from fedtiny_lite.sparse.engine import check_engine
 
 
-@dataclass(frozen=True)
-class Federation:
-    """Both sides of a simulated run: the server, each client's samples, and the test images."""
+@dataclass(frozen=True, eq=False)
+class Holdings:
+    """Who holds which images: the server's public set, each client's own, those that the run is scored on.
 
-    server: Server
+    `summary`: how different the clients are, for the record.
+    """
+
+    public: Split
     splits: tuple[Split, ...]
     test: Split
-    layers: tuple[LayerShape, ...]
-    classes: int
-    summary: dict
+    classes: tuple[str, ...]
+    summary: dict[str, Any]
+
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return self.public.in_shape
 
 
 @lru_cache(maxsize=2)
-def build_federation(config: Config) -> Federation:
-    """Data, partition and untrained model of a run, the same in every process. Raises ValueError if they clash."""
+def hand_out(config: Config) -> Holdings:
+    """The images of a run. Raises ValueError if settings and data clash."""
     dataset, device = load_dataset(config.dataset), resolve_device(config.torch_device)
     train, test = _scored_apart(config, dataset)
     train = limit(train, config.samples, numpy_generator(config.seed, "train_samples"))
@@ -50,11 +54,9 @@ def build_federation(config: Config) -> Federation:
     rng = numpy_generator(config.seed, "partition")
     parts = partition(config.partition, labels, config.clients, config.alpha, config.min_samples, rng)
     splits = tuple(private.take(part).to(device) for part in parts.parts)
-    in_shape = tuple(train.images.shape[1:])
-    server, layers = _build_server(config, public.to(device), dataset, in_shape)
     summary = {"fingerprint": dataset.fingerprint, "public_images": len(public), f"{config.score_on}_images": len(test)}
     summary |= {"redraws": parts.redraws} | summarise(labels, parts.parts, len(dataset.classes))
-    return Federation(server, splits, test.to(device), layers, len(dataset.classes), summary)
+    return Holdings(public, splits, test.to(device), dataset.classes, summary)
 
 
 def _scored_apart(config: Config, dataset: Dataset) -> tuple[Split, Split]:
@@ -66,58 +68,73 @@ def _scored_apart(config: Config, dataset: Dataset) -> tuple[Split, Split]:
     return dataset.train.take(np.sort(order[held_out:])), dataset.train.take(np.sort(order[:held_out]))
 
 
-def _build_server(config: Config, public: Split, dataset: Dataset, in_shape) -> tuple[Server, tuple[LayerShape, ...]]:
-    generator, classes = torch_generator(config.seed, "initial_weights"), len(dataset.classes)
-    model = build_model(config.model, config.width, classes, in_shape, generator)
-    blocks = prunable_blocks(model, config.prunes_linear)
-    adjustment_units(blocks, config.granularity, config.order, config.adjust_blocks)  # refuses unknown blocks
-    sizes = {name: model.get_parameter(name).numel() for block in blocks for name in block}
-    parameters = sum(p.numel() for p in model.parameters())
-    dense = parameters - sum(sizes.values())
-    budget = weight_budget(sizes, config.density, dense if config.density_of == "model" else 0)
-    allowed, own_model = dense + budget, load_method(config.method).model
-    if own_model:
-        model = own_model(config, allowed, classes, in_shape, generator)
-        blocks = prunable_blocks(model, prune_linear=True)
-        budget = sum(model.get_parameter(name).numel() for block in blocks for name in block)
-    check_engine(config, model, public.images.device)
-    initial = state_of(model)
-    server = Server(
-        config=config,
-        public=public,
-        pixels=Normalisation(dataset.mean, dataset.std),
-        model=model.to(public.images.device),
-        initial=initial,
-        blocks=blocks,
-        state_shapes={name: tensor.shape for name, tensor in initial.items()},
-        mask_shapes={name: initial[name].shape for block in blocks for name in block},
-        budget=budget,
-        allowed=allowed,
-        parameters=parameters,
-    )
-    return server, layer_shapes(model, in_shape)
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """All sides of a run after the survey of pixels.
+
+    `samples`: the number of images of each client, as it said; `survey`: what the survey cost, for the record.
+    """
+
+    server: Server
+    holdings: Holdings
+    samples: dict[int, int] = field(default_factory=dict)
+    survey: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """What both sides know."""
+        return self.server.task
 
 
-def load_method(name: str) -> Method:
-    """The METHOD of the file of that name in `methods/`."""
-    return importlib.import_module(f"fedtiny_lite.methods.{name}").METHOD
+@lru_cache(maxsize=2)
+def build_federation(config: Config) -> Federation:
+    """Everything but the clients, which are built one at a time (`client_of`). Raises ValueError for what clashes."""
+    holdings = hand_out(config)
+    if config.pixel_statistics == "server":
+        public = holdings.public
+        pixels = normalisation([sums_of_pixels(public.images)], len(public), holdings.in_shape)
+        return Federation(build_server(_task(config, pixels), public), holdings)
+    pixels, samples, survey = _survey(holdings)
+    return Federation(build_server(_task(config, pixels), holdings.public), holdings, samples, survey)
 
 
-def client_of(federation: Federation, k: int, r: int, memory: dict[str, Tensor]) -> Client:
-    """Client k in round r, with what it remembers."""
-    server = federation.server
-    return Client(
-        id=k,
-        round=r,
-        config=server.config,
-        split=federation.splits[k],
-        pixels=server.pixels,
-        model=server.model,
-        layers=federation.layers,
-        state_shapes=server.state_shapes,
-        mask_shapes=server.mask_shapes,
-        memory=memory,
-    )
+def _survey(holdings: Holdings) -> tuple[Normalisation, dict[int, int], dict[str, Any]]:
+    replies = {k: answer_survey(split) for k, split in enumerate(holdings.splits)}
+    pixels, samples, rejections = read_survey(replies, holdings.in_shape)
+    cost = {
+        "exchange": "pixel_statistics",
+        "asked": list(replies),
+        "bytes_up": sum(map(len, replies.values())),
+        "bytes_down": len(QUESTION) * len(replies),
+        **dict.fromkeys(("training_flops", "client_flops", "client_kept", "client_state_bytes"), 0),
+        "rejected_clients": list(rejections),
+        "trained_on": [],
+        "seconds": 0.0,
+    }
+    reasons = {str(k): reason for k, reason in rejections.items()}
+    return pixels, samples, cost | ({"rejections": reasons} if reasons else {})
+
+
+@lru_cache(maxsize=2)
+def _task(config: Config, pixels: Normalisation) -> Task:
+    holdings = hand_out(config)
+    return make_task(config, len(holdings.classes), holdings.in_shape, pixels)
+
+
+@lru_cache(maxsize=2)
+def _scratch(config: Config, pixels: Normalisation) -> nn.Module:
+    """The model in which the clients of this process compute, one after the other."""
+    return new_model(_task(config, pixels))
+
+
+def client_of(config: Config, pixels: Normalisation, k: int, r: int, memory: bytes = EMPTY_MEMORY) -> Client:
+    """Client k in round r, built from the task, its own images and what it remembers."""
+    return build_client(_task(config, pixels), k, r, hand_out(config).splits[k], memory, _scratch(config, pixels))
+
+
+def largest_first(holdings: Holdings, clients: Sequence[int]) -> list[int]:
+    """These clients, those with most images first, so that workers finish together."""
+    return sorted(clients, key=lambda k: -len(holdings.splits[k]))
 
 
 def resolve_device(name: str) -> str:

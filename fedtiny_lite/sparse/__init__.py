@@ -1,5 +1,5 @@
 """The sparse engine: masked networks trained on their kept weights alone, on the CPU.
 
-Read `layout`, `patterns`, `kernels`, `norms`, `layers`, `network`, in this order; `training` and `growth` are what a
-client calls.
+Read the modules in this order: `layout`, `patterns`, `kernels`, `norms`, `layers`, `network`. A client calls `training`
+and `growth`; `engine` chooses between this engine and dense torch.
 """

@@ -1,12 +1,13 @@
-"""Which engine computes a masked network: dense torch, or the sparse engine, which does the kept weights alone.
+"""Which engine computes a masked network: dense torch, or the sparse engine, which computes the kept weights alone.
 
-Dense torch is the reference and the path for GPUs. The setting `engine` is `dense`, `sparse` or `auto`. Whatever needs
-gradients of pruned weights in every step (PruneFL's squares) or changes the network (FedMef's pruned activations) is
-dense under each of them; the record says of every round which engine trained.
+Dense torch is the reference and the path for GPUs. The setting `engine` is `dense`, `sparse` or `auto`. Two things are
+computed by dense torch under every setting: what needs gradients of pruned weights in every step (PruneFL's squares),
+and what changes the network (FedMef's pruned activations). The record of every round says which engine trained.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,38 +16,68 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.model.costs import LayerShape, forward_flops
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.model.training import Normalisation, Score, evaluate, train
-from fedtiny_lite.pruning.bn_selection import recalibrate_bn
-from fedtiny_lite.pruning.progressive import growth_lists
+from fedtiny_lite.model.training import Evaluation, Normalisation, OnGradient, evaluate, train
+from fedtiny_lite.pruning.bn_selection import BnStats, recalibrate_bn
+from fedtiny_lite.pruning.progressive import GrowthList, growth_lists
 from fedtiny_lite.sparse.growth import sparse_growth_lists
 from fedtiny_lite.sparse.network import has_twin
 from fedtiny_lite.sparse.training import evaluate_sparse, recalibrate_sparse, train_sparse
 
 SPARSE_SHARE = 0.25
-"""`auto` takes the sparse engine where a mask keeps at most this share of the multiply-adds. It is a count, not a
-timing, so that a run chooses alike everywhere. `python -m benchmarks.engine_choice` is its basis: there the sparse
-engine was faster at half of the multiply-adds too; a quarter leaves room for processors whose dense torch is faster."""
+"""`auto` takes the sparse engine where a mask keeps at most this share of the multiply-adds. The share is counted and
+not timed, so that a run chooses alike on every machine. `python -m benchmarks.engine_choice` is the basis of the value:
+in that benchmark the sparse engine was faster at half of the multiply-adds too. A quarter leaves room for processors
+whose dense torch is faster."""
+
+
+class Train(Protocol):
+    """`training.train`. The sparse engine takes no `on_gradient` but None."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        split: Split,
+        pixels: Normalisation,
+        mask: Mask,
+        config: Config,
+        schedule: Sequence[Tensor],
+        generator: torch.Generator,
+        on_gradient: OnGradient | None = None,
+    ) -> None: ...
+
+
+class Evaluate(Protocol):
+    """`training.evaluate` under a mask."""
+
+    def __call__(self, model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation: ...
+
+
+class Recalibrate(Protocol):
+    """`bn_selection.recalibrate_bn` under a mask."""
+
+    def __call__(self, model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> BnStats: ...
+
+
+class ListGrowth(Protocol):
+    """`progressive.growth_lists`."""
+
+    def __call__(
+        self, model: nn.Module, mask: Mask, counts: Mapping[str, int], images: Tensor, labels: Tensor
+    ) -> dict[str, GrowthList]: ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What is computed under a mask, each on a model that already holds the state, for one engine.
-
-    train(model, split, pixels, mask, config, schedule, generator, on_gradient): `training.train`; the sparse engine
-    takes no `on_gradient` but None;
-    evaluate(model, mask, split, pixels) -> Score: `training.evaluate`;
-    recalibrate_bn(model, mask, split, pixels) -> BnStats: `selection.recalibrate_bn`;
-    growth_lists(model, mask, counts, images, labels): `progressive.growth_lists`.
-    """
+    """What is computed under a mask, each on a model that already holds the state, for one engine."""
 
     name: str
-    train: Callable
-    evaluate: Callable
-    recalibrate_bn: Callable
-    growth_lists: Callable
+    train: Train
+    evaluate: Evaluate
+    recalibrate_bn: Recalibrate
+    growth_lists: ListGrowth
 
 
-def _evaluate_dense(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Score:
+def _evaluate_dense(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation:
     return evaluate(model, split, pixels)
 
 
@@ -59,7 +90,7 @@ SPARSE = Engine("sparse", train_sparse, evaluate_sparse, recalibrate_sparse, spa
 
 
 def engine_for(config: Config, model: nn.Module, layers: Sequence[LayerShape], kept: Mapping[str, int]) -> Engine:
-    """The engine of `config` for a mask that keeps `kept` weights of each layer (see `costs`)."""
+    """The engine that `config` asks for. `kept`: kept weights by layer name; a layer left out is dense."""
     if config.engine == "auto":
         fits = next(model.parameters()).device.type == "cpu" and has_twin(model)
         few = forward_flops(layers, kept) <= SPARSE_SHARE * forward_flops(layers, {})
@@ -67,11 +98,11 @@ def engine_for(config: Config, model: nn.Module, layers: Sequence[LayerShape], k
     return SPARSE if config.engine == "sparse" else DENSE
 
 
-def check_engine(config: Config, model: nn.Module, device: torch.device) -> None:
+def check_engine(config: Config, model: nn.Module) -> None:
     """Raises ValueError if the settings ask for the sparse engine on a model or a device where it cannot run."""
     if config.engine != "sparse":
         return
-    if device.type != "cpu":
+    if config.torch_device == "cuda":
         raise ValueError("engine = 'sparse' runs on the CPU; set torch_device=cpu, or engine=auto or dense for a GPU")
     if not has_twin(model):
         raise ValueError(f"engine = 'sparse' cannot train the network of {config.method}; set engine=auto or dense")

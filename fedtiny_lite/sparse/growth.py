@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from fedtiny_lite.data.datasets import image_shape
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.pruning.progressive import GrowthList, keep_largest
-from fedtiny_lite.sparse.layers import ConvNorm
+from fedtiny_lite.model.training import gradient
+from fedtiny_lite.pruning.progressive import GrowthList, check_growth_batch, keep_largest
+from fedtiny_lite.sparse.layers import ConvNorm, Observer
 from fedtiny_lite.sparse.layout import Planes, block_count
 from fedtiny_lite.sparse.patterns import tap_source
 from fedtiny_lite.sparse.training import sparse_twin
@@ -18,11 +20,14 @@ def sparse_growth_lists(
 ) -> dict[str, GrowthList]:
     """`progressive.growth_lists` on the sparse engine; the model stays as it is.
 
-    One pass forward, and backward down to the first named layer; where it comes by one, that layer's list is made from
-    the layer's input and output gradient as they lie in the workspace.
+    The network makes one forward pass, and a backward pass down to the first named layer. When the backward pass
+    reaches a named layer, the layer's list is made from its input and its output gradient as they lie in the workspace.
+    Raises ValueError for fewer than two images.
     """
-    network = sparse_twin(model, mask, len(images), tuple(images.shape[1:]))
-    lists, down_to = {}, len(network.layers)
+    check_growth_batch(images)
+    network = sparse_twin(model, mask, len(images), image_shape(images))
+    lists: dict[str, GrowthList] = {}
+    down_to = len(network.layers)
     for number, layer in reversed([*enumerate(network.layers)]):
         for conv in layer.convs:
             name = f"{conv.name}.weight"
@@ -34,12 +39,12 @@ def sparse_growth_lists(
         for conv in network.convs:
             conv.observer = None
     if "linear.weight" in counts:
-        gradient = network.weight.grad
-        lists["linear.weight"] = _largest_pruned([gradient], mask["linear.weight"], counts["linear.weight"])
+        keep, count = mask["linear.weight"], counts["linear.weight"]
+        lists["linear.weight"] = _largest_pruned([gradient(network.weight)], keep, count)
     return {name: lists[name] for name in counts}
 
 
-def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: int):
+def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: int) -> Observer:
     def collect(x: Planes, gy: Planes) -> None:
         size = conv.keep.shape[-1]
         gradients = (_tap_gradient(conv, x, gy, ky, kx) for ky in range(size) for kx in range(size))
@@ -49,35 +54,37 @@ def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: i
 
 
 def _tap_gradient(conv: ConvNorm, x: Planes, gy: Planes, ky: int, kx: int) -> Tensor:
-    """The dense gradient [C_out, C_in] of one tap: the products of all pixels of gy with those of x that it reads.
+    """The dense gradient [C_out, C_in] of tap (ky, kx): the sum, over all pixels, of gy times the pixel of x it reads.
 
-    The zero columns between the rows of pixels are zero in both, so that rows may be multiplied as they lie.
+    The padding between the rows of pixels is zero in `x` and in `gy`, so that rows are multiplied as they lie.
     """
     phase, dy, dx = tap_source(ky, kx, conv.keep.shape[-1], conv.stride)
-    top, rows = max(0, -dy), gy.geometry.height - abs(dy)
-    gradient = torch.zeros(conv.keep.shape[:2])
+    top, rows = max(0, -dy), gy.geometry.height - abs(dy)  # the rows of gy whose row of x lies in the image
+    total = torch.zeros(conv.keep.shape[:2])
     for block in range(block_count(x.samples)):
+        # Channel c of a strided layer's input lies in its phases; one of them is read.
         read = x.matrix(block, top + dy, rows, dx)[phase :: conv.stride**2]
-        gradient.addmm_(gy.matrix(block, top, rows), read.T)
-    return gradient
+        total.addmm_(gy.matrix(block, top, rows), read.T)
+    return total
 
 
 def _largest_pruned(gradients: Iterable[Tensor], keep: Tensor, count: int) -> GrowthList:
-    """The `count` largest |values| where `keep` is False, ascending by index; `gradients`: [C_out, C_in], tap by tap.
+    """The `count` largest |values| where `keep` is False, ascending by index.
 
-    Of each tap only what is not below the `count` largest so far is looked at.
+    `gradients`: the gradient [C_out, C_in] of each tap, in order. Of each tap, only values that are not below the
+    `count` largest so far are kept.
     """
     keep = keep.reshape(*keep.shape[:2], -1).flatten(0, 1)  # [C_out C_in, taps]
     top, least, chosen = torch.empty(0), 0.0, []
-    for tap, gradient in enumerate(gradients):
-        gradient = gradient.flatten()
-        magnitude = gradient.abs().masked_fill_(keep[:, tap], -1)
+    for tap, of_tap in enumerate(gradients):
+        values = of_tap.flatten()
+        magnitude = values.abs().masked_fill_(keep[:, tap], -1)  # below every candidate
         pairs = (~(magnitude < least)).nonzero().squeeze(1)  # NaN is listed, as by the dense engine
         top = torch.cat([top, magnitude[pairs]])
         if len(top) > count:
             top = top.topk(count, sorted=False).values
             least = float(top.min())
             pairs = pairs[~(magnitude[pairs] < least)]
-        chosen.append((pairs * keep.shape[1] + tap, gradient[pairs]))
+        chosen.append((pairs * keep.shape[1] + tap, values[pairs]))
     index, value = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     return keep_largest(index, value, count)

@@ -2,30 +2,37 @@
 
     y[o] = sum over kept k of row o:   value[k] * x[from tap[k] on]
 
-A pattern gives for row o the kept weights first[o] .. first[o+1], and for each the distance tap[k] from the place of
-a pixel in channel 0 to the pixel it reads; channel and shift are both in it. Four weights are taken in one pass, so
-that the row is loaded and stored once for four multiplications. Work goes tile by tile, all rows of a tile before the
-next tile: the row lies in the nearest cache, the tile of all channels in the second. One thread; clients run side by
-side in processes.
+A pattern gives, for row o, the kept weights k = first[o] .. first[o+1] - 1. For each of them, tap[k] is the distance in
+memory from a pixel of channel 0 to the pixel that the weight reads; the distance covers channel and shift. Example: in
+a layout of lines of L floats, the weight of channel c and tap (0, 0) of a 3x3 kernel has tap[k] = c stride - L - 16.
 
-Compiled code is kept in `__pycache__` beside this file, or where NUMBA_CACHE_DIR says. numba compiles anew when a
-function's own file changes: after a change of `kernel` or `clear_padding` empty that folder, as `norms` holds copies.
+Four weights are taken in one pass, so that a row is loaded and stored once for four multiplications. The work goes tile
+by tile, and in each tile channel by channel. The row then lies in the first cache, and the tile of all channels in the
+second cache. Kernels run on one thread; clients run side by side in processes.
+
+Compiled code is kept in `__pycache__` beside this file, or in NUMBA_CACHE_DIR. numba compiles a function anew when the
+function's own file changes. `norms` holds copies of `kernel` and `clear_padding`: after a change of these two, empty
+that folder.
 """
 
 import numba
 import numpy as np
 
 # Sums may be taken in any order and fused with products; NaN and infinity in them stay what they are.
-_flags = dict(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
-kernel = numba.njit(**_flags)
-part = numba.njit(**_flags, forceinline=True)
+_FAST = {"reassoc", "contract", "nsz"}
+kernel = numba.njit(fastmath=_FAST, error_model="numpy", cache=True)
+part = numba.njit(fastmath=_FAST, error_model="numpy", cache=True, forceinline=True)
 """A part of kernels, put whole into each. As a function it would be compiled by itself and once more with its caller;
 which of the two ran, and so the last bits, would depend on what the cache held."""
 
 
 @kernel
 def conv_forward(y, x, first, tap, value, tiles, shape):
-    """y = convolution of x. `shape`: (lead, stride, height, width) of both."""
+    """y = convolution of x. `shape`: (lead, stride, height, width) of x and of y (see `layout.Geometry`).
+
+    `first` int32 [C_out + 1] and `tap` int32 [K]: the pattern; `value` float32 [K]: the kept weights; `tiles`: see
+    `layout.tiles`.
+    """
     lead, stride, height, width = shape
     line = (width + 1) * 16
     for t in range(len(tiles)):
@@ -63,11 +70,11 @@ def _add_planes(row, x, k, end, tap, value, start):
 
 @kernel
 def conv_backward(gx, gvalue, gy, x, first, tap, value, tiles, shape, add):
-    """Both gradients of a convolution: gvalue += those of the kept weights; gx = (or +=, if `add`) that of x.
+    """Both gradients of a convolution: gvalue += the gradient of the kept weights; gx = (or +=, if `add`) that of x.
 
-    The pattern is the transposed one: row c holds the weights that read channel c, and `tap` leads to the pixel of gy
-    that a pixel of x went to. So gx is the same sum of shifted planes, and each plane that it loads also gives its
-    weight's gradient, the dot product with x.
+    The pattern is the transposed one. Row c holds the weights that read channel c, and tap[k] leads from a pixel of x
+    to the pixel of gy that it contributed to. So gx is a sum of shifted planes of gy, as y is a sum of shifted planes
+    of x. The dot product of each such plane with x is the gradient of its weight.
     """
     lead, stride, height, width = shape
     line = (width + 1) * 16
@@ -111,7 +118,7 @@ def _both_gradients(row, gvalue, x, gy, k, end, tap, value, start):
 
 @kernel
 def weight_gradient(gvalue, gy, x, first, tap, tiles, shape):
-    """gvalue += the gradients of the kept weights alone: the first layer needs none of its input.
+    """gvalue += the gradient of the kept weights alone, for the first layer, whose input needs no gradient.
 
     The pattern is the transposed one, as in `conv_backward`.
     """
@@ -130,9 +137,10 @@ def weight_gradient(gvalue, gy, x, first, tap, tiles, shape):
 
 @part
 def clear_padding(data, start, first, lines, height, width):
-    """Zero the last pixel of each of `lines` lines from `start` on, and the lines below an image, next one included.
+    """Sets to zero the padding among `lines` lines from `start` on, and the line after them if it is a line below.
 
-    `first`: number of the line that begins at `start`, counted through the blocks.
+    The padding is the last pixel of each line and the whole line below an image. `first`: number of the line that
+    begins at `start`, counted through the blocks.
     """
     line = (width + 1) * 16
     for n in range(lines + 1):
@@ -144,9 +152,9 @@ def clear_padding(data, start, first, lines, height, width):
 
 @kernel
 def split_phases(out, x, blocks, shape, wide):
-    """out[4 c + phase] = every second pixel of x[c], from row py and column px on; 2 py + px is the phase.
+    """out[4 c + 2 py + px] = every second pixel of every second row of x[c], from row py and column px on.
 
-    `shape` is that of `out`, `wide` that of x. A convolution of stride 2 is one of stride 1 on the phases.
+    `shape`: shape of `out`; `wide`: shape of x. A convolution of stride 2 on x is one of stride 1 on the phases.
     """
     lead, stride, height, width = shape
     for c in range((len(out) - lead) // stride):
@@ -162,7 +170,7 @@ def split_phases(out, x, blocks, shape, wide):
 
 @kernel
 def merge_phases(x, out, blocks, shape, wide):
-    """The way back: x's pixels from its four phases."""
+    """x = the pixels of its four phases `out`: the inverse of `split_phases`."""
     for c in range((len(out) - shape[0]) // shape[1]):
         for n in range(blocks * shape[2]):
             to, at, columns = _phase_line(c, n, shape, wide)
@@ -176,7 +184,10 @@ def merge_phases(x, out, blocks, shape, wide):
 
 @part
 def _phase_line(c, n, shape, wide):
-    """Row n of phase channel c: where it starts, where its first pixel lies in the wide image, how many exist there."""
+    """Row n of phase channel c: (where the row starts, where its first pixel lies in the wide image, its pixels there).
+
+    A phase of a wide image of odd size has a row or column less than the others; the missing pixels are zero.
+    """
     phase, channel = c % 4, c // 4
     block, i = n // shape[2], n % shape[2]
     row, column = 2 * i + phase // 2, phase % 2

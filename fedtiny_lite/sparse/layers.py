@@ -1,10 +1,14 @@
 """The layers of a sparse network, forward and backward: convolution with its norm, max-pool, residual block.
 
-A layer's `forward` takes the activation before it and returns its own. It normalises by the batch's statistics, towards
-which the running ones move by `momentum`, or by the running ones if that is None. If `keep`, it keeps for the backward
-pass what it cannot make again: a convolution its result before the norm, a pool and a block their output. `output`
-gives the activation once more, kept or made again from the result before the norm, and hands it over to the caller.
-`backward` takes the gradient g of the output, the input x and the output z, and gives g and z back to the workspace.
+Every layer has three methods.
+- `forward` takes the input activation and returns the output activation. With a `momentum`, a norm uses the statistics
+  of the batch, and the running statistics move towards them by `momentum`; if `momentum` is None, it uses the running
+  statistics. If `keep`, the layer keeps for the backward pass what it cannot make again: a convolution keeps its result
+  before the norm, a pool and a residual block keep their output.
+- `output` returns the output activation once more and hands it over to the caller. A convolution makes it again from
+  the result before the norm.
+- `backward` takes the gradient g of the output, the input x and the output z, and returns the gradient of x. It gives g
+  and z back to the workspace.
 """
 
 from collections.abc import Callable
@@ -14,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedtiny_lite.model.networks import BN_STATS, BasicBlock
+from fedtiny_lite.model.training import gradient
 from fedtiny_lite.sparse import kernels, norms
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, block_count, tiles
 from fedtiny_lite.sparse.patterns import build_pattern
@@ -23,50 +29,61 @@ Observer = Callable[[Planes, Planes], None]
 
 
 class ConvNorm:
-    """A convolution by its kept weights, batch norm, the residual sum if any, and ReLU unless `relu` is False.
+    """A convolution by its kept weights, then batch norm, the residual sum if there is one, and ReLU if `relu`.
 
-    `name`, `norm_name`: of the modules in the torch model. `before`: geometry of the input, or of its phases where
-    the stride is 2. `first`: the network's first layer, whose input needs no gradient.
+    `name`, `norm_name`: names of the convolution and of the norm in the torch model. `before`: geometry of the input,
+    or of its phases at stride 2. `first`: whether this is the network's first layer, whose input needs no gradient.
+    Raises ValueError for a convolution with a bias or another padding than half its kernel.
     """
 
     keeps_output = False
 
-    def __init__(self, model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace, relu=True):
+    def __init__(
+        self, model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace, relu: bool = True
+    ):
         conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         if conv.bias is not None or conv.padding != (conv.kernel_size[0] // 2,) * 2:
             raise ValueError(f"the sparse engine has no convolution such as {name}: {conv}")
         self.name, self.norm_name, self.relu, self.first, self.workspace = name, norm_name, relu, False, workspace
         self.before, self.after = before, replace(before, channels=conv.out_channels)
-        self.stride, self.eps = conv.stride[0], norm.eps
-        self.keep = None
+        self.stride, self.eps, self.momentum = conv.stride[0], norm.eps, norm.momentum
+        self.keep = torch.empty(0, dtype=torch.bool)  # nothing is loaded yet
         self.observer: Observer | None = None
 
     @property
     def convs(self) -> list["ConvNorm"]:
-        """Itself; made anew, as a list of itself would keep a dropped network's memory until garbage is collected."""
+        """A list of this layer alone.
+
+        The list is made anew at each call. A list kept as an attribute would be a reference cycle, which keeps a
+        dropped network's memory until the garbage collector runs.
+        """
         return [self]
 
     # --- parameters -----------------------------------------------------------------------------------------
 
     def load(self, model: nn.Module, keep: Tensor) -> None:
-        """Takes over the weights that `keep` keeps, and the norm's parameters and statistics."""
-        weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
-        if self.keep is None or not torch.equal(self.keep, keep):
+        """Copies the weights that `keep` keeps, and the norm's parameters and statistics."""
+        if not torch.equal(self.keep, keep):
             self.keep, self.pattern = keep, build_pattern(keep, self.stride, self.before)
+        weight, *norm = self._state_in(model)
         self.values = weight.flatten()[torch.from_numpy(self.pattern.index)]
-        self.gamma, self.beta = norm.weight.detach().clone(), norm.bias.detach().clone()
-        self.running_mean, self.running_var = norm.running_mean.clone(), norm.running_var.clone()
+        self.gamma, self.beta, self.running_mean, self.running_var = (tensor.clone() for tensor in norm)
         for parameter in self.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
     def store(self, model: nn.Module) -> None:
         """Writes weights, the norm's parameters and its statistics into the torch model; pruned weights become 0."""
-        weight, norm = model.get_submodule(self.name).weight.detach(), model.get_submodule(self.norm_name)
+        weight, *norm = self._state_in(model)
         weight.zero_().view(-1)[torch.from_numpy(self.pattern.index)] = self.values
-        norm.weight.detach().copy_(self.gamma)
-        norm.bias.detach().copy_(self.beta)
-        norm.running_mean.copy_(self.running_mean)
-        norm.running_var.copy_(self.running_var)
+        for theirs, own in zip(norm, (self.gamma, self.beta, self.running_mean, self.running_var), strict=True):
+            theirs.copy_(own)
+
+    def _state_in(self, model: nn.Module) -> list[Tensor]:
+        """This layer's tensors in the torch model: weight, gamma, beta, running mean and running variance."""
+        parameters = (f"{self.name}.weight", f"{self.norm_name}.weight", f"{self.norm_name}.bias")
+        statistics = (f"{self.norm_name}.{name}" for name in BN_STATS)
+        return [model.get_parameter(n).detach() for n in parameters] + [model.get_buffer(n) for n in statistics]
 
     def parameters(self) -> list[Tensor]:
         return [self.values, self.gamma, self.beta]
@@ -121,37 +138,36 @@ class ConvNorm:
         self.norm_backward(g, z)
         self.workspace.give(g)
         self.workspace.give(z)
-        return self.conv_backward(x)
+        gx = None if self.first else self.workspace.take(self.before, x.samples)
+        self.conv_backward(x, gx)
+        return gx
 
     def norm_backward(self, g: Planes, z: Planes) -> None:
-        """The gradient of the convolution's result, in place of that result; g is zeroed where z is."""
+        """Replaces the convolution's result by its gradient. If `relu`, g is set to zero where z is zero."""
         norms.backward(
-            self.y.data, self.gamma.grad.numpy(), self.beta.grad.numpy(), g.data, z.data, self.relu,
+            self.y.data, gradient(self.gamma).numpy(), gradient(self.beta).numpy(), g.data, z.data, self.relu,
             self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
         )  # fmt: skip
 
-    def conv_backward(self, x: Planes, into: Planes | None = None) -> Planes | None:
-        """The gradient of x, added to `into` where that is given; none for the first layer."""
+    def conv_backward(self, x: Planes, gx: Planes | None, add: bool = False) -> None:
+        """Sets gx to the gradient of x, or adds it to gx if `add`. gx is None for the first layer, which needs none."""
         gy = self.y
         if self.observer:
             self.observer(x, gy)
-        p, gradient, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
-        if self.first:
-            gx = None
-            kernels.weight_gradient(gradient, gy.data, x.data, p.back_first, p.back_tap, _tiles(x), shape)
+        p, gvalue, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
+        if gx is None:
+            kernels.weight_gradient(gvalue, gy.data, x.data, p.back_first, p.back_tap, _tiles(x), shape)
         else:
-            gx = into or self.workspace.take(self.before, x.samples)
             kernels.conv_backward(
-                gx.data, gradient, gy.data, x.data, p.back_first, p.back_tap,
-                self.values.numpy()[p.back_order], _tiles(x), shape, into is not None,
+                gx.data, gvalue, gy.data, x.data, p.back_first, p.back_tap,
+                self.values.numpy()[p.back_order], _tiles(x), shape, add,
             )  # fmt: skip
-        self.values.grad.numpy()[p.back_order] = gradient
+        gradient(self.values).numpy()[p.back_order] = gvalue
         self.workspace.give(gy)
-        return gx
 
 
 class MaxPool:
-    """The largest of each 2x2 pixels; a last odd row or column is left out."""
+    """The largest of each 2x2 pixels. The last row or column of an image of odd size is left out."""
 
     keeps_output, convs = True, ()
 
@@ -176,18 +192,20 @@ class MaxPool:
 
 
 class Residual:
-    """Two convolutions and a shortcut: the input itself, or its 1x1 convolution where shapes change."""
+    """Two convolutions and a shortcut, which is the input itself or, where shapes change, its 1x1 convolution."""
 
     keeps_output = True
 
     def __init__(self, model: nn.Module, name: str, before: Geometry, workspace: Workspace):
-        self.workspace, self.wide = workspace, before
-        self.stride = model.get_submodule(f"{name}.conv1").stride[0]
+        unit = model.get_submodule(name)
+        assert isinstance(unit, BasicBlock)
+        self.workspace, self.wide, self.stride = workspace, before, unit.conv1.stride[0]
         inner = phases_of(before) if self.stride == 2 else before
         self.conv1 = ConvNorm(model, f"{name}.conv1", f"{name}.bn1", inner, workspace)
         self.conv2 = ConvNorm(model, f"{name}.conv2", f"{name}.bn2", self.conv1.after, workspace)
-        self.shortcut, self.after = None, self.conv1.after
-        if len(model.get_submodule(f"{name}.downsample")):
+        self.after = self.conv1.after
+        self.shortcut: ConvNorm | None = None
+        if len(unit.downsample):
             self.shortcut = ConvNorm(model, f"{name}.downsample.0", f"{name}.downsample.1", inner, workspace, False)
         self.convs = [conv for conv in (self.conv1, self.conv2, self.shortcut) if conv]
 
@@ -209,15 +227,18 @@ class Residual:
         self.conv2.norm_backward(g, z)
         self.workspace.give(z)
         z1 = self.conv1.output()
-        gz1 = self.conv2.conv_backward(z1)
+        gz1 = self.workspace.take(self.conv2.before, x.samples)
+        self.conv2.conv_backward(z1, gz1)
         self.conv1.norm_backward(gz1, z1)
         self.workspace.give(z1)
         self.workspace.give(gz1)
-        inner = self._split(x)
+        inner, gx = self._split(x), g
         if self.shortcut:
             self.shortcut.norm_backward(g, g)
             self.workspace.give(g)
-        gx = self.conv1.conv_backward(inner, into=self.shortcut.conv_backward(inner) if self.shortcut else g)
+            gx = self.workspace.take(self.conv1.before, x.samples)
+            self.shortcut.conv_backward(inner, gx)
+        self.conv1.conv_backward(inner, gx, add=True)
         self._give_split(inner)
         return self._merge(gx)
 
@@ -242,7 +263,7 @@ class Residual:
 
 
 def phases_of(wide: Geometry) -> Geometry:
-    """Every second pixel of each second row, four times as many channels."""
+    """Geometry of the phases of `wide`: half the height and width, rounded up, and four times the channels."""
     return replace(wide, channels=4 * wide.channels, height=-(-wide.height // 2), width=-(-wide.width // 2))
 
 

@@ -1,16 +1,19 @@
 """Where an activation lies in memory: float32 [C][N/16][(H+1)(W+1)][16], sixteen samples side by side.
 
-Sixteen samples of one pixel are one or two vector registers, so that a kernel never sees the inside of a pixel. A
-column of zeros right of each image and a row of zeros below it are the only padding: the pixel left of column 0 is
-the zero at the end of the row above, the row above row 0 is the zero row of the block before, and one more such row
-and column lie before the first channel. So each tap of a 3x3 convolution is one constant distance in memory, for
+Sixteen samples of one pixel are one or two vector registers, so that a kernel never looks inside a pixel. The only
+padding is a column of zeros right of each image and a row of zeros below it. The pixel left of column 0 is then the
+zero at the end of the row above. The row above row 0 is the zero row of the block before. One more row and one more
+pixel of zeros lie before the first channel. So each tap of a 3x3 convolution is one constant distance in memory, for
 every pixel of every sample:
 
     distance(dy, dx) = (dy (W+1) + dx) 16
 
-All kernels keep one promise: whatever is padding, columns, rows and the lanes of samples that a last block lacks, is
-zero in what they write. A buffer has room for a fixed number of blocks; in those that a smaller batch leaves out
-anything may lie.
+Example: images 8 pixels wide have lines of (8 + 1) 16 = 144 floats. The pixel above is 144 floats back, the pixel to
+the right 16 floats ahead.
+
+All kernels keep one promise: the padding of what they write is zero. Padding is the zero rows and columns, and the
+lanes of the last block that hold no sample. A buffer has room for a fixed number of blocks. Blocks that a smaller batch
+does not use may hold anything.
 """
 
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ SLAB = 2**26
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a buffer: channels, image size, and room for `blocks` blocks of 16 samples."""
+    """Shape of a buffer: channels, height and width in pixels, and room for `blocks` blocks of 16 samples."""
 
     channels: int
     height: int
@@ -40,7 +43,7 @@ class Geometry:
 
     @property
     def line(self) -> int:
-        """Floats of one row of pixels, with its zero column."""
+        """Floats of one row of pixels, with its zero pixel."""
         return (self.width + 1) * LANES
 
     @property
@@ -50,7 +53,7 @@ class Geometry:
 
     @property
     def lead(self) -> int:
-        """Floats of padding before each channel that a tap may reach."""
+        """Floats before the first channel that a tap may reach: a row of pixels and one pixel."""
         return self.line + LANES
 
     @property
@@ -83,13 +86,13 @@ class Planes:
         return self.padded()[:, :, :-1, :-1]
 
     def matrix(self, block: int, row: int, rows: int, column: int = 0) -> Tensor:
-        """`rows` rows of pixels of a block from pixel (row, column) on, zero columns included: a view [C, floats]."""
+        """A view [C, floats] of `rows` rows of a block from pixel (row, column) on, with their zero pixels."""
         g = self.geometry
         at = g.lead + (block * (g.height + 1) + row) * g.line + column * LANES
         return torch.from_numpy(self.data).as_strided((g.channels, rows * g.line), (g.stride, 1), at)
 
     def clear_borders(self) -> None:
-        """Zero what is read but belongs to no block in use: both ends, and beside the blocks out of use."""
+        """Sets to zero what taps read outside the blocks in use: both ends, and the edges of blocks out of use."""
         g, blocks = self.geometry, block_count(self.samples)
         self.data[: g.lead] = 0
         self.data[-LANES:] = 0
@@ -100,13 +103,13 @@ class Planes:
 
 
 class Workspace:
-    """Memory that activations of all shapes share: each takes the lowest place that is free, and gives it back.
+    """Memory that activations of all shapes share. Each activation takes the lowest free place and gives it back.
 
-    It comes in slabs of address space, of which the operating system makes real only what is written. `bytes` counts
-    up to the highest place that was ever lent.
+    The memory comes in slabs of address space, of which the operating system makes real only what is written. `bytes`
+    counts each slab up to the highest place that was ever lent.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._slabs: list[np.ndarray] = []
         self._high: list[int] = []
         self._lent: dict[Planes, tuple[int, int, int]] = {}  # number of the slab, first float, end
@@ -121,7 +124,7 @@ class Workspace:
         return len(self._lent)
 
     def take(self, geometry: Geometry, samples: int) -> Planes:
-        """A buffer that begins at a multiple of 64 bytes and holds anything, but zeros at its borders."""
+        """A buffer that begins at a multiple of 64 bytes. Its borders are zero, its inside may hold anything."""
         number, start, end = self._lowest(geometry.size)
         planes = Planes(geometry, self._slabs[number][start:end], samples)
         planes.clear_borders()
@@ -150,18 +153,18 @@ class Workspace:
 
 
 def _aligned(floats: int) -> np.ndarray:
-    """Memory from a multiple of 64 bytes on."""
+    """Memory that begins at a multiple of 64 bytes."""
     raw = np.empty(floats + LANES, np.float32)  # for this much numpy asks the system for large pages, torch does not
     return raw[-raw.ctypes.data // 4 % LANES :][:floats]
 
 
 def block_count(samples: int) -> int:
-    """Blocks of 16 that hold `samples` samples, the last one perhaps in part."""
+    """How many blocks of 16 hold `samples` samples; the last block may be filled in part."""
     return -(-samples // LANES)
 
 
 def pack(images: Tensor, planes: Planes) -> Planes:
-    """Copies images [N, C, H, W] into the layout; lanes without a sample become zero."""
+    """Copies images [N, C, H, W] into `planes`, which is returned; lanes without a sample become zero."""
     full = F.pad(images, (0, 1, 0, 1, 0, 0, 0, -len(images) % LANES))
     blocks = full.unflatten(0, (-1, LANES))  # [blocks, 16, C, H + 1, W + 1]
     planes.padded().copy_(blocks.permute(2, 0, 3, 4, 1))
@@ -176,10 +179,11 @@ def unpack(planes: Planes) -> Tensor:
 
 @lru_cache
 def tiles(height: int, width: int, samples: int) -> np.ndarray:
-    """The rows of pixels of all blocks in use, cut into runs of about TILE floats: int32 [tiles, 2], (first row, rows).
+    """The rows of pixels of all blocks in use in tiles of about TILE floats: int32 [tiles, 2], (first row, rows).
 
-    Rows count through the blocks, each with its zero row. A large image is cut into tiles that skip the zero row; of
-    small ones several blocks make one tile, with the zero rows between them.
+    Rows are counted through the blocks, each block with its zero row. A large image is cut into several tiles, which
+    leave out the zero row. Of small images, several blocks make one tile, with the zero rows between them. Tiles depend
+    on the number of samples and not on the room of a buffer.
     """
     blocks, line = block_count(samples), (width + 1) * LANES
     at_once = max(1, TILE // line)

@@ -1,4 +1,4 @@
-"""Batch normalisation with ReLU and the residual sum, one channel at a time while it lies in the cache."""
+"""Batch normalisation with ReLU and the residual sum, one channel at a time, while the channel lies in the cache."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from fedtiny_lite.sparse.kernels import clear_padding, kernel, part
 
 @kernel
 def forward(z, mean, variance, y, gamma, beta, eps, shortcut, residual, relu, samples, shape):
-    """z = norm of y by the batch's own statistics; mean and (biased) variance of each channel are set, float64.
+    """z = norm of y by the batch's own statistics; sets `mean` and the biased `variance` of each channel, float64.
 
-    `residual`, `relu`: as in `apply`. The sums are of distances from the channel's first value: a channel of one
-    constant has a variance of exactly 0.
+    `shortcut`, `residual` and `relu` are as in `apply`. Sums are taken over distances from the channel's first value,
+    which avoids cancellation: a channel of one constant has a variance of exactly 0.
     """
     lead, stride, height, width = shape
     count = samples * height * width
@@ -54,7 +54,7 @@ def _sums(line, pivot, lanes):
 
 @kernel
 def apply(z, y, mean, scale, beta, shortcut, residual, relu, samples, shape):
-    """z = (y - mean) scale + beta by channel, plus `shortcut` if `residual`; negative values are set to 0 if `relu`."""
+    """z = (y - mean) scale + beta by channel, plus `shortcut` if `residual`; negative values become 0 if `relu`."""
     lead, stride, height, width = shape
     for c in range(len(scale)):
         at = lead + c * stride
@@ -85,10 +85,12 @@ def _apply_channel(z, y, at, mean, scale, beta, shortcut, residual, relu, sample
 
 @kernel
 def backward(y, gscale, gshift, g, z, relu, mean, inverse, gamma, samples, shape):
-    """y becomes the gradient of itself, the norm's input, from g, that of its output z.
+    """The backward pass of the norm: y, the norm's input, is replaced by the gradient of y.
 
-    Where `relu`, g is set to 0, in place, where z is: what is left in it is the gradient of the shortcut. gscale and
-    gshift are the gradients of gamma and beta. `inverse`: 1 / standard deviation of each channel.
+    g: gradient of the norm's output z. If `relu`, g is first set to 0, in place, where z is 0; what then is in g is the
+    gradient of the shortcut. gscale and gshift are set to the gradients of gamma and beta. `inverse`: 1 / standard
+    deviation of each channel. With x = (y - mean) inverse, the gradient of y is
+    gamma inverse (g - mean of g - x times mean of g x).
     """
     lead, stride, height, width = shape
     count = samples * height * width
@@ -116,7 +118,7 @@ def backward(y, gscale, gshift, g, z, relu, mean, inverse, gamma, samples, shape
 
 @part
 def _masked_sums(g, y, z, mean, relu):
-    """Sums of g and of g (y - mean), after g was set to 0 where z is, if `relu`."""
+    """Sums of g and of g (y - mean); if `relu`, g is first set to 0 where z is 0."""
     total, product = np.float32(0), np.float32(0)
     if relu:
         for i in range(len(g)):
@@ -133,7 +135,7 @@ def _masked_sums(g, y, z, mean, relu):
 
 @part
 def _clear_lanes(line, lanes):
-    """Zero the lanes of a line of pixels that hold no sample."""
+    """Sets to zero the lanes of a line of pixels that hold no sample; `lanes`: how many hold one."""
     if lanes < 16:
         for at in range(0, len(line), 16):
             for i in range(at + lanes, at + 16):
@@ -142,7 +144,7 @@ def _clear_lanes(line, lanes):
 
 @kernel
 def max_pool(out, x, samples, shape, wide):
-    """out = the largest of each 2x2 pixels of x; `shape` is that of `out`, `wide` that of x."""
+    """out = the largest of each 2x2 pixels of x. `shape`: shape of `out`; `wide`: shape of x."""
     lead, stride, height, width = shape
     blocks = -(-samples // 16)
     for c in range((len(out) - lead) // stride):
@@ -158,7 +160,7 @@ def max_pool(out, x, samples, shape, wide):
 
 @kernel
 def max_pool_backward(gx, g, x, samples, shape, wide):
-    """gx = g at the first of each 2x2 pixels that is the largest, 0 elsewhere."""
+    """gx = g at the largest of each 2x2 pixels of x, at the first of equal ones; 0 at the others."""
     gx[:] = 0
     for c in range((len(g) - shape[0]) // shape[1]):
         for n in range(-(-samples // 16) * shape[2]):
@@ -180,7 +182,7 @@ def max_pool_backward(gx, g, x, samples, shape, wide):
 
 @part
 def _window(c, n, shape, wide):
-    """Where row n of channel c starts in the small image, and its first row in the wide one."""
+    """Row n of channel c: (where the row starts in the small image, where its first row starts in the wide image)."""
     block, i = n // shape[2], n % shape[2]
     to = shape[0] + c * shape[1] + (block * (shape[2] + 1) + i) * (shape[3] + 1) * 16
     return to, wide[0] + c * wide[1] + (block * (wide[2] + 1) + 2 * i) * (wide[3] + 1) * 16

@@ -1,26 +1,32 @@
-"""Which pixels a sparse convolution reads: a mask as lists of distances, in both directions.
+"""Which pixels a sparse convolution reads: a mask as lists of distances, forward and backward.
 
-A 3x3 convolution has padding 1 and a 1x1 one none, so that the output is as large as the input, or half as large at
-stride 2. There it works on the input's four phases (`kernels.split_phases`), channel 4 c + 2 py + px holding the
-pixels of odd (py = 1) or even rows and columns: input row 2 i + ky - 1 is row i - 1 of the odd rows for ky = 0, row i
-of the even ones for ky = 1, row i of the odd ones for ky = 2.
+A 3x3 convolution has padding 1, and a 1x1 convolution has none. So the output is as large as the input at stride 1, and
+half as large at stride 2. At stride 2 the convolution works on the four phases of its input (`kernels.split_phases`):
+phase channel 4 c + 2 py + px holds the pixels of channel c in odd (py = 1) or even (py = 0) rows, and in odd or even
+columns by px. Output row i reads the input rows 2 i + ky - 1. Among the phases these are:
+    ky = 0   row i - 1 of the odd rows
+    ky = 1   row i of the even rows
+    ky = 2   row i of the odd rows
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from fedtiny_lite.sparse.layout import LANES, Geometry
 
+Taps = TypeVar("Taps", int, np.ndarray)
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """The kept weights of a convolution [C_out, C_in, k, k], K of them, in order of their flat index.
+    """The K kept weights of a convolution [C_out, C_in, k, k], in order of their flat index.
 
-    `index`: flat index of each, int64 [K]. `first`, `tap`: rows of output channels, for `conv_forward`, int32
-    [C_out + 1] and [K]. `back_first`, `back_tap`: rows of input channels, for the gradients; their weights come in the
-    order `back_order`.
+    `index`: flat index of each weight, int64 [K]. `first`, `tap`: the rows of output channels for `conv_forward`, int32
+    [C_out + 1] and [K]. `back_first`, `back_tap`: the rows of input channels (or phases) for the gradients, int32
+    [channels + 1] and [K]. `back_order`: the order of the weights in these rows, int32 [K].
     """
 
     index: np.ndarray
@@ -32,9 +38,10 @@ class Pattern:
 
 
 def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
-    """The pattern of the mask `keep`, bool [C_out, C_in, k, k], on inputs (or phases, at stride 2) of `before`.
+    """The pattern of the mask `keep`, bool [C_out, C_in, k, k].
 
-    Raises ValueError if a distance does not fit 32 bits.
+    `before`: geometry of the convolution's input, or of its phases at stride 2. Raises ValueError if a distance does
+    not fit into 32 bits.
     """
     index = keep.flatten().nonzero().squeeze(1).numpy()
     out, channel, ky, kx = np.unravel_index(index, keep.shape)
@@ -53,14 +60,17 @@ def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
     )
 
 
-def tap_source(ky, kx, size: int, stride: int):
-    """For tap (ky, kx) of a kernel of `size`: the phase it reads (0 at stride 1), and how many rows and columns off."""
-    dy, dx, phase = ky - size // 2, kx - size // 2, 0
+def tap_source(ky: Taps, kx: Taps, size: int, stride: int) -> tuple[Taps | int, Taps, Taps]:
+    """(phase, dy, dx) of tap (ky, kx) of a kernel of `size`: output (i, j) reads pixel (i + dy, j + dx) of the phase.
+
+    The phase is 0 at stride 1. The arguments ky and kx may be arrays.
+    """
+    dy, dx = ky - size // 2, kx - size // 2
     if stride == 2:
-        phase, dy, dx = 2 * (dy % 2) + dx % 2, dy // 2, dx // 2
-    return phase, dy, dx
+        return 2 * (dy % 2) + dx % 2, dy // 2, dx // 2
+    return 0, dy, dx
 
 
 def _row_starts(row: np.ndarray, rows: int) -> np.ndarray:
-    """Where each of `rows` rows begins in the ascending `row`, and where the last one ends."""
+    """Where each of `rows` rows begins in the ascending array `row`, and where the last row ends, int32 [rows + 1]."""
     return np.searchsorted(row, np.arange(rows + 1)).astype(np.int32)

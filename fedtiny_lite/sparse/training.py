@@ -1,4 +1,4 @@
-"""Training, evaluation and BN re-estimation on the sparse engine, with the results of the dense ones."""
+"""Training, evaluation and BN re-estimation on the sparse engine, with the results of dense torch but for rounding."""
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -7,23 +7,32 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.data.datasets import Split, batches
 from fedtiny_lite.model.masks import Mask, apply_mask
-from fedtiny_lite.model.training import EVALUATION_BATCH, Normalisation, OnGradient, Score, score, sgd, training_batch
+from fedtiny_lite.model.training import (
+    EVALUATION_BATCH,
+    Evaluation,
+    Normalisation,
+    OnGradient,
+    evaluate_predictions,
+    sgd,
+    training_batch,
+)
 from fedtiny_lite.pruning.bn_selection import BnStats, bn_stats, observe_all
 from fedtiny_lite.sparse.network import SparseNetwork
 
 PREDICTED = 64
-"""Images predicted at a time, where training does not take more."""
+"""Images that a twin predicts at a time, unless it was made for larger training batches."""
 
 _networks: WeakKeyDictionary[nn.Module, SparseNetwork] = WeakKeyDictionary()
 
 
 def sparse_twin(model: nn.Module, mask: Mask, batch_size: int, in_shape: tuple[int, int, int]) -> SparseNetwork:
-    """The sparse network with the model's present state and `mask`.
+    """The sparse network, or twin, of `model`, with the model's present state and `mask`.
 
-    A model's twin is kept as long as the model, unless a larger batch comes: its buffers, and the patterns of layers
-    whose mask did not change, serve again.
+    `batch_size`: the most images of a batch; `in_shape`: (channels, height, width) of an image. A twin is kept as long
+    as its model, so that its buffers serve again, and the patterns of layers whose mask did not change. A batch larger
+    than the twin's room makes a new twin. Results do not depend on the room.
     """
     twin = _networks.get(model)
     if twin is None or twin.capacity < batch_size or twin.in_shape != in_shape:
@@ -42,15 +51,17 @@ def train_sparse(
     generator: torch.Generator,
     on_gradient: OnGradient | None = None,
 ) -> None:
-    """`training.train` on the kept weights alone: the same batches and augmentation, the same SGD.
+    """`training.train` on the kept weights alone: the same batches, augmentation and SGD.
 
-    In dense masked training a pruned weight is set back to 0 after every step, so kept weights move as if the pruned
-    ones did not exist. Raises ValueError for `on_gradient`, which needs dense gradients.
+    Dense masked training sets pruned weights back to 0 after every step, so that kept weights move as if pruned weights
+    did not exist. Raises ValueError for an `on_gradient` other than None, which needs dense gradients.
     """
     if on_gradient:
         raise ValueError("the sparse engine has no gradients of pruned weights; use the dense engine for this method")
     model.train()
-    network = sparse_twin(model, mask, config.batch_size, tuple(split.images.shape[1:]))
+    # A last batch of one image joins the one before it, so that a batch may hold batch_size + 1 images.
+    room = max([config.batch_size, *map(len, schedule)])
+    network = sparse_twin(model, mask, room, split.in_shape)
     optimiser = sgd(network.parameters(), config)
     for index in schedule:
         network.backward(*training_batch(split, index, pixels, config.augment, generator))
@@ -60,17 +71,20 @@ def train_sparse(
     apply_mask(dict(model.named_parameters()), mask)
 
 
-def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Score:
+def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation:
     """`training.evaluate` by the sparse engine."""
-    return score(sparse_twin(model, mask, PREDICTED, tuple(split.images.shape[1:])).predict, split, pixels)
+    network = sparse_twin(model, mask, PREDICTED, split.in_shape)
+    return evaluate_predictions(network.predict, split, pixels)
 
 
 def recalibrate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> BnStats:
-    """`selection.recalibrate_bn` by the sparse engine: the same batches, so the same statistics.
+    """`bn_selection.recalibrate_bn` by the sparse engine, on the same batches.
 
-    They may be larger than those trained on, so it has a network of its own; nothing but two activations is kept.
+    The batches may be larger than those of training. They take a network of their own, which holds two activations at
+    a time and is dropped at the end.
     """
-    network = SparseNetwork(model, min(len(split), EVALUATION_BATCH), tuple(split.images.shape[1:]))
+    room = max(map(len, batches(len(split), EVALUATION_BATCH)))
+    network = SparseNetwork(model, room, split.in_shape)
     network.load(model, mask)
     observe_all(network.recalibrate, split, pixels)
     network.store(model)

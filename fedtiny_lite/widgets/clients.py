@@ -10,7 +10,7 @@ from fedtiny_lite.data import partition
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.model.masks import magnitude_mask, uniform_counts
 from fedtiny_lite.plots import clients, method
-from fedtiny_lite.simulation.rounds import build_federation
+from fedtiny_lite.simulation.setup import build_federation, hand_out
 from fedtiny_lite.widgets.panel import panel
 
 
@@ -20,10 +20,10 @@ def draw_density(config: Config, density: float) -> Figure:
         federation = build_federation(replace(config, density=density))
     except ValueError as error:
         return clients.message(str(error))
-    server, layers = federation.server, federation.layers
-    kept = uniform_counts(server.sizes, server.budget)
-    name = max(server.sizes, key=server.sizes.get)
-    mask = magnitude_mask(server.initial, kept)[name]
+    task, layers = federation.task, federation.task.layers
+    kept = uniform_counts(task.sizes, task.budget)
+    name = max(task.sizes, key=task.sizes.__getitem__)
+    mask = magnitude_mask(federation.server.initial, kept)[name]
     counts = [(layer, {layer.name: kept.get(layer.name, layer.weights)}) for layer in layers]
     flops = [(forward_flops([layer], {}), forward_flops([layer], count)) for layer, count in counts]
     sizes = {layer.name: layer.weights for layer in layers}
@@ -40,7 +40,7 @@ def density_panel(config: Config, interactive: bool) -> Widget | Figure:
 def draw_partition(config: Config, kind: str, alpha: float, number: int) -> Figure:
     """The partition of the config's data into `number` clients, or why there is none."""
     try:
-        summary = build_federation(replace(config, partition=kind, alpha=alpha, clients=number)).summary
+        summary = hand_out(replace(config, partition=kind, alpha=alpha, clients=number)).summary
     except ValueError as error:
         return clients.message(str(error))
     text = f"{config.dataset}, seed {config.seed}, {summary['redraws']} redraws; counted"

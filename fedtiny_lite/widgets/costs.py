@@ -46,7 +46,7 @@ def draw_layers(config: Config, model: nn.Module, layers: Sequence[LayerShape]) 
     }
     always = "the first layer stays dense" if config.prunes_linear else "the first and the last layer stay dense"
     text = f"{config.model} width {config.width}, prunable density {config.density:.3g}, {always}; counted"
-    return costs.layer_figure(density, flops, {s.name: s.pixels for s in layers}, totals, text)
+    return costs.layer_figure(density, flops, {s.name: s.positions for s in layers}, totals, text)
 
 
 def _sizes(model: nn.Module, layers: Sequence[LayerShape], kept: dict[str, int]) -> str:

@@ -14,7 +14,7 @@ def panel(draw: Callable[..., Figure], interactive: bool, **controls: ipywidgets
     if not interactive:
         return draw(**values)
 
-    def redraw(**chosen) -> None:
+    def redraw(**chosen: object) -> None:
         figure = draw(**chosen)
         display(figure)
         plt.close(figure)

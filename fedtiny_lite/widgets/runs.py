@@ -1,25 +1,29 @@
 """Panels over finished runs."""
 
-from collections.abc import Sequence
-
 import ipywidgets
+import pandas as pd
 from matplotlib.figure import Figure
 
-from fedtiny_lite.plots.runs import accuracy_over_rounds, at_density, by_arm, densities
+from fedtiny_lite.plots.runs import accuracy_over_rounds
+from fedtiny_lite.report.frames import at_density, by_label, densities
+from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.widgets.panel import panel
 
-FIRST_SHOWN = ("FedTiny", "magnitude")
+FIRST_SHOWN = (FEDTINY, "magnitude")
 
 
-def curves_panel(records: Sequence[dict], interactive: bool) -> ipywidgets.Widget | Figure:
-    """Accuracy over rounds of the chosen runs at one density; nothing is trained. None chosen shows all."""
-    arms, choices = by_arm(records), densities(records)
+def curves_panel(finished: pd.DataFrame, interactive: bool) -> ipywidgets.Widget | Figure:
+    """Accuracy over rounds of the chosen runs at one density; nothing is trained. None chosen shows all.
+
+    `finished`: as `frames.run_frame` makes it.
+    """
+    labels, choices = list(by_label(finished)), densities(finished)
 
     def draw(runs: tuple[str, ...], density: float) -> Figure:
-        chosen = [record for name in runs or arms for record in arms[name]]
-        return accuracy_over_rounds(at_density(chosen, density))
+        shown = finished[finished["label"].isin(runs or labels)]
+        return accuracy_over_rounds(at_density(shown, density))
 
-    first = tuple(name for name in FIRST_SHOWN if name in arms)
-    runs = ipywidgets.SelectMultiple(options=tuple(arms), value=first, rows=len(arms), description="runs")
+    first = tuple(name for name in FIRST_SHOWN if name in labels)
+    runs = ipywidgets.SelectMultiple(options=tuple(labels), value=first, rows=len(labels), description="runs")
     density = ipywidgets.Dropdown(options=choices, value=min(choices), description="density")
     return panel(draw, interactive, runs=runs, density=density)

@@ -10,7 +10,8 @@ from torch import nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.model.costs import LayerShape, forward_flops
-from fedtiny_lite.plots import clients, prediction, sparse
+from fedtiny_lite.plots import clients, prediction
+from fedtiny_lite.report import engines
 from fedtiny_lite.widgets.costs import kept_by_mask
 from fedtiny_lite.widgets.panel import panel
 
@@ -22,9 +23,9 @@ def macs_by_mask(config: Config, model: nn.Module, layers: Sequence[LayerShape])
     """
     found = {}
     for mask, kept in kept_by_mask(config, model).items():
-        sizes = dict.fromkeys((layer.pixels for layer in layers), 0)
+        sizes = dict.fromkeys((layer.positions for layer in layers), 0)
         for layer in layers:
-            sizes[layer.pixels] += layer.pixels * kept.get(layer.name, layer.weights)
+            sizes[layer.positions] += layer.positions * kept.get(layer.name, layer.weights)
         found[mask.lower()] = sizes
     return found
 
@@ -32,13 +33,14 @@ def macs_by_mask(config: Config, model: nn.Module, layers: Sequence[LayerShape])
 def predicted_speed(
     record: Mapping, config: Config, model: nn.Module, layers: Sequence[LayerShape], densities: Sequence[float]
 ) -> dict[str, dict[float, float]]:
-    """Times as fast as the best dense step, mask -> density -> ratio, by the line that `prediction.fitted` lays.
+    """Times as fast as the best dense step, mask -> density -> ratio, by the line that `engines.fitted` lays.
 
     One line serves both masks of the config's model, of which `record` holds the steps.
     """
-    rows = sparse.chosen(record["steps"], model=config.model, width=config.width)
-    fixed, rate = prediction.fitted(sparse.chosen(rows, engine="sparse"))
-    dense, speeds = sparse.best_dense(rows)["seconds"], {mask: {} for mask in sparse.MASKS}
+    rows = engines.rows_with(record["steps"], model=config.model, width=config.width)
+    fixed, rate = engines.fitted(engines.rows_with(rows, engine="sparse"))
+    dense = engines.best_dense(rows)["seconds"]
+    speeds: dict[str, dict[float, float]] = {mask: {} for mask in engines.MASKS}
     for density in densities:
         counts = macs_by_mask(replace(config, density=density), model, layers)
         for mask in speeds:
@@ -52,16 +54,16 @@ def draw_speed(record: Mapping, config: Config, model: nn.Module, layers: Sequen
         macs = macs_by_mask(config, model, layers)
     except ValueError as error:
         return clients.message(str(error))
-    recorded = {mask: sparse.times_as_fast(record, config.model, config.width, mask) for mask in sparse.MASKS}
+    recorded = {mask: engines.times_as_fast(record, config.model, config.width, mask) for mask in engines.MASKS}
     lowest = min(*recorded["uniform"], config.density)
     densities = sorted({config.density, *(float(d) for d in np.geomspace(lowest, 0.5, 24))})
     predicted = predicted_speed(record, config, model, layers, densities)
-    dense, kept = forward_flops(layers, {}) / 2, {mask: sum(macs[mask].values()) for mask in sparse.MASKS}
+    dense, kept = forward_flops(layers, {}) / 2, {mask: sum(macs[mask].values()) for mask in engines.MASKS}
     words = "; ".join(
-        f"{sparse.mask_name(mask)}: {kept[mask] / dense:.4f} of the multiply-adds, {speeds[config.density]:.1f} times"
+        f"{engines.mask_name(mask)}: {kept[mask] / dense:.4f} of the multiply-adds, {speeds[config.density]:.1f} times"
         for mask, speeds in predicted.items()
     )
-    text = f"{config.model} width {config.width}, density {config.density:.3g}; {words}\n{sparse.measured(record)}"
+    text = f"{config.model} width {config.width}, density {config.density:.3g}; {words}\n{engines.measured(record)}"
     return prediction.prediction_figure(macs, recorded, predicted, config.density, text)
 
 

@@ -1,25 +1,20 @@
 """Figures of notebook 02: what is drawn is what was given."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.plots import selection
-from fedtiny_lite.widgets.selection import pool_panel
+from fedtiny_lite.plots import candidates
+from fedtiny_lite.widgets.candidates import pool_panel
 
 JUDGES = {"adaptive": [0.5, 0.7], "vanilla": [-0.2, 0.0]}
 
-
-@pytest.fixture(autouse=True)
-def no_figure_left_open():
-    yield
-    assert plt.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 
 def test_pool_shows_layer_densities_and_losses():
     kept = [{"a.weight": 10, "b.weight": 30}, {"a.weight": 20, "b.weight": 20}, {"a.weight": 15, "b.weight": 25}]
-    fig = selection.pool_figure(kept, {"a.weight": 100, "b.weight": 200}, [2.5, 1.5, 2.0], "counted")
+    fig = candidates.pool_figure(kept, {"a.weight": 100, "b.weight": 200}, [2.5, 1.5, 2.0], "counted")
     top, bottom, colour_bar = fig.axes
     assert np.array_equal(top.images[0].get_array(), [[0.1, 0.2, 0.15], [0.15, 0.1, 0.125]])
     assert [tick.get_text() for tick in top.get_yticklabels()] == ["a", "b"]
@@ -33,7 +28,7 @@ def test_pool_shows_layer_densities_and_losses():
 
 def test_loss_figure_has_a_panel_a_judge_and_a_cloud_a_seed():
     losses = {judge: [[3.0, 2.0, 1.0]] * 2 for judge in JUDGES}
-    fig = selection.loss_figure(losses, [[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]], JUDGES, "measured")
+    fig = candidates.loss_figure(losses, [[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]], JUDGES, "measured")
     assert len(fig.axes) == 2
     for ax in fig.axes:
         assert [len(cloud.get_offsets()) for cloud in ax.collections] == [3, 3]
@@ -42,7 +37,7 @@ def test_loss_figure_has_a_panel_a_judge_and_a_cloud_a_seed():
 
 
 def test_judges_show_every_seed_and_the_mean():
-    fig = selection.judge_figure(JUDGES, JUDGES, "measured")
+    fig = candidates.judge_figure(JUDGES, JUDGES, "measured")
     left = fig.axes[0]
     dots = [line.get_ydata().tolist() for line in left.lines if line.get_marker() == "o"]
     assert [list(values) for values in dots] == list(JUDGES.values())
@@ -51,14 +46,14 @@ def test_judges_show_every_seed_and_the_mean():
 
 
 def test_control_has_a_panel_a_server_set():
-    fig = selection.control_figure({"distorted": JUDGES, "like the clients'": JUDGES}, "measured")
+    fig = candidates.control_figure({"distorted": JUDGES, "like the clients'": JUDGES}, "measured")
     assert [ax.get_title() for ax in fig.axes] == ["distorted", "like the clients'"]
     assert "rank correlation" in fig.axes[0].get_ylabel()
 
 
 def test_cost_is_per_client():
     entry = {"bytes_up": 2000, "bytes_down": 6000, "training_flops": 8e6}
-    left, right = selection.cost_figure({"losses": entry, "round": entry}, 2, "counted").axes
+    left, right = candidates.cost_figure({"losses": entry, "round": entry}, 2, "counted").axes
     assert [bar.get_height() for bar in left.patches] == [3, 3, 1, 1]  # kB down, then up on top
     assert [text.get_text() for text in left.texts] == ["4.0", "4.0"]
     assert [bar.get_height() for bar in right.patches] == [4, 4]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fedtiny_lite.federated.client import Client, train_locally
 from fedtiny_lite.federated.messages import Message, decode_state
-from fedtiny_lite.federated.server import Server, shares
+from fedtiny_lite.federated.server import Server, weighted_mean
 from fedtiny_lite.model.costs import LayerShape, growth_flops
 from fedtiny_lite.model.masks import Mask, largest
+from fedtiny_lite.model.training import gradient
 
 SENDING = 30
 """Output pixels that take a client as long as sending one weight: 5.6e-6 s against 1.8e-7 s a pixel in the wide layers
@@ -23,21 +24,22 @@ def train_and_square(
     client: Client, state: dict[str, Tensor], mask: Mask, schedule: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
     """The trained state, each parameter's squared gradient (mean over the batches), and the FLOPs, 2 F_s + F_d."""
-    squares = {}
+    squares: dict[str, Tensor] = {}
 
     def add(parameters: Mapping[str, nn.Parameter], progress: float) -> None:
         for name, parameter in parameters.items():
-            squares[name] = squares.get(name, 0) + parameter.grad.square()
+            square = gradient(parameter).square()
+            squares[name] = squares[name] + square if name in squares else square
 
     trained, flops = train_locally(client, state, mask, schedule, add)
-    flops += growth_flops(client.layers, mask.kept, mask) * sum(map(len, schedule))
+    flops += growth_flops(client.task.layers, mask.kept, mask) * sum(map(len, schedule))
     return trained, {name: (total / len(schedule)).cpu() for name, total in squares.items()}, flops
 
 
 def average_squares(server: Server, replies: Sequence[Message]) -> dict[str, Tensor]:
     """The clients' squared gradients of every parameter, averaged by their images."""
-    mean = sum(reply.tensors["squares"].double() * share for reply, share in zip(replies, shares(replies), strict=True))
-    shapes = {name: shape for name, shape in server.state_shapes.items() if "running_" not in name}
+    mean = weighted_mean(replies, "squares")
+    shapes = {name: shape for name, shape in server.task.state_shapes.items() if "running_" not in name}
     return decode_state(mean.float(), Mask({}), shapes)
 
 
@@ -58,7 +60,7 @@ def reconfigure(
     A measured time would differ from run to run, so t is counted, in pixels of output per sample: a weight takes those
     of its layer and SENDING more; a parameter that is never pruned likewise.
     """
-    kept, pixels = without_smallest(weights, mask, rate), {layer.name: layer.pixels for layer in layers}
+    kept, pixels = without_smallest(weights, mask, rate), {layer.name: layer.positions for layer in layers}
     inside = torch.cat([keep.flatten() for keep in kept.values()])
     gain = torch.cat([squares[name].flatten() for name in mask]).double()
     time = torch.cat([torch.full((keep.numel(),), pixels[name] + SENDING) for name, keep in mask.items()]).double()

@@ -1,4 +1,4 @@
-"""Rank correlation: values worked by hand, and scipy's as an independent implementation."""
+"""Rank correlation, interval, p value and Holm's correction: values worked by hand."""
 
 import math
 
@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
-from fedtiny_lite.report.statistics import p_value, rank_correlation, ranks, t_interval
-
-
-def test_ranks_of_ties_are_averaged():
-    assert ranks([30, 10, 20, 20]).tolist() == [4, 1, 2.5, 2.5]
-    assert ranks([7, 7, 7]).tolist() == [2, 2, 2]
+from fedtiny_lite.report.intervals import holm, p_value, rank_correlation, t_interval
 
 
 @pytest.mark.parametrize(
@@ -40,10 +34,15 @@ def test_refuses_what_has_no_rank_correlation(x, y):
 
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30))
-def test_agrees_with_scipy(pairs):
-    x, y = np.array(pairs).T
+def test_it_is_the_linear_correlation_of_ranks(pairs):
+    """Equal values share the mean of the ranks they take up."""
+    places = []
+    for values in np.array(pairs).T:
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        places.append((counts.cumsum() - (counts - 1) / 2)[place])
+    x, y = zip(*pairs, strict=True)
     if len(set(x)) > 1 and len(set(y)) > 1:
-        assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
+        assert rank_correlation(x, y) == pytest.approx(np.corrcoef(*places)[0, 1], abs=1e-12)
 
 
 def test_interval_of_five_worked_by_hand():
@@ -63,3 +62,10 @@ def test_p_values_by_hand():
     for step, t in ((0.001, 34.64), (0.005, 6.928), (0.01, 3.464)):
         assert p_value([0.02 - step, 0.02, 0.02 + step]) == pytest.approx(1 - t / math.sqrt(t**2 + 2), abs=1e-4)
     assert [p_value([value] * 3) for value in (0.0, 0.25)] == [1, 0]
+
+
+def test_holm_by_hand():
+    """3 * 0.02, then 2 * 0.025 = 0.05, raised to the one before it, then 0.9; in the order given."""
+    assert holm([0.9, 0.02, 0.025]) == pytest.approx([0.9, 0.06, 0.06])
+    assert holm([0.01, 0.6, 0.7]) == pytest.approx([0.03, 1, 1])
+    assert holm([]) == []

@@ -1,0 +1,170 @@
+"""What the server keeps of each client: the mask it holds, by version, and how many images it has.
+
+The versions of a mask count up from 1. A layer carries the version in which it last changed, so a client that holds
+version 3 lacks the layers that carry 4 or more. Example: two clients take part in round 1, whose fold changes layer
+`conv2` (version 2), and a third joins in round 2. In its last reply it said that it holds version 1, so it is sent
+`conv2` with the weights.
+A client answers with the version that it held when it read the question; a reply under another version is refused,
+because its packed weights would belong to other positions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from fedtiny_lite.federated.checks import inspect, reason, whole_number
+from fedtiny_lite.federated.messages import Message, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.protocol import Exchange, Method
+from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import Question, State, masked_start
+from fedtiny_lite.model.masks import Mask
+
+SHARED = "all clients"
+Versions = dict[str, int]
+"""Layer -> the version in which its mask last changed."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """`versions`: those of the mask that all clients share, under SHARED, or of each client's own, under its number.
+
+    `held`: the version that each client said it holds last; clients that never answered hold none. `samples`: the
+    images of each client, as it said first.
+    """
+
+    versions: Mapping[str, Versions] = field(default_factory=dict)
+    held: Mapping[int, int] = field(default_factory=dict)
+    samples: Mapping[int, int] = field(default_factory=dict)
+
+
+def lineage(method: Method, k: int) -> str:
+    """Whose mask client k holds."""
+    return str(k) if method.mask_of else SHARED
+
+
+def mask_for(method: Method, server: Server, state: State, k: int) -> Mask:
+    """The mask that client k is to hold: its own, where the method has one per client."""
+    return method.mask_of(server, state, k) if method.mask_of else state.mask
+
+
+def lacking(versions: Versions, held: int) -> list[str]:
+    """The layers that a client which holds version `held` lacks; all, if that is none or not one of the server's."""
+    if not 0 < held <= max(versions.values()):
+        return list(versions)
+    return [name for name, version in versions.items() if version > held]
+
+
+def begin(method: Method, server: Server, state: State, samples: Mapping[int, int]) -> Ledger:
+    """The ledger before the first exchange: every mask at version 1, and no client holds one."""
+    lineages = {lineage(method, k) for k in range(server.task.config.clients)}
+    return Ledger({name: dict.fromkeys(state.mask, 1) for name in lineages}, {}, samples)
+
+
+def note_changes(method: Method, server: Server, before: State, after: State, ledger: Ledger) -> Ledger:
+    """The ledger after a fold: a layer whose mask is another one now carries a new version."""
+    versions = dict(ledger.versions)
+    for k in range(server.task.config.clients) if method.mask_of else (0,):
+        old, new = (mask_for(method, server, state, k) for state in (before, after))
+        if old is not new:
+            versions[lineage(method, k)] = _renumbered(versions[lineage(method, k)], old, new)
+    return replace(ledger, versions=versions)
+
+
+def _renumbered(versions: Versions, old: Mask, new: Mask) -> Versions:
+    following = max(versions.values()) + 1
+    return {name: versions[name] if bool((old[name] == new[name]).all()) else following for name in versions}
+
+
+# --- what is sent -----------------------------------------------------------------------------------------
+
+
+def address(
+    method: Method, server: Server, state: State, ledger: Ledger, question: Question, clients: list[int]
+) -> dict[int, bytes]:
+    """The packed question for each client, with the layers of its mask that it lacks; equal ones are packed once."""
+    packed: dict[tuple[str, int], bytes] = {}
+    for k in clients:
+        key = lineage(method, k), ledger.held.get(k, 0)
+        if key not in packed:
+            mask = mask_for(method, server, state, k)
+            packed[key] = _message(server, state, mask, ledger.versions[key[0]], key[1], question)
+    return {k: packed[lineage(method, k), ledger.held.get(k, 0)] for k in clients}
+
+
+def _message(server: Server, state: State, mask: Mask, versions: Versions, held: int, question: Question) -> bytes:
+    tensors: dict[str, Tensor] = dict(question.tensors)
+    if question.with_model:
+        weights = state.weights if mask is state.mask else masked_start(state.weights, mask).weights
+        tensors["weights"] = encode_state(weights, mask)
+    layers = lacking(versions, held)
+    if layers:
+        tensors["mask"] = encode_mask({name: mask[name] for name in layers}, list(server.task.mask_shapes))
+    return pack(tensors, **question.meta, version=max(versions.values()), known=held)
+
+
+# --- what comes back --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The replies that passed, in order of client number, and why each of the others did not."""
+
+    replies: list[Message]
+    rejections: dict[int, str]
+    ledger: Ledger
+
+
+def accept(
+    method: Method,
+    exchange: Exchange,
+    server: Server,
+    state: State,
+    r: int,
+    ledger: Ledger,
+    packed: Mapping[int, bytes],
+) -> Accepted:
+    """Checks every reply, the one place where that is done; `packed`: client number -> the bytes that came.
+
+    A reply that fails a check is left out. Raises FloatingPointError, with the reasons, when fewer than half are left:
+    the average of a few is not the federation's.
+    """
+    replies, rejections, held, samples = [], {}, dict(ledger.held), dict(ledger.samples)
+    for k in sorted(packed):
+        try:
+            reply = unpack(packed[k])
+            held[k] = _said(reply, "holds")
+            _check_version(reply, max(ledger.versions[lineage(method, k)].values()))
+            given = whole_number(reply.meta, "samples", low=1)
+            if samples.setdefault(k, given) != given:
+                raise ValueError(f"samples is {given}, and was {samples[k]} before")
+            inspect(reply, exchange.expect(server, state, r, k, reply))
+            replies.append(replace(reply, meta=reply.meta | {"client": k}))
+        except (ValueError, KeyError) as error:
+            rejections[k] = reason(error)
+    if 2 * len(replies) < len(packed):
+        raise FloatingPointError(_too_few(rejections, len(packed)))
+    return Accepted(replies, rejections, replace(ledger, held=held, samples=samples))
+
+
+def _said(reply: Message, name: str) -> int:
+    """A version that a client says; 0, none, where it says nothing sensible."""
+    try:
+        return whole_number(reply.meta, name)
+    except ValueError:
+        return 0
+
+
+def _check_version(reply: Message, sent: int) -> None:
+    answered = _said(reply, "version")
+    if answered != sent:
+        raise ValueError(f"it answers under version {answered} of the mask, and version {sent} was sent")
+
+
+def _too_few(rejections: Mapping[int, str], asked: int) -> str:
+    reasons = "; ".join(f"client {k}: {reason}" for k, reason in list(rejections.items())[:3])
+    more = f" and {len(rejections) - 3} more" if len(rejections) > 3 else ""
+    return (
+        f"{len(rejections)} of {asked} replies were rejected ({reasons}{more}); "
+        "where numbers are NaN or infinite, a lower learning rate usually helps"
+    )

@@ -1,0 +1,112 @@
+"""Runs as a pandas table, a row per run: its label, its settings and what came of it. And the parts of such a table."""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from fedtiny_lite.report.labels import CHANGE, DENSE, FEDTINY, REFERENCE, STAY, Label, place, run_label
+from fedtiny_lite.report.measures import accuracies, spent, split, weights_held
+
+PANELS = {STAY: (REFERENCE, STAY), CHANGE: (CHANGE,)}
+"""The panels of a comparison of all methods, and the families in each; dense and FedTiny stand in both."""
+
+_WITHIN = ("seed", "density", "method", "selection", "candidate", "progressive")  # what one figure may mix
+
+
+def run_frame(records: Iterable[Mapping]) -> pd.DataFrame:
+    """A row per run: `label`, `family`, its settings under their own names, and all that `measures` reads.
+
+    `label` is an ordered category, so that tables and legends come in the order of families and names. A setting that
+    belongs to another method is missing.
+    """
+    records = list(records)
+    labels = [run_label(record) for record in records]
+    rows = [_row(record, label) for record, label in zip(records, labels, strict=True)]
+    runs = pd.DataFrame(rows)
+    if rows:
+        names = dict.fromkeys(found.label for found in sorted(set(labels), key=place))
+        runs["label"] = pd.Categorical(runs["label"], list(names), ordered=True)
+    return runs
+
+
+def _row(record: Mapping, label: Label) -> dict:
+    return record["config"] | label._asdict() | _results(record)
+
+
+def _results(record: Mapping) -> dict:
+    done = {"rounds_finished": len(record["rounds"])}
+    return done | accuracies(record) | weights_held(record) | spent(record) | split(record)
+
+
+def settings_of(records: Iterable[Mapping]) -> pd.DataFrame:
+    """A row per run, a column per setting that any of these runs has; missing where a run has none such."""
+    return pd.DataFrame([record["config"] for record in records])
+
+
+def varying(settings: pd.DataFrame) -> list[str]:
+    """The settings in which runs differ; one that only some runs have differs if these do."""
+    return [str(name) for name in settings if settings[name].nunique() > 1]
+
+
+# --- parts ------------------------------------------------------------------------------------------------
+
+
+def by_label(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Label -> its runs, in the order of families and names."""
+    return {str(label): part for label, part in runs.groupby("label", observed=True)} if len(runs) else {}
+
+
+def panels(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Title -> the labels of these runs that stand in that one of `PANELS`."""
+    families = runs.groupby("label", observed=True)["family"].first()
+    return {
+        title: [str(name) for name, family in families.items() if family in shown or name in (DENSE, FEDTINY)]
+        for title, shown in PANELS.items()
+    }
+
+
+def densities(runs: pd.DataFrame) -> list[float]:
+    """The densities asked for, largest first; the dense model has none."""
+    return sorted(runs.loc[runs["label"] != DENSE, "density"].unique().tolist(), reverse=True) if len(runs) else []
+
+
+def at_density(runs: pd.DataFrame, density: float) -> pd.DataFrame:
+    """The runs at this density, and the dense ones, which stand beside any."""
+    return runs[(runs["label"] == DENSE) | (runs["density"] == density)]
+
+
+def each_density(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of `at_density` for every density one after the other; the index level `at` says for which.
+
+    Raises ValueError if there are only dense runs, which have no density.
+    """
+    return pd.concat({density: at_density(runs, density) for density in densities(runs)}, names=["at"])
+
+
+def by_setting(runs: pd.DataFrame, setting: str) -> dict[str, pd.DataFrame]:
+    """Runs by density, largest first, the dense ones in each; or by the values of another setting, smallest first."""
+    if setting == "density":
+        return {f"density {density:g}": at_density(runs, density) for density in densities(runs)}
+    return {f"{setting} {value:g}": part for value, part in runs.groupby(setting)}
+
+
+def curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy: a row per run, a column per number of finished rounds that all of these runs reached."""
+    return pd.DataFrame(runs["curve"].tolist(), index=runs.index).dropna(axis=1)
+
+
+def alike(records: Iterable[Mapping]) -> dict[tuple[str, ...], pd.DataFrame]:
+    """Runs that may stand in one figure, by the settings (`name=value`) in which they differ from most runs.
+
+    Runs without a round, or of a candidate taken unjudged, are left out. A setting that a run does not have takes
+    the value that most others give it.
+    """
+    kept = [r for r in records if r["rounds"] and r["config"].get("selection") != "fixed"]
+    settings = settings_of(kept).drop(columns=list(_WITHIN), errors="ignore")
+    runs, names = run_frame(kept), varying(settings)
+    if not names:
+        return {(): runs} if kept else {}
+    settings = settings[names].fillna(settings[names].mode().iloc[0])
+    usual = dict(zip(names, settings.value_counts().index[0], strict=True))
+    odd = [tuple(f"{n}={row[n]}" for n in names if row[n] != usual[n]) for row in settings.to_dict("records")]
+    return {key: runs[[found == key for found in odd]] for key in dict.fromkeys(odd)}

@@ -1,0 +1,72 @@
+"""What a run is called in figures, and the family that its method belongs to. Both stand in its record."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+DENSE, FEDTINY = "dense", "FedTiny"
+FAMILIES = REFERENCE, STAY, CHANGE = "reference", "masks that stay", "masks that change"
+"""The families in the order of figures and tables; within one, names stand in alphabetical order."""
+
+
+class Label(NamedTuple):
+    """The name of a method and its family."""
+
+    label: str
+    family: str
+
+
+# Records that were written before records named their method: method -> (name, family)
+_OF_OLD_RECORDS = {
+    "fedavg": (DENSE, REFERENCE),
+    "small_model": ("small model", REFERENCE),
+    "random": ("random", REFERENCE),
+    "magnitude": ("magnitude", STAY),
+    "snip": ("SNIP", STAY),
+    "synflow": ("SynFlow", STAY),
+    "grasp": ("GraSP", STAY),
+    "ssfl": ("SSFL", STAY),
+    "fl_pqsu": ("FL-PQSU", STAY),
+    "lotteryfl": ("LotteryFL", CHANGE),
+    "prunefl": ("PruneFL", CHANGE),
+    "feddst": ("FedDST", CHANGE),
+    "fedmef": ("FedMef", CHANGE),
+    "fedrts": ("FedRTS", CHANGE),
+    "fedtiny": (FEDTINY, CHANGE),
+}
+_ABLATIONS = {  # (selection, progressive) -> what the run of FedTiny is called
+    ("adaptive", "no"): "selection only",
+    ("vanilla", "yes"): "progressive only",
+    ("vanilla", "no"): "vanilla",
+}
+
+
+def method_label(method: str, named: Mapping | None = None) -> Label:
+    """The label of a method: what a record says of it in `named`, or else, in an old record, what is known of it.
+
+    A method that is not known keeps its own name.
+    """
+    if named:
+        return Label(named["label"], named["family"])
+    return Label(*_OF_OLD_RECORDS.get(method, (method, CHANGE)))
+
+
+def run_label(record: Mapping) -> Label:
+    """The label of a run: that of its method, or of one of FedTiny's ablations."""
+    config = record["config"]
+    found = method_label(config["method"], record.get("method"))
+    return found._replace(label=_ablation(config, found.label)) if config["method"] == "fedtiny" else found
+
+
+def _ablation(config: Mapping, whole: str) -> str:
+    """The name of FedTiny with these settings; with both of its modules it is the `whole`."""
+    selection, progressive = config.get("selection", "adaptive"), config.get("progressive", "yes")
+    if (selection, progressive) == ("adaptive", "yes"):
+        return whole
+    other = f"selection={selection}" + ", progressive=no" * (progressive == "no")
+    return _ABLATIONS.get((selection, progressive), other)
+
+
+def place(found: Label) -> tuple[int, str]:
+    """Sorts labels by family, then by name; families of a reader's own come last."""
+    number = FAMILIES.index(found.family) if found.family in FAMILIES else len(FAMILIES)
+    return number, found.label.casefold()

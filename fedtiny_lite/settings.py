@@ -1,0 +1,106 @@
+"""A setting: its default, the values that are allowed, one line of help. Settings classes are made of nothing else.
+
+A method declares the settings that are its own in a class derived from `Settings`; `Config` is the class of those that
+every run has.
+"""
+
+import dataclasses
+import numbers
+from dataclasses import dataclass, field
+from typing import Any
+
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a word"}
+_ACCEPTED: dict[type, Any] = {int: numbers.Integral, float: numbers.Real, str: str}
+_LARGEST = 1e300  # no setting is larger; NaN compares false with it, infinity is above it
+Rule = dataclasses.Field[Any]
+"""A declared setting: its name, its default, and in `metadata` what `setting` was given."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    group: str = "method",
+    identity: bool = True,
+) -> Any:
+    """A dataclass field with its rule; its values have the type of `default`: int, float or str.
+
+    `low` and `high` are allowed themselves, `above` is not. `group`: the heading under which help prints the setting.
+    `identity=False`: the setting cannot change a result, so it is no part of a run's name.
+    """
+    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    return field(default=default, metadata={"help": help, "group": group, "identity": identity} | limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Checked settings. Raises ValueError naming the setting, the value given and what is allowed."""
+
+    def __post_init__(self) -> None:
+        for rule in rules(type(self)):
+            value = getattr(self, rule.name)
+            _check(rule, value)
+            object.__setattr__(self, rule.name, kind_of(rule)(value))  # 1 and 1.0 name the same run
+
+    def values(self) -> dict[str, Any]:
+        """The settings that can change a result, as plain JSON."""
+        return {rule.name: getattr(self, rule.name) for rule in rules(type(self)) if rule.metadata["identity"]}
+
+
+def rules(kind: type[Settings]) -> list[Rule]:
+    """The settings that a class declares, those of its bases first."""
+    return [rule for rule in dataclasses.fields(kind) if "help" in rule.metadata]
+
+
+def names(kind: type[Settings]) -> set[str]:
+    """The names of the settings that a class declares."""
+    return {rule.name for rule in rules(kind)}
+
+
+def defaults(kind: type[Settings]) -> dict[str, Any]:
+    """The default of each setting that a class declares."""
+    return {rule.name: rule.default for rule in rules(kind)}
+
+
+def kind_of(rule: Rule) -> type:
+    """int, float or str: the type of the default."""
+    return type(rule.default)
+
+
+def parse(rule: Rule, text: str) -> Any:
+    """The value of a setting from its text, such as "0.01". Raises ValueError for text of another kind."""
+    kind = kind_of(rule)
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{rule.name} = {text!r}: this setting takes {_KINDS[kind]}") from None
+
+
+def _check(rule: Rule, value: Any) -> None:
+    given, limits, kind = f"{rule.name} = {value!r}", rule.metadata, kind_of(rule)
+    if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
+        raise ValueError(f"{given}: this setting takes {_KINDS[kind]}")
+    if limits["choices"] and value not in limits["choices"]:
+        raise ValueError(f"{given}: choose one of {', '.join(limits['choices'])}")
+    if kind is not str and not _in_range(value, limits["low"], limits["above"], limits["high"]):
+        raise ValueError(f"{given}: {_range(rule)}")
+
+
+def _in_range(value: float, low: float | None, above: float | None, high: float | None) -> bool:
+    """NaN and infinity are in no range."""
+    return (
+        -_LARGEST < value < _LARGEST
+        and (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+    )
+
+
+def _range(rule: Rule) -> str:
+    limits = rule.metadata
+    bounds = {"above": limits["above"], "at least": limits["low"], "at most": limits["high"]}
+    words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+    return "it must be " + (" and ".join(words) or "a finite number")
