@@ -7,7 +7,7 @@ processes, or on a federated engine, and every byte can be counted.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -25,37 +25,33 @@ Note = dict[str, Any]
 """What a fold tells the record, as plain JSON."""
 
 
-class Ask(Protocol):
-    """The server's question in round `r` (-1: before training), the same for all clients."""
+Ask = Callable[[Server, State, int], Question]
+"""ask(server, state, r): the server's question in round `r` (-1: before training), the same for all clients."""
 
-    def __call__(self, server: Server, state: State, r: int) -> Question: ...
+Answer = Callable[[Client, Message], Reply]
+"""answer(client, message): one client's answer; the client's mask is up to date by then."""
 
+Expect = Callable[[Server, State, int, int, Message], Mapping[str, Check]]
+"""expect(server, state, r, k, reply): the tensors that client k's reply must hold, each with the check it has to pass.
 
-class Answer(Protocol):
-    """One client's answer to a message; the client's mask is up to date by then."""
+`reply` is not trusted yet. It is given because what is allowed may depend on it: weights under a mask of the client's
+own are as long as that mask, which the reply carries, keeps. Raises ValueError for a reply that is wrong already, such
+as one without a value that it needs.
+"""
 
-    def __call__(self, client: Client, message: Message) -> Reply: ...
+Fold = Callable[[Server, State, int, list[Message]], tuple[State, Note]]
+"""fold(server, state, r, replies): the next state, and a note for the record.
 
+`replies`: those that were accepted, in order of client number, whatever order they came in. Each says in `meta` its
+`client` and its `samples`.
+"""
 
-class Expect(Protocol):
-    """What client k's reply must hold: the name of each tensor, and the check that it has to pass.
+OwnNetwork = Callable[[Config, int, int, tuple[int, int, int]], nn.Module]
+"""model(config, allowed, classes, in_shape): the network that a method trains in place of `config.model`.
 
-    `reply` is not trusted yet. It is given because what is allowed may depend on it: weights under a mask of the
-    client's own are as long as that mask, which the reply carries, keeps. Raises ValueError for a reply that is wrong
-    already, such as one without a value that it needs.
-    """
-
-    def __call__(self, server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]: ...
-
-
-class Fold(Protocol):
-    """The next state and a note for the record.
-
-    `replies`: those that were accepted, in order of client number, whatever order they came in. Each says in `meta` its
-    `client` and its `samples`.
-    """
-
-    def __call__(self, server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]: ...
+It holds no data (torch's "meta" device). `allowed`: the number of parameters that a pruned `config.model` may keep in
+all.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,15 +64,6 @@ class Exchange:
     expect: Expect
     fold: Fold
     clients: Callable[[Config, int], Sequence[int]] = in_round
-
-
-class OwnNetwork(Protocol):
-    """The network, without data (torch's "meta" device), that a method trains in place of `config.model`.
-
-    `allowed`: the number of parameters that a pruned `config.model` may keep in all.
-    """
-
-    def __call__(self, config: Config, allowed: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module: ...
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ computed by dense torch under every setting: what needs gradients of pruned weig
 and what changes the network (FedMef's pruned activations). The record of every round says which engine trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,40 +29,19 @@ in that benchmark the sparse engine was faster at half of the multiply-adds too.
 whose dense torch is faster."""
 
 
-class Train(Protocol):
-    """`training.train`. The sparse engine takes no `on_gradient` but None."""
+Train = Callable[
+    [nn.Module, Split, Normalisation, Mask, Config, Sequence[Tensor], torch.Generator, OnGradient | None], None
+]
+"""`training.train`. The sparse engine takes no `on_gradient` but None."""
 
-    def __call__(
-        self,
-        model: nn.Module,
-        split: Split,
-        pixels: Normalisation,
-        mask: Mask,
-        config: Config,
-        schedule: Sequence[Tensor],
-        generator: torch.Generator,
-        on_gradient: OnGradient | None = None,
-    ) -> None: ...
+Evaluate = Callable[[nn.Module, Mask, Split, Normalisation], Evaluation]
+"""`training.evaluate` under a mask."""
 
+Recalibrate = Callable[[nn.Module, Mask, Split, Normalisation], BnStats]
+"""`bn_selection.recalibrate_bn` under a mask."""
 
-class Evaluate(Protocol):
-    """`training.evaluate` under a mask."""
-
-    def __call__(self, model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation: ...
-
-
-class Recalibrate(Protocol):
-    """`bn_selection.recalibrate_bn` under a mask."""
-
-    def __call__(self, model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> BnStats: ...
-
-
-class ListGrowth(Protocol):
-    """`progressive.growth_lists`."""
-
-    def __call__(
-        self, model: nn.Module, mask: Mask, counts: Mapping[str, int], images: Tensor, labels: Tensor
-    ) -> dict[str, GrowthList]: ...
+ListGrowth = Callable[[nn.Module, Mask, Mapping[str, int], Tensor, Tensor], dict[str, GrowthList]]
+"""`progressive.growth_lists`."""
 
 
 @dataclass(frozen=True)
