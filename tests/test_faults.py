@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from fedtiny_lite.config import METHODS
-from fedtiny_lite.federated.messages import encode_state, pack, read_mask, unpack
+from fedtiny_lite.federated.formats import read_mask
+from fedtiny_lite.federated.messages import encode_state, pack, unpack
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation import rounds as simulate

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from fedtiny_lite.federated.client import growth_batch, local_schedule
-from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.methods import feddst

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtiny_lite.federated.messages import decode_mask
+from fedtiny_lite.federated.formats import decode_mask
 from fedtiny_lite.methods import fedrts
 from fedtiny_lite.model.masks import Mask, erk_counts
 from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes

@@ -21,8 +21,9 @@ from fedtiny_lite.config import METHODS, load_method
 from fedtiny_lite.federated import survey
 from fedtiny_lite.federated.checks import read_whole_mask
 from fedtiny_lite.federated.encodings import decode_growth_lists, encode_growth_lists
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
 from fedtiny_lite.federated.ledger import accept, mask_for
-from fedtiny_lite.federated.messages import Message, decode_mask, encode_mask, pack, unpack
+from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.federated.survey import answer_survey, read_survey
 from fedtiny_lite.model.masks import Mask, check_masked
 from fedtiny_lite.records import schema

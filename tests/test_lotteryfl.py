@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtiny_lite.federated.client import EMPTY_MEMORY
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
 from fedtiny_lite.federated.ledger import accept, address, begin, note_changes
-from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state, pack, unpack
 from fedtiny_lite.federated.protocol import answer_question
 from fedtiny_lite.federated.server import full_mask, pretrained
 from fedtiny_lite.federated.state import masked_start

@@ -12,17 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtiny_lite.federated.messages import (
-    decode_growth_list,
-    decode_mask,
-    decode_state,
-    encode_growth_list,
-    encode_mask,
-    encode_state,
-    pack,
-    read_mask,
-    unpack,
-)
+from fedtiny_lite.federated.formats import decode_growth_list, decode_mask, encode_growth_list, encode_mask, read_mask
+from fedtiny_lite.federated.messages import decode_state, encode_state, pack, unpack
 from fedtiny_lite.model.costs import tensor_bytes
 from fedtiny_lite.model.masks import Mask
 

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from fedtiny_lite.config import METHODS, PROFILES
 from fedtiny_lite.data.datasets import Split, to_float
 from fedtiny_lite.federated import client as client_module
-from fedtiny_lite.federated.messages import Message, index_bits, unpack
+from fedtiny_lite.federated.messages import Message, unpack
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.methods import _selection, fedtiny
+from fedtiny_lite.model.costs import index_bits
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import bn_names, build_model, load_state, state_of
 from fedtiny_lite.pruning.progressive import grow_and_prune, growth_lists

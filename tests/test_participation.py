@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from fedtiny_lite.config import METHODS, load_method, make_config
 from fedtiny_lite.federated import ledger as ledger_module
+from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.ledger import SHARED, Ledger, address
-from fedtiny_lite.federated.messages import encode_mask, unpack
+from fedtiny_lite.federated.messages import unpack
 from fedtiny_lite.federated.participation import in_round
 from fedtiny_lite.federated.state import Question, masked_start
 from fedtiny_lite.methods._selection import judges

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from fedtiny_lite.data.datasets import to_float
 from fedtiny_lite.federated.client import local_schedule
+from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.ledger import address, begin
-from fedtiny_lite.federated.messages import Message, encode_mask, encode_state, unpack
+from fedtiny_lite.federated.messages import Message, encode_state, unpack
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.methods import prunefl

@@ -11,8 +11,9 @@ from fedtiny_lite.config import load_method, make_config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated import server as server_module
 from fedtiny_lite.federated.checks import numbers
+from fedtiny_lite.federated.formats import decode_mask
 from fedtiny_lite.federated.ledger import accept, address, begin, note_changes
-from fedtiny_lite.federated.messages import Message, decode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.messages import Message, encode_state, pack, unpack
 from fedtiny_lite.federated.protocol import Exchange
 from fedtiny_lite.federated.server import (
     average,

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from fedtiny_lite.config import METHODS, load_method
 from fedtiny_lite.data.datasets import Split, to_float
 from fedtiny_lite.federated.checks import numbers
+from fedtiny_lite.federated.formats import decode_mask, encode_mask, read_mask
 from fedtiny_lite.federated.ledger import accept, begin
-from fedtiny_lite.federated.messages import decode_mask, encode_mask, pack, read_mask, unpack
+from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.federated.protocol import Exchange
 from fedtiny_lite.federated.state import Question, Reply, masked_start
 from fedtiny_lite.model.costs import forward_flops, training_flops

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedtiny_lite.config import load_method
 from fedtiny_lite.federated.client import EMPTY_MEMORY, build_client, take_mask
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
 from fedtiny_lite.federated.ledger import lacking
-from fedtiny_lite.federated.messages import Message, decode_mask, encode_mask, pack, unpack
+from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.simulation import rounds as simulate

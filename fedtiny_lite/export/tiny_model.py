@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.data.datasets import to_float
-from fedtiny_lite.federated.messages import decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
+from fedtiny_lite.federated.messages import decode_state, encode_state, pack, unpack
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.costs import layer_shapes, model_bytes

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.federated.encodings import GROWTH_PARTS, decode_growth_lists
-from fedtiny_lite.federated.messages import Message, decode_mask, state_lengths
+from fedtiny_lite.federated.formats import decode_mask
+from fedtiny_lite.federated.messages import Message, state_lengths
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Split
-from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, pack, read_mask, unpack
+from fedtiny_lite.federated.formats import decode_mask, encode_mask, read_mask
+from fedtiny_lite.federated.messages import Message, decode_state, pack, unpack
 from fedtiny_lite.federated.state import Reply
 from fedtiny_lite.federated.task import Task, new_model
 from fedtiny_lite.model.costs import growth_flops, model_state_memory, other_sizes, training_flops

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.messages import (
+from fedtiny_lite.federated.formats import (
     decode_growth_list,
     decode_mask,
     encode_growth_list,

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from fedtiny_lite.federated.checks import inspect, reason, whole_number
-from fedtiny_lite.federated.messages import Message, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.formats import encode_mask
+from fedtiny_lite.federated.messages import Message, encode_state, pack, unpack
 from fedtiny_lite.federated.protocol import Exchange, Method
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import Question, State, masked_start

@@ -20,7 +20,8 @@ from dataclasses import replace
 
 from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask, whole_mask
 from fedtiny_lite.federated.client import Client, list_gradients, local_schedule, receive, reply, train_locally
-from fedtiny_lite.federated.messages import Message, encode_mask, encode_state
+from fedtiny_lite.federated.formats import encode_mask
+from fedtiny_lite.federated.messages import Message, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average_over_holders
 from fedtiny_lite.federated.state import Reply, State

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedtiny_lite.federated.checks import Check, model_values, pruned_positions
 from fedtiny_lite.federated.client import Client, list_gradients, receive, reply, train_locally
-from fedtiny_lite.federated.messages import Message, decode_mask, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average, shares
 from fedtiny_lite.federated.state import Reply, State

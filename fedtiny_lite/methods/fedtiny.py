@@ -36,7 +36,7 @@ from fedtiny_lite.methods._growing import (
     fold_lists,
     rate_in,
 )
-from fedtiny_lite.methods._selection import EXCHANGES, Selection, start_with_pool
+from fedtiny_lite.methods._selection import EXCHANGES, Selection, judges, start_with_pool
 from fedtiny_lite.methods._settings import Growth
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.pruning.progressive import adjustment_units, exchange_counts, unit_for_round
@@ -60,8 +60,8 @@ def units(server: Server) -> tuple[tuple[str, ...], ...]:
 
 
 def start(server: Server) -> State:
-    """The pool of candidates on the pretrained weights."""
-    units(server)  # refuses unknown blocks before anything is computed
+    """The pool of candidates on the pretrained weights. Raises ValueError for blocks or judges that are not there."""
+    units(server), judges(server.task.config, -1)  # refuse unknown blocks and missing clients before all computation
     return start_with_pool(server)
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask
 from fedtiny_lite.federated.client import Client, evaluate_locally, receive, reply, train_locally
 from fedtiny_lite.federated.encodings import union_of
-from fedtiny_lite.federated.messages import Message, decode_state, encode_mask, encode_state, read_mask
+from fedtiny_lite.federated.formats import encode_mask, read_mask
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average_over_holders, full_mask, pretrained
 from fedtiny_lite.federated.state import Reply, State, masked_start

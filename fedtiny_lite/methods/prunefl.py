@@ -23,7 +23,8 @@ from torch import Tensor
 from fedtiny_lite.config import Config
 from fedtiny_lite.federated.checks import Check, model_values, numbers, read_whole_mask, whole_mask
 from fedtiny_lite.federated.client import Client, local_schedule, receive, reply
-from fedtiny_lite.federated.messages import Message, decode_state, encode_mask, encode_state
+from fedtiny_lite.federated.formats import encode_mask
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average, full_mask, pretrained
 from fedtiny_lite.federated.state import Question, Reply, State, masked_start

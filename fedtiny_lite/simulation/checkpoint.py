@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.config import Config
+from fedtiny_lite.federated.formats import decode_mask, encode_mask
 from fedtiny_lite.federated.ledger import Ledger
-from fedtiny_lite.federated.messages import decode_mask, decode_state, encode_mask, encode_state, pack, unpack
+from fedtiny_lite.federated.messages import decode_state, encode_state, pack, unpack
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
