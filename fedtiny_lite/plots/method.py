@@ -16,8 +16,8 @@ STAGES = (
     (
         "1  Pretraining, coarse pruning",
         "train a dense model on a small public set;\ndraw C candidates: the same weights,\nC masks within the budget",
-        "hold their own images;\nnothing is asked of them yet",
-        (),
+        "hold their own images;\nadd up pixels, for the normalisation",
+        (("up", "sums of\npixels"),),
     ),
     (
         "2  Adaptive BN selection",
@@ -95,10 +95,10 @@ def one_run(record: Mapping) -> Figure:
     ):
         kilobytes = [entry[f"bytes_{way}"] / 1000 for entry in exchanges]
         right.bar(x + shift, kilobytes, width=0.4, color=colour, label=label)
-    names = [f"select {number}" for number in range(1, len(record["prelude"]) + 1)]
+    names = [entry["exchange"].replace("_", " ") for entry in record["prelude"]]
     right.set_xticks(x, [*names, *(str(entry["round"] + 1) for entry in rounds)])
     right.tick_params("x", labelrotation=90 if len(exchanges) > 8 else 0)
-    right.set(xlabel="exchange: selection, then rounds", ylabel="kB, all clients together")
+    right.set(xlabel="exchange: those before training, then rounds", ylabel="kB, all clients together")
     right.margins(y=0.2)  # room for the legend
     right.legend(fontsize=8, loc="upper right", ncols=2)
     c = record["config"]
