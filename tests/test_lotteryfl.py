@@ -261,3 +261,17 @@ def test_a_mask_travels_only_when_it_changed():
 def test_a_run_repeats_bit_for_bit():
     config = tiny(rounds=4)
     assert schema.canonical(trace(config)[0]) == schema.canonical(trace(config)[0])
+
+
+def test_what_no_client_of_the_round_holds_keeps_its_value_while_another_client_holds_it():
+    """Client 0 takes part under a mask that keeps every second weight; clients 1 and 2 still hold all."""
+    server = build_federation(tiny()).server
+    state, half = lotteryfl.start(server), every(server, 2)
+    known = dataclasses.replace(state, extra={**state.extra, "mask0": encode_mask(half, list(half))})
+    trained = masked_start({name: tensor + 1 for name, tensor in state.weights.items()}, half)
+    reply = Message({"client": 0, "samples": 7}, {"weights": encode_state(trained.weights, half)})
+    following, _ = lotteryfl.fold(server, known, 0, [reply])
+    assert following.mask == full_mask(server.task.mask_shapes)
+    for name, keep in half.items():
+        before, after = state.weights[name], following.weights[name]
+        assert torch.equal(after, torch.where(keep, before + 1, before))

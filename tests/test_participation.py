@@ -21,6 +21,7 @@ from fedtiny_lite.federated.ledger import SHARED, Ledger, address
 from fedtiny_lite.federated.messages import unpack
 from fedtiny_lite.federated.participation import in_round
 from fedtiny_lite.federated.state import Question, masked_start
+from fedtiny_lite.methods import _selection as selection_exchanges
 from fedtiny_lite.methods._selection import judges
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.records import schema
@@ -304,6 +305,15 @@ def test_judges_are_drawn_by_the_seed():
     assert len({tuple(found) for found in drawn.values()}) > 1
     assert judges(ten(selection_clients=0), -1) == judges(ten(selection_clients=10), -1) == list(range(10))
     with pytest.raises(ValueError, match=r"selection_clients = 11: there are 10 clients; 0 asks all"):
+        run(ten(selection_clients=11))
+
+
+def test_missing_judges_are_refused_before_the_server_trains(monkeypatch):
+    def trained(server):
+        raise AssertionError("the server has begun to train")
+
+    monkeypatch.setattr(selection_exchanges, "pretrained", trained)
+    with pytest.raises(ValueError, match="selection_clients = 11"):
         run(ten(selection_clients=11))
 
 
