@@ -127,7 +127,8 @@ def test_help_shows_its_setting_beside_those_of_every_run(package):
 
 def test_tuning_tries_its_knob(package):
     program = """
-from fedtiny_lite.experiments.plans import plan_configs, trials
+from fedtiny_lite.experiments.plans import plan_configs
+from fedtiny_lite.experiments.tuning import trials
 configs = [config for config in plan_configs("digits_tuning", "none") if config.method == "eager"]
 print(json.dumps([trials("eager"), [config.identity() for config in configs]]))
 """

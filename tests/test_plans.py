@@ -13,12 +13,10 @@ from fedtiny_lite.experiments.plans import (
     DENSITIES,
     PLANS,
     SEEDS,
-    TRIALS,
     TUNING_SEEDS,
-    chosen,
     plan_configs,
-    trials,
 )
+from fedtiny_lite.experiments.tuning import LEARNING_RATES, TRIALS, chosen, scores, trials
 from fedtiny_lite.federated import server as server_module
 from fedtiny_lite.records import bundles
 from fedtiny_lite.records.bundles import read_bundle
@@ -143,7 +141,7 @@ def test_two_knobs_are_tried_in_all_their_combinations(monkeypatch):
     two = replace(load_method("feddst"), knobs={"adjust_rate": (0.3, 0.5), "adjust_every": (1, 2, 3)})
     monkeypatch.setattr("fedtiny_lite.methods.feddst.METHOD", two)
     assert trials("feddst") == [
-        {"lr": plans.LEARNING_RATES[0], "adjust_rate": rate, "adjust_every": every}
+        {"lr": LEARNING_RATES[0], "adjust_rate": rate, "adjust_every": every}
         for rate in (0.3, 0.5)
         for every in (1, 2, 3)
     ]
@@ -228,7 +226,7 @@ def test_the_choice_by_hand():
         for seed, accuracy in zip(TUNING_SEEDS, pair, strict=True)
     ]
     of_another = [scored(base.changed(method="grasp", lr=lr), 1.0) for lr in (0.1, 0.4)]
-    assert plans.scores(found + of_another, "snip", tried) == pytest.approx([0.5, 0.6, 0.45])
+    assert scores(found + of_another, "snip", tried) == pytest.approx([0.5, 0.6, 0.45])
     assert chosen(found + of_another, "snip", tried) == {"lr": 0.2}
 
 

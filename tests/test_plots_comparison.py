@@ -10,7 +10,8 @@ from matplotlib.collections import PathCollection
 
 from fedtiny_lite import config as config_module
 from fedtiny_lite.config import load_method, make_config
-from fedtiny_lite.experiments.plans import ABLATIONS, trials
+from fedtiny_lite.experiments.plans import ABLATIONS
+from fedtiny_lite.experiments.tuning import trials
 from fedtiny_lite.plots import comparison as pictures
 from fedtiny_lite.plots import runs
 from fedtiny_lite.records.bundles import read_bundle, write_bundle

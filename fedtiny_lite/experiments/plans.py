@@ -1,24 +1,20 @@
 """Named plans: the runs behind each comparison, and how every method was tuned before it.
 
-The protocol, the same for all methods: `TRIALS` settings each, tried on two seeds of their own at density 0.02, scored
-on a fifth of the training images that nobody trains on; the best mean is taken for all densities. Test images are
-looked at once, by the plans that follow, with other seeds. Methods without a knob of their own try six learning
-rates, the others three with two values of their knob.
+The protocol on digits, the same for all methods: `tuning.TRIALS` settings each, tried on two seeds of their own at
+density 0.02, scored on a fifth of the training images that nobody trains on; the best mean is taken for all densities.
+Test images are looked at once, by the plans that follow, with other seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
-from statistics import mean
 
-from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config
+from fedtiny_lite.config import METHODS, PROFILES, Config, make_config
+from fedtiny_lite.experiments.tuning import chosen, trials
 from fedtiny_lite.records.bundles import load_plan
 
 SEEDS = (0, 1, 2, 3, 4)
 DENSITIES = (0.1, 0.05, 0.02, 0.01)
 TUNING_SEEDS = (100, 101)
-TRIALS = 6
-LEARNING_RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)
 CIFAR = dict(
     dataset="folder:data/cifar10-jpeg", samples=1_500, test_samples=1_000, model="cnn", width=8, batch_size=16,
     rounds=40, adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
@@ -35,42 +31,6 @@ def plan_configs(plan: str, out: str | Path) -> list[Config]:
     if plan not in PLANS:
         raise ValueError(f"plan = {plan!r}: choose one of {', '.join(PLANS)}")
     return list(dict.fromkeys(PLANS[plan](out)))
-
-
-def trials(method: str) -> list[dict]:
-    """The settings that are tried for a method: learning rates, and fewer of them beside the values of its knobs.
-
-    Raises ValueError for a method whose knobs do not leave the same number of trials as every other method has.
-    """
-    knobs = load_method(method).knobs
-    values = list(product(*knobs.values()))
-    rates = LEARNING_RATES[:: len(values)]
-    if len(rates) * len(values) != TRIALS:
-        raise ValueError(
-            f"{method} has {len(values)} settings of its knobs to try; {TRIALS} must be a multiple of that"
-        )
-    return [{"lr": lr} | dict(zip(knobs, chosen, strict=True)) for lr in rates for chosen in values]
-
-
-def scores(records: Sequence[dict], method: str, tried: Sequence[dict]) -> list[float]:
-    """The mean validation accuracy in `records` of each of the `tried` settings; a trial that diverged counts as 0.
-
-    Raises ValueError for settings that no record has.
-    """
-
-    def score(settings: dict) -> float:
-        runs = [r for r in records if r["config"]["method"] == method and settings.items() <= r["config"].items()]
-        if not runs:
-            raise ValueError(f"no tuning run of {method} with {settings} is in the records; repeat its tuning plan")
-        return mean(r["final"]["validation_accuracy"] if r["complete"] else 0.0 for r in runs)
-
-    return [score(settings) for settings in tried]
-
-
-def chosen(records: Sequence[dict], method: str, tried: Sequence[dict]) -> dict:
-    """Of `tried` settings the one with the best of `scores`; of equals the first."""
-    found = scores(records, method, tried)
-    return tried[found.index(max(found))]
 
 
 def _digits_tuning(out: str | Path) -> list[Config]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fedtiny_lite.experiments.plans import chosen, scores, trials
+from fedtiny_lite.experiments.tuning import chosen, scores, trials
 from fedtiny_lite.report.labels import place, run_label
 
 
