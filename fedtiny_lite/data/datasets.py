@@ -6,6 +6,7 @@ drawn from a global generator, so that a batch depends on its generator alone.
 
 import functools
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,14 @@ def _load(name: str, data_dir: Path, folder: Path | None) -> Dataset:
 def _read_digits() -> sources.Arrays:
     """The 1,797 handwritten digits of scikit-learn, 8x8, with grey levels 0..16 scaled to 0..255.
 
-    Every fifth digit is a test sample, beginning with the first.
+    Every fifth digit is a test sample, beginning with the first. The package's file is read in place, as importing
+    scikit-learn takes longer than all else here.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-    labels = digits.target.astype(np.int64)
+    found = importlib.util.find_spec("sklearn")
+    assert found and found.origin, "scikit-learn is not installed"
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    images = np.round(table[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     is_test = np.arange(len(labels)) % 5 == 0
     return {
         "train_images": images[~is_test],

@@ -13,7 +13,15 @@ from torch import nn
 from fedtiny_lite.config import Config, load_method, make_config
 from fedtiny_lite.model.costs import LayerShape, layer_shapes
 from fedtiny_lite.model.masks import weight_budget
-from fedtiny_lite.model.networks import Blocks, bn_names, empty_model, live_state, materialise, prunable_blocks
+from fedtiny_lite.model.networks import (
+    Blocks,
+    allocated,
+    bn_names,
+    empty_model,
+    live_state,
+    materialise,
+    prunable_blocks,
+)
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.sparse.engine import check_engine
 
@@ -93,11 +101,7 @@ def new_model(task: Task, generator: torch.Generator | None = None) -> nn.Module
     model = _network(task.config, task.allowed, task.classes, task.in_shape)
     if generator:
         return materialise(model, generator).to(task.config.torch_device)
-    model = model.to_empty(device=task.config.torch_device)
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.zero_()
-    return model
+    return allocated(model, task.config.torch_device)
 
 
 def described(task: Task) -> dict[str, Any]:

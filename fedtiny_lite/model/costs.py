@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fedtiny_lite.model.networks import bn_names
+from fedtiny_lite.model.networks import allocated, bn_names
 
 VALUE_BITS = 32
 
@@ -31,21 +31,22 @@ class LayerShape:
 def layer_shapes(model: nn.Module, in_shape: tuple[int, int, int]) -> tuple[LayerShape, ...]:
     """All convolutions and linear layers in the order in which a sample of `in_shape` (C, H, W) passes them.
 
-    Shapes are traced on a copy without data, so that the model and its BN statistics stay as they are.
+    Shapes are traced on a copy, so that the model and its BN statistics stay as they are, by a batch of no images,
+    which computes nothing.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = allocated(copy.deepcopy(model), "cpu").eval()
     shapes: list[LayerShape] = []
     for name, module in twin.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(_shape_recorder(f"{name}.weight", shapes))
-    twin(torch.zeros(1, *in_shape, device="meta"))
+    twin(torch.zeros(0, *in_shape))
     return tuple(shapes)
 
 
 def _shape_recorder(name: str, shapes: list[LayerShape]) -> Callable:
     def record(module: nn.Conv2d | nn.Linear, _inputs: tuple, output: torch.Tensor) -> None:
         weights, rows = module.weight.numel(), module.weight.shape[0]
-        shapes.append(LayerShape(name, weights, output[0, 0].numel(), rows, weights // rows))
+        shapes.append(LayerShape(name, weights, output.shape[2:].numel(), rows, weights // rows))
 
     return record
 

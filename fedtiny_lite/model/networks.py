@@ -181,9 +181,19 @@ def empty_model(name: str, width: int, classes: int, in_shape: tuple[int, int, i
 
 def materialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """Moves a model of torch's "meta" device to the CPU, in place, and draws its weights from `generator`."""
-    model.to_empty(device="cpu")
-    for module in model.modules():
+    for module in allocated(model, "cpu").modules():
         _initialise(module, generator)
+    return model
+
+
+def allocated(model: nn.Module, device: str) -> nn.Module:
+    """A model of torch's "meta" device moved to another, in place; all its numbers are 0.
+
+    `to_empty` would do it too, and import a compiler that nothing here uses.
+    """
+    state = model.state_dict()
+    zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) for name, tensor in state.items()}
+    model.load_state_dict(zeros, assign=True)
     return model
 
 
