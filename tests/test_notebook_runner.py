@@ -18,7 +18,7 @@ seeds: int = 5  # seeds to average over
 LOOK = """\
 import json, os, sys
 from pathlib import Path
-claim = {"id": "c", "claim": "one <is> one", "low": 1, "high": 1, "measured": 1, "ok": True}
+claim = {"id": "c", "claim": "one <is> one", "low": 1, "high": 1, "measured": 1, "ok": True, "why": ""}
 Path(out, "claims").mkdir(exist_ok=True)
 Path(out, "claims", "NAME.json").write_text(json.dumps([claim]))
 print(json.dumps([profile, out, interactive, seeds, os.getcwd(), sys.executable]))
@@ -53,7 +53,7 @@ def executed(tmp_path_factory):
     ]
     before = [source.read_bytes() for source in sources]
     files.write_json(folder / "out" / "claims" / "00_bad.json", [{"claim": "stale"}])
-    return sources, before, folder / "out", run_notebooks(sources, "smoke", folder / "out", {"seeds": 2})
+    return sources, before, folder / "out", run_notebooks(sources, "smoke", folder / "out", {"seeds": 5})
 
 
 def test_a_failing_notebook_is_named_and_the_others_run(executed):
@@ -68,7 +68,7 @@ def test_parameters_folder_and_python_of_the_kernel(executed):
     sources, _, out, _ = executed
     cells = nbformat.read(out / "notebooks" / "01_good.ipynb", as_version=4).cells
     printed = next(cell.outputs[0].text for cell in cells if cell.cell_type == "code" and cell.outputs)
-    assert json.loads(printed) == ["smoke", str(out), False, 2, str(sources[1].parent), sys.executable]
+    assert json.loads(printed) == ["smoke", str(out), False, 5, str(sources[1].parent), sys.executable]
 
 
 def test_sources_are_left_as_they_were(executed):
@@ -97,6 +97,14 @@ def test_report_lists_notebooks_and_claims(executed):
     assert '<td class="bad">failed in cell [4]: KeyError' in text
     assert "one &lt;is&gt; one" in text and "≥ 1 and ≤ 1" in text
     assert "stale" not in text
+
+
+def test_changed_parameters_leave_the_standard_run_alone(executed, tmp_path):
+    out = tmp_path / "out"
+    run_notebooks([executed[0][0]], "smoke", out, {"seeds": 2})
+    assert "seeds = 2" in (out / "explored" / "notebooks" / "00_bad.ipynb").read_text()
+    assert (out / "explored" / "report.html").is_file()
+    assert {path.name for path in out.iterdir()} == {"explored"}
 
 
 @pytest.mark.parametrize(

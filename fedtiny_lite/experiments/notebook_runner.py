@@ -19,6 +19,7 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from fedtiny_lite.records.claims import claim_cells, claims_path, load_claims
+from fedtiny_lite.records.explored import changed_parameters, own_folder
 from fedtiny_lite.records.files import ROOT
 
 PAGE = """<!DOCTYPE html>
@@ -94,8 +95,9 @@ def run_notebooks(
 ) -> list[NotebookRun]:
     """Execute the notebooks in order, each in its own folder, and write copies, pages and report below `out`.
 
-    Each gets `parameters` and profile, out (an absolute path) and interactive=False. One line is printed for
-    each; a notebook that fails does not stop the others. Raises ValueError, before anything is run, for a
+    Each gets `parameters` and profile, out (an absolute path) and interactive=False. If one of the `parameters` differs
+    from a notebook's own, everything is written below `out`/explored. One line is printed for each notebook; one that
+    fails does not stop the others. Raises ValueError, before anything is run, for a
     parameter that a notebook lacks, a missing notebook, or an `out` that would overwrite the sources.
     """
     out = Path(out).resolve()
@@ -103,8 +105,10 @@ def run_notebooks(
     given = {**(parameters or {}), "profile": profile, "out": str(out), "interactive": False}
     for source in sources:
         _refuse_bad_input(source, out, given)
-    runs = [_run_one(source, out, given) for source in sources]
-    write_report(runs, profile, out)
+    folders = [own_folder(out, changed_parameters(source, given)) for source in sources]
+    runs = [_run_one(source, folder, given) for source, folder in zip(sources, folders, strict=True)]
+    for folder in dict.fromkeys(folders):
+        write_report([run for run, of_run in zip(runs, folders, strict=True) if of_run == folder], profile, folder)
     return runs
 
 
@@ -126,6 +130,7 @@ def _literal(path: Path) -> str:
 
 
 def _run_one(source: Path, out: Path, given: Mapping[str, object]) -> NotebookRun:
+    """Execute one notebook, its copy and its page below `out`; `given` may name another folder for its records."""
     executed = out / "notebooks" / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     claims_path(out, source.name).unlink(missing_ok=True)  # claims of an earlier run are not this run's

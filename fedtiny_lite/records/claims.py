@@ -20,25 +20,38 @@ def expected_bands() -> dict[str, dict]:
     return {entry["id"]: entry for entry in read_json(EXPECTED)}
 
 
-def check(claim_id: str, measured: float | None, profile: str, band: Band | None = None) -> dict[str, Any]:
+def check(
+    claim_id: str,
+    measured: float | None,
+    profile: str,
+    band: Band | None = None,
+    changed: Sequence[str] = (),
+) -> dict[str, Any]:
     """Hold a measured number against its expected band: the one in expected.json, or `band` where that is given.
 
-    Returns {id, claim, profile, low, high, measured, ok}. `ok` is None ("not judged") if the claim has no
-    band at this profile; a number that is missing or NaN is outside any band. Raises ValueError for an
-    unknown claim.
+    Returns {id, claim, profile, low, high, measured, ok, why}. `ok` is None ("not judged") if the claim has no band at
+    this profile, or if the notebook ran with `changed` parameters, for which no band was made; `why` says which. A
+    number that is missing or NaN is outside any band. Raises ValueError for an unknown claim.
     """
     bands = expected_bands()
     if claim_id not in bands:
         raise ValueError(f"unknown claim {claim_id!r}; {EXPECTED.name} has {', '.join(sorted(bands))}")
     entry, number = bands[claim_id], plain(measured)
     band = band or entry["profiles"].get(profile)
-    row = {"id": claim_id, "claim": entry["claim"], "profile": profile, "low": None, "high": None}
-    if band is None:
-        return row | {"measured": number, "ok": None}
+    row = {"id": claim_id, "claim": entry["claim"], "profile": profile, "low": None, "high": None, "why": ""}
+    if band is None or changed:
+        return row | {"measured": number, "ok": None, "why": _not_judged(profile, changed)}
     low, high = band
     above = number is not None and (low is None or number >= low)
     below = number is not None and (high is None or number <= high)
     return row | {"low": low, "high": high, "measured": number, "ok": above and below}
+
+
+def _not_judged(profile: str, changed: Sequence[str]) -> str:
+    """Why there is no band to hold a number against."""
+    if not changed:
+        return f"no band at profile {profile}"
+    return f"{' and '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}"
 
 
 def save_claims(rows: Iterable[dict], out: str | Path, notebook: str) -> Path:
@@ -60,11 +73,11 @@ def load_claims(out: str | Path, notebooks: Iterable[str] | None = None) -> list
 
 
 def claim_cells(row: dict) -> tuple[str, str, str, str]:
-    """A claim as text: the claim, its expected band, the measured number, and ok, MISS or not judged."""
+    """A claim as text: the claim, its expected band, the measured number, and ok, MISS or not judged and why."""
     ends = [("≥", row["low"]), ("≤", row["high"])]
     band = " and ".join(f"{sign} {number:.4g}" for sign, number in ends if number is not None)
     measured = "none" if row["measured"] is None else f"{row['measured']:.4g}"
-    verdict = {True: "ok", False: "MISS", None: "not judged"}[row["ok"]]
+    verdict = {True: "ok", False: "MISS", None: ": ".join(filter(None, ("not judged", row["why"])))}[row["ok"]]
     return row["claim"], band or "-", measured, verdict
 
 
