@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
@@ -107,7 +106,7 @@ def _setting_line(rule: dataclasses.Field) -> str:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """One run, a line a round, then the path of the record."""
+    """One run: its accuracy and density, then the path of its record."""
     from fedtiny_lite.simulation.rounds import run
 
     named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
@@ -115,7 +114,7 @@ def run_command(options: argparse.Namespace) -> int:
     for name in named.keys() & settings.keys():
         raise ValueError(f"--{name} {named[name]} and --set {name}={settings[name]} are both given; give one")
     config = make_config(options.profile, **settings, **named)
-    record = run(config, options.out / "runs", on_round=_print_round)
+    record = run(config, options.out / "runs")
     final = record["final"]
     on = config.score_on
     engines = sorted({name for entry in record["rounds"] for name in entry.get("trained_on", ())})
@@ -125,12 +124,6 @@ def run_command(options: argparse.Namespace) -> int:
         print(f"layers that keep nothing: {', '.join(final['empty_layers'])}")
     print(options.out / "runs" / record["run_id"] / "record.json")
     return 0
-
-
-def _print_round(entry: dict[str, Any], state: object) -> None:
-    name = "start   " if entry["round"] < 0 else f"round {entry['round']:>2}"
-    scores = [f"{key.replace('_', ' ')} {entry[key]:.4f}" for key in entry if key.endswith(("_accuracy", "_loss"))]
-    print("  ".join([name, *scores]), flush=True)
 
 
 def sweep_command(options: argparse.Namespace) -> int:

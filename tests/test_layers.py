@@ -13,7 +13,7 @@ from fedtiny_lite.records.files import ROOT
 
 PACKAGE = ROOT / "fedtiny_lite"
 FLOORS = (
-    ("seeding", "settings"),
+    ("seeding", "settings", "progress_bar"),
     ("config",),
     ("records", "data"),
     ("model",),

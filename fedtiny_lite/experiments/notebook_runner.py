@@ -70,7 +70,9 @@ class OwnPython(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         # With no folder to search, Jupyter falls back to the ipykernel of sys.executable.
-        return KernelSpecManager(kernel_dirs=[]).get_kernel_spec(self.kernel_name)
+        spec = KernelSpecManager(kernel_dirs=[]).get_kernel_spec(self.kernel_name)
+        spec.env["TQDM_DISABLE"] = "1"  # nobody watches the bars, and a page cannot move them
+        return spec
 
 
 def find_notebooks(names: Iterable[str] = ()) -> list[Path]:

@@ -11,20 +11,19 @@ from pathlib import Path
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.experiments.plans import plan_configs
+from fedtiny_lite.progress_bar import progress_bar
 from fedtiny_lite.records.bundles import write_bundle
 from fedtiny_lite.records.files import write_bytes
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation.rounds import run, start_worker
 from fedtiny_lite.simulation.setup import resolve_device
 
-PROGRESS_LINES = 10
-
 
 def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = None) -> list[dict]:
     """The records of `configs`, in that order, kept below `out` as `run` keeps them.
 
     `processes`: runs at a time, default one per core; the clients of a run stay in its process, which changes no
-    record. Some lines of progress go to standard output. Raises RuntimeError at the end if a run failed, naming it;
+    record. A progress bar shows the time left. Raises RuntimeError at the end if a run failed, naming it;
     what has finished is kept and is not run again. Raises ValueError for fewer than one process.
     """
     records, failures = _run_each(configs, Path(out), processes)
@@ -70,26 +69,27 @@ def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tu
 def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> tuple[list[dict | None], list[str]]:
     """As `_run_each`, but raises BrokenProcessPool if a process dies."""
     records: list[dict | None] = [None] * len(configs)
-    failures, began, fresh = [], time.time(), 0
+    failures, began = [], time.time()
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
         futures = {pool.submit(run, replace(config, workers=1), out): i for i, config in enumerate(configs)}
-        for done, future in enumerate(as_completed(futures), start=1):
-            i = futures[future]
-            try:
-                records[i] = record = future.result()
-                fresh += (out / record["run_id"] / "record.json").stat().st_mtime >= began
-            except FloatingPointError as error:
-                ran = replace(configs[i], torch_device=resolve_device(configs[i].torch_device))
-                records[i] = read_record(out / ran.run_id / "record.json")
-                print(f"{ran.run_id} diverged: {error}", flush=True)
-            except BrokenProcessPool:
-                raise
-            except Exception as error:
-                failures.append(f"{configs[i].run_id}: {error}")
-            if done % -(-len(configs) // PROGRESS_LINES) == 0 or done == len(configs):
-                left = (time.time() - began) / fresh * (len(configs) - done) if fresh else None
-                print(f"{done} of {len(configs)} runs" + (f", about {left:.0f} s left" if fresh else ""), flush=True)
+        with progress_bar(len(configs), "sweep", "run") as bar:
+            for future in as_completed(futures):
+                i = futures[future]
+                try:
+                    records[i] = record = future.result()
+                    written = (out / record["run_id"] / "record.json").stat().st_mtime
+                    bar.initial += written < began  # the time left follows from runs that were carried out
+                except FloatingPointError as error:
+                    ran = replace(configs[i], torch_device=resolve_device(configs[i].torch_device))
+                    records[i] = read_record(out / ran.run_id / "record.json")
+                    bar.write(f"{ran.run_id} diverged: {error}")
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    failures.append(f"{configs[i].run_id}: {error}")
+                bar.update()
+            bar.refresh()
     finally:  # when interrupted, runs that wait do not begin
         pool.shutdown(cancel_futures=True)
     return records, failures

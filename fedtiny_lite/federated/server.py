@@ -15,6 +15,7 @@ from fedtiny_lite.federated.task import Task, new_model
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import load_state, state_of
 from fedtiny_lite.model.training import epoch_batches, train
+from fedtiny_lite.progress_bar import progress_bar
 from fedtiny_lite.seeding import torch_generator
 
 
@@ -74,7 +75,8 @@ def _pretrain(server: Server) -> dict[str, Tensor]:
     mask = full_mask(task.mask_shapes).to(server.public.images.device)
     generator = torch_generator(config.seed, "pretrain")
     schedule = epoch_batches(server.public, config.pretrain_epochs, config, generator)
-    train(server.model, server.public, task.pixels, mask, config, schedule, generator)
+    steps = progress_bar(schedule, "pretraining", "step", delay=1)
+    train(server.model, server.public, task.pixels, mask, config, steps, generator)
     return {name: tensor.cpu() for name, tensor in state_of(server.model).items()}
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -36,9 +36,7 @@ from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import final, score
 from fedtiny_lite.simulation.setup import Federation, build_federation, client_of, largest_first, resolve_device
-
-OnRound = Callable[[dict[str, Any], State], None]
-"""Called with the record's entry of the start (its round is -1) or of a round, and the server's state after it."""
+from fedtiny_lite.simulation.watching import OnRound, watched
 
 
 def run(config: Config, out: Path | str | None = None, on_round: OnRound | None = None) -> dict[str, Any]:
@@ -60,8 +58,8 @@ def run(config: Config, out: Path | str | None = None, on_round: OnRound | None 
     if folder:  # an output that cannot be written shall not cost the work of a round
         write_bytes(folder / ".writable", b"").unlink(missing_ok=True)
     try:
-        with _one_thread(), _pool(config) as pool:
-            return _run(config, folder, on_round or (lambda entry, state: None), pool)
+        with _one_thread(), _pool(config) as pool, watched(config, on_round) as report:
+            return _run(config, folder, report, pool)
     except BrokenProcessPool as error:
         kept = "finished rounds are kept, so run the same again" if folder else "give `out` to keep finished rounds"
         raise RuntimeError(f"a worker process died, often for lack of memory; {kept}, with fewer workers") from error
