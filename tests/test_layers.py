@@ -23,7 +23,7 @@ FLOORS = (
     ("methods", "export"),
     ("simulation",),
     ("experiments",),
-    ("report",),
+    ("report", "exercises"),
     ("plots",),
     ("widgets",),
     ("__init__",),

@@ -1,0 +1,180 @@
+"""Judges a reader's function on random inputs: against what the package computes, then against known mistakes.
+
+A known mistake is itself a small function, and its docstring says what is wrong. An answer that agrees with a mistake
+on every input has made that mistake. Any other wrong answer is described: its kind, shape, sign or scale, or the first
+value that differs.
+"""
+
+import copy
+import linecache
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+CASES = 8
+"""Random inputs for each judgement."""
+RIGHT = "✓ Right: it agrees with the package on random inputs."
+NOT_TRIED = "– Not tried yet: the function returns nothing. Write it, and end it with `return`."
+
+
+def as_returned(*parts: Tensor) -> tuple[Tensor, ...]:
+    """The parts of a result in the order in which they were returned."""
+    return parts
+
+
+class Exercise(NamedTuple):
+    """One exercise of a notebook.
+
+    `inputs(generator)`: random arguments for the reader's function. `right`: the same function made of the package.
+    `parts`: what it returns, a word for each part. `mistakes`: functions that each make one mistake, which their
+    docstring tells the reader. `hints`: two of them, the second says more. `ordered(*parts)`: the parts in the order in
+    which they are compared, where the reader is free to choose another.
+    """
+
+    inputs: Callable[[torch.Generator], tuple[Any, ...]]
+    right: Callable[..., Any]
+    parts: tuple[str, ...]
+    mistakes: Sequence[Callable[..., Any]]
+    hints: tuple[str, str]
+    ordered: Callable[..., tuple[Tensor, ...]] = as_returned
+
+
+class Case(NamedTuple):
+    """Arguments, what they became in the reader's function, and what it returned."""
+
+    given: tuple[Any, ...]
+    after: tuple[Any, ...]
+    found: Any
+
+
+def judge(exercise: Exercise, answer: Callable[..., Any]) -> str:
+    """One line on the reader's function `answer`: right, not tried yet, or what is wrong.
+
+    Never raises for what the reader wrote: an error in it becomes one sentence that quotes the reader's line.
+    """
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for _ in range(CASES):
+        given = exercise.inputs(generator)
+        after = copy.deepcopy(given)
+        try:
+            found = answer(*after)
+        except Exception as error:
+            return f"✗ {raised(error, answer)}"
+        if found is None or found is ...:
+            return NOT_TRIED
+        cases.append(Case(given, after, found))
+    wrong = _what_is_wrong(exercise, cases)
+    return f"✗ {wrong}" if wrong else RIGHT
+
+
+def _what_is_wrong(exercise: Exercise, cases: list[Case]) -> str | None:
+    faults = [fault for case in cases if (fault := _fault(exercise, case, exercise.right))]
+    if not faults:
+        changed = any(not _unchanged(a, b) for case in cases for a, b in zip(case.given, case.after, strict=True))
+        return "The result is right, but your function changes its arguments; work on a copy." if changed else None
+    for mistake in exercise.mistakes:
+        if not any(_fault(exercise, case, mistake) for case in cases):
+            return mistake.__doc__
+    return faults[0]
+
+
+def _fault(exercise: Exercise, case: Case, function: Callable[..., Any]) -> str | None:
+    """How what the reader's function returned differs from what `function` returns; None if it does not."""
+    expected = in_parts(function(*copy.deepcopy(case.given)), exercise.parts)
+    found = in_parts(case.found, exercise.parts)
+    if isinstance(found, str) or isinstance(expected, str):  # what the package returns never is
+        return str(found)
+    pairs = list(zip(exercise.parts, found, expected, strict=True))
+    if misshapen := [f"The {part} {fault}." for part, a, b in pairs if (fault := shape_fault(a, b))]:
+        return misshapen[0]
+    pairs = list(zip(exercise.parts, exercise.ordered(*found), exercise.ordered(*expected), strict=True))
+    return next((f"The {part} {fault}." for part, a, b in pairs if (fault := value_fault(a, b))), None)
+
+
+def in_parts(result: Any, parts: tuple[str, ...]) -> tuple[Tensor, ...] | str:
+    """What a function returned as one tensor per part, or a sentence on what it should have returned."""
+    several = result if len(parts) > 1 else (result,)
+    wanted = f"It should return {' and '.join(parts)}"
+    if not isinstance(several, tuple | list) or len(several) != len(parts):
+        return f"{wanted}, as `return {', '.join(parts)}`; it returns {_kind(result)}."
+    try:
+        return tuple(torch.as_tensor(part).detach() for part in several)
+    except (TypeError, ValueError, RuntimeError):
+        return f"{wanted}; it returns {_kind(result)}."
+
+
+def _kind(result: Any) -> str:
+    if isinstance(result, tuple | list):
+        return f"a {type(result).__name__} of {len(result)}"
+    return f"a {type(result).__name__}"
+
+
+def shape_fault(found: Tensor, expected: Tensor) -> str | None:
+    """How shape or type of `found` differ; whole numbers may stand for fractions, and any precision is fine."""
+    if found.shape != expected.shape:
+        return f"has shape {list(found.shape)}; expected is {list(expected.shape)}"
+    if found.dtype != expected.dtype and torch.bool in (found.dtype, expected.dtype):
+        return f"is {str(found.dtype).removeprefix('torch.')}; expected is {str(expected.dtype).removeprefix('torch.')}"
+    return None
+
+
+def value_fault(found: Tensor, expected: Tensor) -> str | None:
+    """How the values of `found` differ from `expected`, of the same shape; None if they agree to rounding."""
+    if expected.dtype == torch.bool:
+        return _bool_fault(found, expected)
+    a, b = found.double(), expected.double()
+    if close(a, b).all():
+        return None
+    if not a.isfinite().all():
+        return "has values that are not finite"
+    if close(a, -b).all():
+        return "has the wrong sign"
+    ratio = (a * b).sum() / (b * b).sum()  # of a = ratio * b
+    if a.numel() > 1 and close(a, ratio * b).all():
+        return f"is {ratio:.3g} times what it should be"
+    return _first_difference(a, b, ~close(a, b))
+
+
+def _bool_fault(found: Tensor, expected: Tensor) -> str | None:
+    if torch.equal(found, expected):
+        return None
+    if torch.equal(found, ~expected):
+        return "is inverted: it is True where it should be False"
+    if found.sum() != expected.sum():
+        return f"has {int(found.sum())} entries that are True; expected are {int(expected.sum())}"
+    return _first_difference(found, expected, found != expected)
+
+
+def close(a: Tensor, b: Tensor) -> Tensor:
+    """Where two float64 tensors agree to what float32 and another order of additions leave."""
+    return torch.isclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _first_difference(found: Tensor, expected: Tensor, where: Tensor) -> str:
+    place = tuple(where.nonzero()[0].tolist())
+    at = f" at {list(place)}" if place else ""
+    many = f"differs in {int(where.sum())} of {where.numel()} values;" if place else "differs:"
+    return f"{many}{at} it is {found[place].item():.4g}, right is {expected[place].item():.4g}"
+
+
+def _unchanged(before: Any, after: Any) -> bool:
+    if isinstance(before, Tensor):
+        return torch.equal(before, after)
+    if isinstance(before, tuple | list):
+        return len(before) == len(after) and all(map(_unchanged, before, after))
+    return bool(before == after)
+
+
+def raised(error: Exception, answer: Callable[..., Any]) -> str:
+    """One sentence on an error in the reader's function, with the reader's own line where it has one."""
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    own = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    if not lines:
+        return f"The function could not be called ({what})."
+    line = linecache.getline(lines[-1].filename, lines[-1].lineno or 0).strip()
+    return f"Line {lines[-1].lineno} of your cell, `{line}`, raises {what}"
