@@ -55,6 +55,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     sweep.add_argument("plan", help=f"one of {', '.join([*PLANS, STUDY])}")
     sweep.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     sweep.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
+    sweep.add_argument("--finished", action="store_true", help="run nothing: bundle what has finished so far")
     sweep.set_defaults(command=sweep_command)
 
     many = commands.add_parser(
@@ -128,9 +129,14 @@ def run_command(options: argparse.Namespace) -> int:
 
 def sweep_command(options: argparse.Namespace) -> int:
     """What is left of a plan, then the path of what holds its results; finished runs are not repeated."""
-    from fedtiny_lite.experiments.sweep import run_plan
+    from fedtiny_lite.experiments.sweep import bundle_finished, run_plan
 
-    path = study(options) if options.plan == STUDY else run_plan(options.plan, options.out, options.processes)
+    if options.finished:
+        path = bundle_finished(options.plan, options.out)
+    elif options.plan == STUDY:
+        path = study(options)
+    else:
+        path = run_plan(options.plan, options.out, options.processes)
     print(path)
     return 0
 

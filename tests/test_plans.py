@@ -26,7 +26,10 @@ from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
 
 TUNING = ("digits_tuning", "cifar_tuning")
-RESULTS = tuple(sorted(set(PLANS) - set(TUNING)))
+CLAIM = ("claim_tuning", "claim", "claim_ablations", "claim_wide")
+"""Plans with a protocol of their own, tested in test_claim.py."""
+USUAL = [plan for plan in PLANS if plan not in CLAIM]
+RESULTS = tuple(sorted(set(USUAL) - set(TUNING)))
 KNOBS = {method: load_method(method).knobs for method in METHODS}
 
 
@@ -61,7 +64,7 @@ def unlike(configs: list[Config]) -> set[str]:
 # --- the plans ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", USUAL)
 def test_every_run_of_a_plan_is_valid_and_stands_once(plan, tuned, tmp_path):
     configs = plan_configs(plan, tmp_path)
     assert configs and len({config.run_id for config in configs}) == len(configs)
@@ -90,7 +93,7 @@ def settings_of(runs: list[dict], known) -> list[str]:
     return sorted(json.dumps({name: run[name] for name in sorted(own[run["method"]])}) for run in runs)
 
 
-@pytest.mark.parametrize("plan", [plan for plan in PLANS if (bundles.COMMITTED / f"{plan}.json").exists()])
+@pytest.mark.parametrize("plan", [plan for plan in USUAL if (bundles.COMMITTED / f"{plan}.json").exists()])
 def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path, monkeypatch):
     """At the settings that the committed tuning chose. A setting that is newer than the records has its default.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config
+from fedtiny_lite.experiments import claim
 from fedtiny_lite.experiments.tuning import chosen, trials
 from fedtiny_lite.records.bundles import load_plan
 
@@ -108,6 +109,10 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "digits_alpha": _digits_alpha,
     "cifar_tuning": _cifar_tuning,
     "cifar": _cifar,
+    "claim_tuning": claim.claim_tuning,
+    "claim": claim.claim,
+    "claim_ablations": claim.claim_ablations,
+    "claim_wide": claim.claim_wide,
     "paper": _paper,
 }
 """Name -> function of the results folder to the configs; `sweep` runs them."""

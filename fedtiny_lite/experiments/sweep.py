@@ -47,6 +47,20 @@ def run_plan(plan: str, out: Path | str, processes: int | None = None) -> Path:
     return path
 
 
+def bundle_finished(plan: str, out: Path | str) -> Path:
+    """Bundle what has finished of a named plan below `out`, without running anything, as `run_plan` would.
+
+    A sweep of many hours can so be looked at, and kept, while it is under way. Raises ValueError if nothing has
+    finished.
+    """
+    out, records = Path(out), []
+    for config in plan_configs(plan, out):
+        ran = replace(config, torch_device=resolve_device(config.torch_device))
+        path = out / "runs" / ran.run_id / "record.json"
+        records += [read_record(path)] if path.exists() else []
+    return write_bundle(out / "plans" / f"{plan}.json", plan, records)
+
+
 def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tuple[list[dict | None], list[str]]:
     """A record per config, None where there is none, and a line for each failure.
 

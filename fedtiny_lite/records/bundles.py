@@ -63,9 +63,9 @@ def load_plan(plan: str, out: str | Path) -> tuple[list[dict], str]:
 
 
 def provenance(records: Sequence[Mapping]) -> str:
-    """Processor, torch and commit of these runs, in words."""
+    """Processor (the GPU, where one was used), torch and commit of these runs, in words."""
     environments = [record["environment"] for record in records]
-    places = {(e["cpu"], e["packages"]["torch"], _short(e["commit"])) for e in environments}
+    places = {(e.get("gpu", e["cpu"]), e["packages"]["torch"], _short(e["commit"])) for e in environments}
     return "; ".join(f"{cpu}, torch {torch}, commit {commit}" for cpu, torch, commit in sorted(places))
 
 

@@ -11,9 +11,13 @@ from fedtiny_lite.records.files import ROOT
 PACKAGES = ("fedtiny-lite", "torch", "torchvision", "numpy", "numba", "scikit-learn", "matplotlib", "papermill")
 
 
-def environment() -> dict:
-    """What a run ran on: Python, platform, processor, packages, git commit (None outside a checkout)."""
-    return {
+def environment(gpu: str | None = None) -> dict:
+    """What a run ran on: Python, platform, processor, packages, git commit (None outside a checkout).
+
+    `gpu`: the name of the GPU that it trained on, if it did.
+    """
+    used = {} if gpu is None else {"gpu": gpu}
+    return used | {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),

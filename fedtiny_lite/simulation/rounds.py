@@ -196,6 +196,7 @@ def _cost(
 def _new_record(federation: Federation, method: Method) -> dict[str, Any]:
     task = federation.task
     pixels = {"mean": list(task.pixels.mean), "std": list(task.pixels.std)}
+    gpu = torch.cuda.get_device_name() if task.config.torch_device == "cuda" else None
     return {
         "run_id": task.config.run_id,
         "method": {"label": method.label, "family": method.family},
@@ -212,7 +213,7 @@ def _new_record(federation: Federation, method: Method) -> dict[str, Any]:
         "start": {},
         "rounds": [],
         "final": {},
-        "environment": environment() | {"workers": task.config.workers},
+        "environment": environment(gpu) | {"workers": task.config.workers},
         "complete": False,
     }
 

@@ -1,0 +1,149 @@
+"""The plans that decide the paper's claim: ResNet18 on CIFAR-10 where it is very sparse. See docs/protocol.md.
+
+Width 16 keeps as many weights a filter at four times the density as width 64 does: a filter of its layers has a quarter
+of the inputs. So `DENSITIES` maps the paper's densities to those of width 16. What the paper derives from its density,
+the size of the pool and whether the last layer is pruned, is taken from the paper's value.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from fedtiny_lite.config import Config, make_config
+from fedtiny_lite.experiments.tuning import chosen
+from fedtiny_lite.records.bundles import load_plan
+
+Values = Mapping[str, object]
+SEEDS = (10, 11, 12, 13, 14)
+TUNING_SEED = 100
+DENSITIES = {0.01: 0.04, 0.003: 0.012, 0.001: 0.004}
+"""The paper's density -> that of ResNet18 w16 with as many weights a filter."""
+POOLS = {0.01: 10, 0.003: 33, 0.001: 100}
+"""The paper's density -> candidates in the paper's pool."""
+MIDDLE = 0.003
+RATES = (0.02, 0.05, 0.1, 0.2)
+LEAST_RATE, MOST_RATE = 0.0025, 0.8
+
+SETTING = dict(
+    dataset="folder:data/cifar10-jpeg", model="resnet18", width=16, clients=10, alpha=0.5, server_shots=20,
+    server_set="as_clients", augment="crop_flip", pretrain_epochs=15, rounds=20, local_epochs=1, batch_size=64,
+    weight_decay=5e-4, dev_fraction=0.1, adjust_every=1, adjust_until=10, torch_device="auto", engine="auto",
+)  # fmt: skip
+"""Ten adjustments, as the paper makes; a million training samples a run."""
+
+ARMS: Mapping[str, Values] = {
+    "FedTiny": {"method": "fedtiny"},
+    "SynFlow": {"method": "synflow", "saliency_scope": "global", "saliency_steps": 0},
+    "magnitude": {"method": "magnitude"},
+    "SNIP": {"method": "snip"},
+    "FedDST": {"method": "feddst"},
+    "SynFlow as in the 2022 code": {"method": "synflow", "saliency_scope": "layer", "saliency_steps": 5},
+    "FedRTS": {"method": "fedrts"},
+    "PruneFL": {"method": "prunefl"},
+    "random": {"method": "random"},
+    "GraSP": {"method": "grasp"},
+    "small model": {"method": "small_model"},
+    "FedAvg": {"method": "fedavg"},
+}
+"""What is compared, in the order of importance; each is tuned for itself."""
+
+ABLATIONS: tuple[Values, ...] = (
+    {"selection": "fixed"},
+    {"progressive": "no"},
+    {"selection": "fixed", "progressive": "no"},
+)
+"""FedTiny without selection, without progressive pruning, without both."""
+
+
+def at_density(paper: float) -> Values:
+    """The settings of width 16 that stand for the paper's density."""
+    pruned = "yes" if paper > 0.005 else "no"  # the paper's model keeps its last layer dense below
+    return {"density": DENSITIES[paper], "pool_size": POOLS[paper], "prune_linear": pruned}
+
+
+def config_of(arm: Values, **settings: object) -> Config:
+    """A run of an arm at the plan's setting, of which each method takes what it has."""
+    return make_config({**SETTING, **at_density(MIDDLE), **settings}, **arm)
+
+
+def grid(records: Sequence[dict], arm: Values) -> list[float]:
+    """The learning rates to try for an arm: `RATES`, doubled or halved beyond an end as long as that end is best."""
+    rates = sorted(RATES)
+    while _tried(records, arm, rates):
+        best = chosen(records, str(arm["method"]), [{**arm, "lr": rate} for rate in rates])["lr"]
+        if best == rates[0] and best / 2 >= LEAST_RATE:
+            rates = [best / 2, *rates]
+        elif best == rates[-1] and best * 2 <= MOST_RATE:
+            rates = [*rates, best * 2]
+        else:
+            break
+    return rates
+
+
+def _tried(records: Sequence[dict], arm: Values, rates: Sequence[float]) -> bool:
+    wanted = [{**arm, "lr": rate} for rate in rates]
+    return all(any(settings.items() <= record["config"].items() for record in records) for settings in wanted)
+
+
+def claim_tuning(out: str | Path) -> list[Config]:
+    """Learning rates of each arm at the middle density, one seed, eight rounds, scored on held-out training images.
+
+    Run the plan again until it adds nothing: a rate at an end of its grid widens it.
+    """
+    try:
+        records, _ = load_plan("claim_tuning", out)
+    except FileNotFoundError:
+        records = []
+    short = dict(seed=TUNING_SEED, score_on="validation", rounds=8, adjust_until=4)
+    return [config_of({**arm, "lr": rate}, **short) for arm in ARMS.values() for rate in grid(records, arm)]
+
+
+def tuned(out: str | Path) -> dict[str, Values]:
+    """Each arm with the learning rate that its tuning chose. Raises FileNotFoundError if there is no tuning."""
+    records, _ = load_plan("claim_tuning", out)
+    tried = {name: [{**arm, "lr": rate} for rate in grid(records, arm)] for name, arm in ARMS.items()}
+    return {name: chosen(records, str(arm["method"]), tried[name]) for name, arm in ARMS.items()}
+
+
+def claim(out: str | Path) -> list[Config]:
+    """The main table: every arm at three densities, seed by seed, so that what is finished first can be compared."""
+    arms = tuned(out)
+    return [
+        config_of(arm, seed=seed, **at_density(paper))
+        for seed in SEEDS
+        for paper in (MIDDLE, *(density for density in DENSITIES if density != MIDDLE))
+        for name, arm in arms.items()
+        if name != "FedAvg" or paper == MIDDLE
+    ]
+
+
+def leading(records: Sequence[dict], arms: Mapping[str, Values], count: int) -> list[str]:
+    """The pruned arms of highest mean accuracy at the middle density."""
+
+    def accuracy(arm: Values) -> float:
+        wanted = {**arm, "density": DENSITIES[MIDDLE]}
+        found = [
+            r["final"]["test_accuracy"] for r in records if r["complete"] and wanted.items() <= r["config"].items()
+        ]
+        return mean(found) if found else 0.0
+
+    return sorted((name for name in arms if name != "FedAvg"), key=lambda name: -accuracy(arms[name]))[:count]
+
+
+def claim_ablations(out: str | Path) -> list[Config]:
+    """At the middle density: FedTiny without its modules; the four leading arms on other partitions and server sets."""
+    arms, (records, _) = tuned(out), load_plan("claim", out)
+    four = leading(records, arms, 4)
+    changed: list[tuple[Values, Values]] = [(arms["FedTiny"], change) for change in ABLATIONS]
+    changed += [(arms[name], {"alpha": alpha}) for alpha in (0.1, 5.0) for name in four]
+    changed += [(arms[name], {"server_set": "distorted"}) for name in dict.fromkeys(["FedTiny", *four])]
+    return [config_of({**arm, **change}, seed=seed) for seed in SEEDS[:3] for arm, change in changed]
+
+
+def claim_wide(out: str | Path) -> list[Config]:
+    """The paper's own point, width 64 at density 0.01: FedTiny, SynFlow, magnitude, and the best other arm."""
+    arms, (records, _) = tuned(out), load_plan("claim", out)
+    first = ("FedTiny", "SynFlow", "magnitude")
+    names = [*first, *[name for name in leading(records, arms, len(arms)) if name not in first][:1]]
+    wide = {**at_density(0.01), "density": 0.01, "width": 64}
+    return [config_of(arms[name], seed=seed, **wide) for seed in SEEDS[:2] for name in names]

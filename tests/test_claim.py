@@ -1,0 +1,114 @@
+"""The plans of the paper's claim: arms that cannot be mixed up, grids that widen, the same settings for all."""
+
+import pytest
+
+from fedtiny_lite.experiments import claim, plans
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, MIDDLE, RATES, SEEDS, config_of, grid
+from fedtiny_lite.experiments.plans import plan_configs
+from fedtiny_lite.experiments.sweep import bundle_finished
+from fedtiny_lite.federated.task import make_task
+from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.pruning.bn_selection import usual_pool_size
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle
+from fedtiny_lite.simulation.rounds import run
+from tests.helpers import three_clients
+
+CLAIM = ("claim_tuning", "claim", "claim_ablations", "claim_wide")
+
+
+def scored(arm, rate: float, accuracy: float) -> dict:
+    config = config_of({**arm, "lr": rate})
+    return {"config": config.identity(), "complete": True, "final": {"validation_accuracy": accuracy}}
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """Tuning found 0.05 best for every arm; the main runs gave each arm an accuracy by its place."""
+    tuning = [scored(arm, rate, float(rate == 0.05)) for arm in ARMS.values() for rate in RATES]
+    main = [
+        {"config": config_of({**arm, "lr": 0.05}).identity(), "complete": True, "final": {"test_accuracy": -place}}
+        for place, arm in enumerate(ARMS.values())
+    ]
+    monkeypatch.setattr(claim, "load_plan", lambda plan, out: ({"claim_tuning": tuning, "claim": main}[plan], plan))
+
+
+def test_no_arm_is_taken_for_another():
+    for name, arm in ARMS.items():
+        alike = [other for other in ARMS if arm.items() <= config_of(ARMS[other]).identity().items()]
+        assert alike == [name]
+
+
+def test_a_filter_of_width_16_keeps_as_many_weights_as_one_of_width_64_in_the_paper():
+    for paper, density in DENSITIES.items():
+        assert 16 * 9 * density == pytest.approx(64 * 9 * paper)
+        assert claim.POOLS[paper] == usual_pool_size(paper)
+        tasks = [
+            make_task(config_of(ARMS["magnitude"], **settings), 10, (3, 32, 32), Normalisation((0.5,) * 3, (0.2,) * 3))
+            for settings in (claim.at_density(paper), {**claim.at_density(paper), "density": paper, "width": 64})
+        ]
+        a_filter = [task.budget / sum(shape[0] for shape in task.mask_shapes.values()) for task in tasks]
+        assert a_filter[0] == pytest.approx(a_filter[1], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (0.05, (0.02, 0.05, 0.1, 0.2)),
+        (0.2, (0.02, 0.05, 0.1, 0.2, 0.4)),
+        (0.02, (0.01, 0.02, 0.05, 0.1, 0.2)),
+    ],
+)
+def test_a_grid_widens_beyond_an_end_that_is_best(best, expected):
+    arm = ARMS["SNIP"]
+    found = [scored(arm, rate, float(rate == best)) for rate in RATES]
+    assert grid(found, arm) == list(expected)
+    assert grid([*found, scored(arm, expected[-1] if best > 0.1 else expected[0], 0.5)], arm) == list(expected)
+    assert grid(found[:3], arm) == list(RATES)
+
+
+def test_a_grid_ends_somewhere():
+    arm, rising = ARMS["SNIP"], []
+    for _ in range(20):
+        rising = [scored(arm, rate, rate) for rate in grid(rising, arm)]
+    assert max(grid(rising, arm)) == claim.MOST_RATE
+
+
+def test_the_main_table_compares_arms_alike_and_seed_by_seed(tuned):
+    configs = claim.claim("none")
+    assert len(configs) == len(SEEDS) * (3 * (len(ARMS) - 1) + 1) == len(set(configs))
+    assert [config.seed for config in configs] == sorted(config.seed for config in configs)
+    shared = [{key: c.identity()[key] for key in claim.SETTING if key in c.identity()} for c in configs]
+    assert all(values.items() <= claim.SETTING.items() for values in shared)
+    assert {config.lr for config in configs} == {0.05} and {config.score_on for config in configs} == {"test"}
+
+
+def test_tuning_sees_no_test_image_and_no_seed_of_the_table(tuned):
+    configs = claim.claim_tuning("none")
+    assert {config.score_on for config in configs} == {"validation"}
+    assert {config.seed for config in configs}.isdisjoint(SEEDS)
+    assert {config.density for config in configs} == {DENSITIES[MIDDLE]}
+
+
+def test_leaders_come_from_the_main_table(tuned):
+    wide = claim.claim_wide("none")
+    assert {(config.width, config.density) for config in wide} == {(64, 0.01)}
+    assert {config.method for config in wide} == {"fedtiny", "synflow", "magnitude", "snip"}
+    ablations = claim.claim_ablations("none")
+    assert len(ablations) == 3 * (3 + 8 + 4) == len(set(ablations))
+
+
+@pytest.mark.parametrize("plan", [plan for plan in CLAIM if (COMMITTED / f"{plan}.json").exists()])
+def test_committed_records_are_runs_of_their_plan(plan):
+    """Some may still be missing, and what computed them, a GPU or the sparse engine, is left to the machine."""
+    planned = [{**config.identity(), "torch_device": "any"} for config in plan_configs(plan, "none")]
+    for record in read_bundle(COMMITTED / f"{plan}.json"):
+        assert {**record["config"], "torch_device": "any"} in planned
+
+
+def test_what_has_finished_of_a_sweep_is_bundled_without_running_the_rest(monkeypatch, tmp_path):
+    done, left = three_clients(rounds=0), three_clients(rounds=0, seed=1)
+    monkeypatch.setitem(plans.PLANS, "two", lambda out: [done, left])
+    with pytest.raises(ValueError, match="no finished run"):
+        bundle_finished("two", tmp_path)
+    run(done, tmp_path / "runs")
+    assert [record["config"] for record in read_bundle(bundle_finished("two", tmp_path))] == [done.identity()]
