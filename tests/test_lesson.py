@@ -4,24 +4,27 @@ import pytest
 from PIL import Image
 
 from fedtiny_lite.config import make_config
-from fedtiny_lite.experiments.lesson import Lesson, parameter_names
+from fedtiny_lite.experiments.lesson import Lesson
 from fedtiny_lite.plots.style import figure
 from fedtiny_lite.records.claims import load_claims
-from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.records.explored import standard_parameters
 
 NAME = "03_progressive_pruning"
 
 
+def parameters(folder, **changed):
+    """The namespace of a notebook whose parameters cell has run."""
+    return standard_parameters(NAME) | dict(profile="smoke", out=str(folder), other=1) | changed
+
+
 @pytest.fixture
 def lesson(tmp_path):
-    values = dict(profile="smoke", out=str(tmp_path), interactive=False, seeds=1, first_seed=2, density=0.02, other=1)
-    return Lesson(NAME, values)
+    return Lesson(NAME, parameters(tmp_path))
 
 
 def test_parameters_are_those_of_the_tagged_cell(lesson, tmp_path):
-    assert parameter_names(ROOT / "notebooks" / f"{NAME}.ipynb") == list(lesson.parameters)
-    assert "other" not in lesson.parameters and lesson.parameters["first_seed"] == 2
-    assert lesson.profile == "smoke" and lesson.out == tmp_path
+    assert list(lesson.parameters) == list(standard_parameters(NAME))
+    assert lesson.profile == "smoke" and lesson.out == lesson.folder == tmp_path and lesson.changed == []
     with pytest.raises(ValueError, match="first_seed, density not set: run the parameters cell first"):
         Lesson(NAME, {})
 
@@ -49,6 +52,15 @@ def test_claims_are_saved_once_and_printed(lesson, tmp_path, capsys):
         ("03-forward", False),
     ]
     assert "MISS" in capsys.readouterr().out
+
+
+def test_changed_parameters_leave_the_standard_run_alone(tmp_path):
+    lesson = Lesson(NAME, parameters(tmp_path, density=0.5))
+    lesson.claim("03-no-block-skipped", 7)
+    lesson.finish()
+    assert load_claims(tmp_path) == []
+    [row] = load_claims(lesson.folder)
+    assert row["ok"] is None and row["why"] == "density differs"
 
 
 def test_runs_come_under_their_keys(lesson):
