@@ -1,0 +1,132 @@
+"""The paper's claim in tables: FedTiny against every arm of the plan `claim`, at equal rounds and at equal FLOPs."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import nan
+from statistics import mean
+
+import pandas as pd
+
+from fedtiny_lite.experiments.claim import ARMS, Values
+from fedtiny_lite.report.intervals import holm, p_value, t_interval
+from fedtiny_lite.report.labels import FEDTINY
+
+UNPRUNED = "FedAvg"
+
+
+def arm_of(record: Mapping, arms: Mapping[str, Values] = ARMS) -> str:
+    """The name of the arm that a run belongs to. Raises ValueError for a run of none."""
+    for name, arm in arms.items():
+        if arm.items() <= record["config"].items():
+            return name
+    raise ValueError(f"{record['run_id']} belongs to no arm of the claim's plan; its arms are {', '.join(arms)}")
+
+
+def final_accuracy(record: Mapping) -> float:
+    """Test accuracy after the last round; 0.1, a guess among ten classes, for a run that diverged."""
+    return record["final"]["test_accuracy"] if record["complete"] else 1 / 10
+
+
+def total_flops(record: Mapping) -> float:
+    """Training FLOPs of all clients, those before the first round included."""
+    return sum(entry["training_flops"] for entry in (*record["prelude"], *record["rounds"]))
+
+
+def accuracy_within(record: Mapping, flops: float) -> float:
+    """Test accuracy after the last round that ends within so many training FLOPs, what precedes training included.
+
+    If not even the first round does, it is the accuracy at the start.
+    """
+    before = sum(entry["training_flops"] for entry in record["prelude"])
+    spent = accumulate((entry["training_flops"] for entry in record["rounds"]), initial=before)
+    entries = zip(spent, (record["start"], *record["rounds"]), strict=True)
+    reached = [entry["test_accuracy"] for total, entry in entries if total <= flops]
+    return reached[-1] if reached else record["start"]["test_accuracy"]
+
+
+Runs = Mapping[str, Mapping[int, Mapping]]
+"""Arm -> seed -> record."""
+
+
+def runs_at(records: Sequence[Mapping], density: float) -> Runs:
+    """The runs at a density by arm and seed, the dense ones, which stand beside any, among them."""
+    found: dict[str, dict[int, Mapping]] = {}
+    for record in records:
+        arm = arm_of(record)
+        if arm == UNPRUNED or record["config"]["density"] == density:
+            found.setdefault(arm, {})[record["config"]["seed"]] = record
+    return {arm: found[arm] for arm in ARMS if arm in found}
+
+
+def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
+    """Accuracy of FedTiny minus that of an arm, a number per seed of both."""
+    return [final_accuracy(ours) - final_accuracy(theirs) for ours, theirs in _pairs(runs, arm)]
+
+
+def gaps_at_equal_flops(runs: Runs, arm: str) -> list[float]:
+    """The same at the FLOPs of the cheaper of both: the other one stops in the round that would exceed them."""
+    gaps = []
+    for ours, theirs in _pairs(runs, arm):
+        flops = min(total_flops(ours), total_flops(theirs))
+        gaps.append(accuracy_within(ours, flops) - accuracy_within(theirs, flops))
+    return gaps
+
+
+def _pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:
+    ours, theirs = runs.get(FEDTINY, {}), runs[arm]
+    return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def claim_table(runs: Runs) -> pd.DataFrame:
+    """Per arm, the most accurate first: accuracy, FedTiny's lead with Holm's p over all pruned arms, and cost.
+
+    Intervals are 95 % t intervals over seeds. FLOPs are those of training, against FedTiny's.
+    """
+    rivals = [arm for arm in runs if arm not in (FEDTINY, UNPRUNED)]
+    gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in rivals}
+    tested = [arm for arm, found in gaps.items() if len(found) > 1]
+    corrected = dict(zip(tested, holm([p_value(gaps[arm]) for arm in tested]), strict=True))
+    rows = {arm: _row(runs, arm, corrected.get(arm, nan)) for arm in runs}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.sort_values("mean", ascending=False).drop(columns="mean")
+
+
+def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
+    records = list(runs[arm].values())
+    accuracies = [final_accuracy(record) for record in records]
+    spent = mean(map(total_flops, records)) / mean(map(total_flops, runs[FEDTINY].values())) if FEDTINY in runs else nan
+    row = {"mean": mean(accuracies), "seeds": len(records), "accuracy": with_interval(accuracies)}
+    if arm != FEDTINY:
+        row["FedTiny minus it"] = with_interval(gaps_at_equal_rounds(runs, arm), "+")
+        row["p (Holm)"] = f"{corrected:.3f}" if corrected == corrected else "-"
+        row["at equal FLOPs"] = with_interval(gaps_at_equal_flops(runs, arm), "+")
+    kept = (records[-1]["rounds"] or [records[-1]["start"]])[-1]["model_density"]
+    return row | {"FLOPs / FedTiny's": f"{spent:.2f}", "model density": f"{kept:.4f}"}
+
+
+def with_interval(values: Sequence[float], sign: str = "") -> str:
+    """Mean and 95 % t interval, such as "0.523 [0.501, 0.545]"; the mean alone for a single value."""
+    if len(values) < 2:
+        return format(values[0], f"{sign}.3f") if values else "-"
+    average, low, high = t_interval(values)
+    return f"{average:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def claim_verdict(runs: Runs) -> str:
+    """The protocol's verdict at one density: holds, holds against some, does not hold, or cannot be told."""
+    rivals = [arm for arm in runs if arm not in (FEDTINY, UNPRUNED)]
+    gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in rivals}
+    if not rivals or any(len(found) < 2 for found in gaps.values()):
+        return "not tested yet"
+    corrected = holm([p_value(found) for found in gaps.values()])
+    ahead = [arm for arm, p in zip(rivals, corrected, strict=True) if p < 0.05 and mean(gaps[arm]) > 0]
+    best = max(rivals, key=lambda arm: mean(map(final_accuracy, runs[arm].values())))
+    if len(ahead) == len(rivals):
+        return "holds"
+    if t_interval(gaps[best])[2] < 0:
+        return f"does not hold: {best} is ahead by {-mean(gaps[best]):.3f}" + _against(ahead)
+    return f"cannot be told against {best}" + _against(ahead)
+
+
+def _against(arms: Sequence[str]) -> str:
+    return f"; holds against {', '.join(arms)}" if arms else ""

@@ -1,0 +1,111 @@
+"""FedTiny against each arm at equal rounds and at equal FLOPs, and the verdict, on records made by hand."""
+
+import pytest
+
+from fedtiny_lite.experiments.claim import ARMS, config_of
+from fedtiny_lite.report.claim_tables import (
+    accuracy_within,
+    arm_of,
+    claim_table,
+    claim_verdict,
+    gaps_at_equal_flops,
+    gaps_at_equal_rounds,
+    runs_at,
+    total_flops,
+    with_interval,
+)
+
+
+def record(arm: str, accuracies: list[float], flops: int, seed: int = 10, before: int = 0, complete: bool = True):
+    """A run whose rounds cost `flops` each after `before`; the first accuracy is that at the start."""
+    start, *rounds = [{"test_accuracy": a, "model_density": 0.01} for a in accuracies]
+    return {
+        "run_id": arm,
+        "config": config_of(ARMS[arm], seed=seed).identity(),
+        "complete": complete,
+        "prelude": [{"training_flops": before}],
+        "start": start,
+        "rounds": [entry | {"training_flops": flops} for entry in rounds],
+        "final": {"test_accuracy": accuracies[-1]} if complete else {},
+    }
+
+
+def test_each_run_belongs_to_its_arm():
+    assert [arm_of(record(arm, [0.1], 1)) for arm in ARMS] == list(ARMS)
+    odd = record("SNIP", [0.1], 1)
+    odd["config"]["method"] = "lotteryfl"
+    with pytest.raises(ValueError, match=r"belongs to no arm.*FedTiny, SynFlow"):
+        arm_of(odd)
+
+
+@pytest.mark.parametrize(("flops", "expected"), [(0, 0.1), (4, 0.1), (15, 0.2), (25, 0.3), (99, 0.4)])
+def test_accuracy_within_a_budget_is_that_of_the_last_round_inside_it(flops, expected):
+    """5 FLOPs before training and 10 a round: after 15 FLOPs one round is done, after 35 all three."""
+    assert accuracy_within(record("SNIP", [0.1, 0.2, 0.3, 0.4], 10, before=5), flops) == expected
+
+
+def test_an_arm_that_costs_twice_as_much_stops_half_way():
+    """At equal rounds it is 0.1 ahead; after the FLOPs of FedTiny's four rounds it has done two and is 0.2 behind."""
+    runs = runs_at(
+        [
+            record("FedTiny", [0.1, 0.3, 0.4, 0.5, 0.6], 10),
+            record("SynFlow", [0.1, 0.2, 0.4, 0.6, 0.7], 20),
+        ],
+        0.012,
+    )
+    assert total_flops(runs["SynFlow"][10]) == 80
+    assert gaps_at_equal_rounds(runs, "SynFlow") == [pytest.approx(-0.1)]
+    assert gaps_at_equal_flops(runs, "SynFlow") == [pytest.approx(0.2)]
+
+
+def test_only_seeds_of_both_are_compared_and_only_at_the_density():
+    runs = runs_at(
+        [
+            record("FedTiny", [0.1, 0.5], 1, seed=10),
+            record("FedTiny", [0.1, 0.6], 1, seed=11),
+            record("SNIP", [0.1, 0.4], 1, seed=11),
+        ],
+        0.012,
+    )
+    assert gaps_at_equal_rounds(runs, "SNIP") == [pytest.approx(0.2)]
+    assert runs_at([record("SNIP", [0.1], 1)], 0.04) == {}
+    assert list(runs_at([record("FedAvg", [0.1], 1)], 0.04)) == ["FedAvg"]
+
+
+def many(arm: str, accuracies: list[float]) -> list[dict]:
+    return [record(arm, [0.1, accuracy], 1, seed) for seed, accuracy in enumerate(accuracies)]
+
+
+@pytest.mark.parametrize(
+    ("synflow", "expected"),
+    [
+        ([0.40, 0.42, 0.41], "holds"),
+        ([0.70, 0.71, 0.72], "does not hold: SynFlow is ahead by 0.210; holds against magnitude"),
+        ([0.40, 0.60, 0.51], "cannot be told against SynFlow; holds against magnitude"),
+    ],
+)
+def test_the_verdict_follows_from_the_intervals(synflow, expected):
+    runs = runs_at(
+        [*many("FedTiny", [0.50, 0.51, 0.49]), *many("SynFlow", synflow), *many("magnitude", [0.3, 0.31, 0.3])], 0.012
+    )
+    assert claim_verdict(runs) == expected
+
+
+def test_there_is_no_verdict_from_one_seed_or_without_rivals():
+    alone = many("FedTiny", [0.5, 0.6])
+    assert claim_verdict(runs_at(alone, 0.012)) == "not tested yet"
+    assert claim_verdict(runs_at([*alone, *many("SNIP", [0.3])], 0.012)) == "not tested yet"
+
+
+def test_the_table_puts_the_most_accurate_first_and_a_diverged_run_at_a_guess():
+    rows = [*many("FedTiny", [0.5, 0.52]), *many("SNIP", [0.6, 0.61]), *many("FedAvg", [0.8, 0.8])]
+    rows += [record("GraSP", [0.1, 0.3], 1, seed, complete=False) for seed in (0, 1)]
+    table = claim_table(runs_at(rows, 0.012))
+    assert list(table.index) == ["FedAvg", "SNIP", "FedTiny", "GraSP"]
+    assert table.loc["GraSP", "accuracy"] == "0.100 [0.100, 0.100]"
+    assert table.loc["FedAvg", "p (Holm)"] == "-"
+
+
+def test_an_interval_in_one_cell():
+    assert with_interval([]) == "-" and with_interval([0.25]) == "0.250"
+    assert with_interval([0.1, 0.2, 0.3], "+") == "+0.200 [-0.048, +0.448]"
