@@ -3,6 +3,8 @@
 A test file imports from here by name: `from tests.helpers import seeded, three_clients`. Fixtures stand in conftest.py.
 """
 
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,11 @@ def interrupted(config: Config, out: Path, after: int = 0):
     with pytest.raises(Stop):
         simulate.run(config, out, stop)
     return states[-1]
+
+
+def sealed(content: bytes) -> bytes:
+    """The content of a message, with the checksum that makes it whole."""
+    return content + struct.pack("<I", zlib.crc32(content))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -44,16 +44,17 @@ def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, se
 
 
 def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, server):
-    _, state = saved
+    folder, state = saved
     extra = {"scores": torch.arange(6.0).view(2, 3), "votes": torch.tensor([1, 2])}
     memories = {k: pack({"own": torch.tensor([k])}, k=k) for k in (3, 0)}
     versions = {name: number for number, name in enumerate(state.mask, 1)}
-    ledger = Ledger({SHARED: versions, "7": versions}, {3: 4, 10: 1}, {0: 50, 11: 60})
+    ledger = Ledger({SHARED: versions}, {3: 4, 0: 1}, {0: 50, 2: 60})
     (tmp_path / "a").mkdir()
     saved_progress = Progress(replace(state, extra=extra), ledger, memories)
-    checkpoint.save(tmp_path / "a", CONFIG, {"rounds": [1.5]}, saved_progress)
+    so_far, _ = checkpoint.load(folder, CONFIG, server.task)
+    checkpoint.save(tmp_path / "a", CONFIG, so_far, saved_progress)
     record, found = checkpoint.load(tmp_path / "a", CONFIG, server.task)
-    assert record == {"rounds": [1.5]} and found.memories == memories and found.ledger == ledger
+    assert record == so_far and found.memories == memories and found.ledger == ledger
     assert list(found.state.extra) == list(extra)
     assert all(torch.equal(found.state.extra[name], tensor) for name, tensor in extra.items())
 

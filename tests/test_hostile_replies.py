@@ -6,8 +6,6 @@ client exchanged for a wrong one: for every wrong value that a program could sen
 
 import functools
 import math
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +27,7 @@ from fedtiny_lite.model.masks import Mask, check_masked
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
-from tests.helpers import four_clients, seeded
+from tests.helpers import four_clients, sealed, seeded
 
 VICTIM = 2
 OWN = {"lotteryfl": dict(clients=5, clients_per_round=4, rounds=4, adjust_until=4, lottery_accuracy=0.0)}
@@ -103,10 +101,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 # --- wrong replies ----------------------------------------------------------------------------------------
-
-
-def sealed(content: bytes) -> bytes:
-    return content + struct.pack("<I", zlib.crc32(content))
 
 
 def wrong_replies(stage: Stage) -> dict[str, tuple[bytes, str]]:

@@ -389,7 +389,8 @@ def test_a_damaged_mask_is_refused(data):
 def test_indices_and_columns_beyond_the_layer_are_refused():
     """12 weights take 4 bits, which hold 12 to 15 too; so do the columns of rows of 12."""
     shapes = {"flat": torch.Size([12]), "rows": torch.Size([2, 12])}
-    for data in (layer(0, INDICES, 1, [12], 4), layer(0, PRUNED_INDICES, 11, [12], 4), layer(1, ROWS, 1, [2, 12], 4)):
+    one_in_row_0_at_12 = struct.pack("<HBI", 1, ROWS, 1) + bytes([0b10000000, 12 << 4])
+    for data in (layer(0, INDICES, 1, [12], 4), layer(0, PRUNED_INDICES, 11, [12], 4), one_in_row_0_at_12):
         with pytest.raises(ValueError, match="damaged"):
             decode_mask(as_bytes(data), shapes)
 

@@ -13,7 +13,7 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.progress_bar import progress_bar
 from fedtiny_lite.records.bundles import write_bundle
-from fedtiny_lite.records.files import write_bytes
+from fedtiny_lite.records.files import check_writable
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation.rounds import run, start_worker
 from fedtiny_lite.simulation.setup import resolve_device
@@ -68,7 +68,7 @@ def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tu
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes = {processes}: it must be at least 1")
-    write_bytes(out / ".writable", b"").unlink(missing_ok=True)  # said once, not by every run
+    check_writable(out)  # said once, not by every run
     processes = max(1, min(processes or os.cpu_count() or 1, len(configs)))
     try:
         return _run_side_by_side(configs, out, processes)

@@ -15,18 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.data.datasets import to_float
-from fedtiny_lite.federated.formats import decode_mask, encode_mask
+from fedtiny_lite.export.tiny_header import VERSION, check_declared, read_header
+from fedtiny_lite.federated.checks import check_variances, inspect, numbers
+from fedtiny_lite.federated.formats import decode_mask, encode_mask, mask_counts
 from fedtiny_lite.federated.messages import decode_state, encode_state, pack, unpack
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.costs import layer_shapes, model_bytes
 from fedtiny_lite.model.masks import Mask, apply_mask
-from fedtiny_lite.model.networks import SmallNet, empty_model, load_state, materialise, prunable_names, state_of
+from fedtiny_lite.model.networks import (
+    SmallNet,
+    empty_model,
+    live_state,
+    load_state,
+    materialise,
+    prunable_names,
+)
 from fedtiny_lite.model.training import Normalisation, Predict
-from fedtiny_lite.records.files import write_bytes
+from fedtiny_lite.records.files import read_bytes, write_bytes
 from fedtiny_lite.sparse.network import SparseNetwork
-
-VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,29 +108,30 @@ def save_tiny(path: str | Path, tiny: TinyModel) -> Path:
 def load_tiny(path: str | Path) -> TinyModel:
     """The model that `save_tiny` wrote, bit for bit.
 
-    Raises FileNotFoundError, or ValueError for a file that is torn, altered or something else.
+    Raises FileNotFoundError, or ValueError for a file that is torn, altered, something else, or crafted: whatever it
+    says of itself is checked, sizes against the bytes that are there before memory is taken for them.
     """
     try:
-        message = unpack(Path(path).read_bytes())
+        return _read(read_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; copy the file again, or run again what wrote it") from error
-    meta = message.meta
-    if "tiny_model" not in meta:
-        raise ValueError(f"{path} is a message of this package, but no tiny model; those are named model.tiny")
-    if meta["tiny_model"] != VERSION:
-        raise ValueError(
-            f"{path} has format {meta['tiny_model']}, this package reads {VERSION}; install the fedtiny-lite it is from"
-        )
-    pixels = Normalisation(tuple(meta["mean"]), tuple(meta["std"]))
-    architecture = meta["model"], meta["width"], tuple(meta["classes"]), tuple(meta["in_shape"])
-    tiny = TinyModel(*architecture, pixels, {}, Mask({}), meta["folded"])
-    network = tiny.empty()
-    shapes = {name: tensor.shape for name, tensor in state_of(network).items()}
-    prunable = {name: shapes[name] for name in prunable_names(network, prune_linear=True)}
-    mask = Mask(decode_mask(message.tensors["mask"], prunable))
+
+
+def _read(data: bytes) -> TinyModel:
+    message = unpack(data)
+    tiny = TinyModel(**read_header(message.meta), state={}, mask=Mask({}))
+    shapes = {name: tensor.shape for name, tensor in live_state(tiny.empty()).items()}
+    check_declared(sum(shape.numel() for shape in shapes.values()), len(data))
+    prunable = {name: shapes[name] for name in prunable_names(tiny.empty(), prune_linear=True)}
     constants = _constants(tiny)
-    stored_shapes = {name: shape for name, shape in shapes.items() if name not in constants}
-    known = constants | decode_state(message.tensors["values"], mask, stored_shapes)
+    stored = {name: shape for name, shape in shapes.items() if name not in constants}
+    packed = message.tensors.get("mask", torch.empty(0, dtype=torch.uint8))
+    kept = mask_counts(packed, prunable)
+    values = sum(kept.get(name, shape.numel()) for name, shape in stored.items())
+    inspect(message, {"mask": numbers(len(packed), dtype=torch.uint8), "values": numbers(values)})
+    mask = Mask(decode_mask(message.tensors["mask"], prunable))
+    known = constants | decode_state(message.tensors["values"], mask, stored)
+    check_variances(shapes, (known[name] for name in shapes))
     return replace(tiny, state={name: known[name] for name in shapes}, mask=mask)
 
 

@@ -62,7 +62,7 @@ def model_values(task: Task, mask: Mask) -> Check:
 
     def check(vector: Tensor) -> None:
         finite(vector)
-        _check_variances(task.state_shapes, vector.split(lengths))
+        check_variances(task.state_shapes, vector.split(lengths))
 
     return check
 
@@ -74,12 +74,13 @@ def bn_statistics(task: Task, models: int) -> Check:
 
     def check(rows: Tensor) -> None:
         finite(rows)
-        _check_variances(task.stats_shapes, rows.split(lengths, dim=1))
+        check_variances(task.stats_shapes, rows.split(lengths, dim=1))
 
     return check
 
 
-def _check_variances(names: Iterable[str], parts: Iterable[Tensor]) -> None:
+def check_variances(names: Iterable[str], parts: Iterable[Tensor]) -> None:
+    """Raises ValueError if one of the parts is a running variance, by its name, with a number below zero."""
     for name, part in zip(names, parts, strict=True):
         if name.endswith("running_var") and part.numel() and float(part.min()) < 0:
             raise ValueError(f"{name} has negative variances")

@@ -23,6 +23,7 @@ _LAYER_HEADER = "<HBI"
 
 Run = tuple[int, int]
 """(How many numbers, bits of each): the numbers lie packed in as many whole bytes as they need."""
+PackedRun = tuple[np.ndarray, Run]
 
 
 def encode_mask(layers: Mapping[str, Tensor], order: list[str]) -> Tensor:
@@ -54,6 +55,24 @@ def decode_mask(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Ten
     Raises ValueError for bytes that `encode_mask` cannot have made: cut short, too long, of an unknown or repeated
     layer, of an unknown kind, with a wrong number of kept weights, or with positions out of range or not ascending.
     """
+    layers = {}
+    for name, (kind, kept, runs) in _packed_layers(data, shapes).items():
+        rows, cols = _matrix(shapes[name])
+        numbers = [_unpack_numbers(packed, *run) for packed, run in runs]
+        layers[name] = torch.from_numpy(_mask_of(kind, numbers, rows, cols, kept)).view(shapes[name])
+    return layers
+
+
+def mask_counts(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+    """How many weights the layers that `encode_mask` packed keep, as they announce it; takes no memory for any layer.
+
+    Raises ValueError as `decode_mask` does, but for positions, which it does not read.
+    """
+    return {name: kept for name, (_, kept, _) in _packed_layers(data, shapes).items()}
+
+
+def _packed_layers(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, tuple[int, int, list[PackedRun]]]:
+    """The kind, the number of kept weights and the packed runs of each layer, cut out of the bytes."""
     raw, at, layers, names = _bytes_of(data), 0, {}, list(shapes)
     while at < len(raw):
         head, at = _cut(raw, at, struct.calcsize(_LAYER_HEADER))
@@ -61,16 +80,21 @@ def decode_mask(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Ten
         if number >= len(names) or names[number] in layers:
             known = "comes twice" if number < len(names) else f"is none of {len(names)}"
             raise ValueError(f"a packed mask is damaged: layer {number} {known}")
-        shape, runs = shapes[names[number]], []
-        rows, cols = shape[0], shape.numel() // max(shape[0], 1)
+        rows, cols = _matrix(shapes[names[number]])
         kinds = _mask_kinds(rows, cols, kept) if kept <= rows * cols else {}
         if kind not in kinds:
             raise ValueError(f"a packed mask is damaged: {kept} weights kept of {rows * cols}, written as kind {kind}")
+        runs = []
         for run in kinds[kind]:
             packed, at = _cut(raw, at, _packed_bytes(*run))
-            runs.append(_unpack_numbers(packed, *run))
-        layers[names[number]] = torch.from_numpy(_mask_of(kind, runs, rows, cols, kept)).view(shape)
+            runs.append((packed, run))
+        layers[names[number]] = kind, kept, runs
     return layers
+
+
+def _matrix(shape: torch.Size) -> tuple[int, int]:
+    """Rows and columns of a layer of this shape."""
+    return shape[0], shape.numel() // max(shape[0], 1)
 
 
 def _bytes_of(data: Tensor) -> np.ndarray:

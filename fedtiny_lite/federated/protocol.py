@@ -18,6 +18,7 @@ from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.federated.participation import in_round
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import Question, Reply, State
+from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.settings import Settings
 
@@ -74,7 +75,8 @@ class Method:
     `settings`: the class of the settings that are its own. `label` and `family` name it in figures; the families are
     "reference", "masks that stay" and "masks that change". `knobs`: settings of its own that tuning tries, with their
     values. `model`: the network that it trains in place of `config.model`, if it has one of its own.
-    `mask_of(server, state, k)`: client k's mask, where each client has its own.
+    `mask_of(server, state, k)`: client k's mask, where each client has its own. `extra(task, mask)`: what a state under
+    `mask` holds in `extra` during training, each tensor with its check; a checkpoint is held to it.
     """
 
     label: str
@@ -86,6 +88,7 @@ class Method:
     knobs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     model: OwnNetwork | None = None
     mask_of: Callable[[Server, State, int], Mask] | None = None
+    extra: Callable[[Task, Mask], Mapping[str, Check]] = lambda task, mask: {}
 
 
 class Answered(NamedTuple):

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import Check, model_values, pruned_positions
+from fedtiny_lite.federated.checks import Check, model_values, numbers, pruned_positions
 from fedtiny_lite.federated.client import Client, list_gradients, receive, reply, train_locally
 from fedtiny_lite.federated.formats import decode_mask, encode_mask
 from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average, shares
 from fedtiny_lite.federated.state import Reply, State
+from fedtiny_lite.federated.task import Task
 from fedtiny_lite.methods._growing import (
     ask_for_all_layers,
     counts_of_all_layers,
@@ -113,11 +114,17 @@ def judge_pruned(server: Server, mask: Mask, posteriors: Posteriors, replies: li
     return judged
 
 
+def extra(task: Task, mask: Mask) -> Mapping[str, Check]:
+    """The checks of the posteriors."""
+    return {name: numbers(2, size, low=0) for name, size in task.sizes.items()}
+
+
 METHOD = Method(
     "FedRTS",
     "masks that change",
     start,
     Exchange("train", ask_for_all_layers, answer, expect, fold),
     settings=Settings,
+    extra=extra,
     knobs={"adjust_rate": (0.3, 0.5)},
 )

@@ -123,4 +123,20 @@ def last_uploads(uploads: Tensor, samples: Tensor) -> Sequence[Message]:
     return [Message({"samples": int(samples[k])}, {"weights": uploads[k]}) for k in samples.nonzero().flatten()]
 
 
-METHOD = Method("FL-PQSU", "masks that stay", start, Exchange("train", ask, answer, expect, fold), settings=Settings)
+def extra(task: Task, mask: Mask) -> Mapping[str, Check]:
+    """The checks of what `start` keeps for each client."""
+    clients = task.config.clients
+    return {
+        "uploads": numbers(clients, sum(lengths(task, mask))),
+        "samples": numbers(clients, dtype=torch.int64, low=0),
+    }
+
+
+METHOD = Method(
+    "FL-PQSU",
+    "masks that stay",
+    start,
+    Exchange("train", ask, answer, expect, fold),
+    settings=Settings,
+    extra=extra,
+)

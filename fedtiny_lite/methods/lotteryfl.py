@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask
+from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask, whole_mask
 from fedtiny_lite.federated.client import Client, evaluate_locally, receive, reply, train_locally
 from fedtiny_lite.federated.encodings import union_of
 from fedtiny_lite.federated.formats import encode_mask, read_mask
@@ -173,6 +173,12 @@ def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[
 
 INITIAL = Exchange("initial_weights", send_model, remember_initial, expect_nothing, nothing_changes)
 
+
+def extra(task: Task, mask: Mask) -> Mapping[str, Check]:
+    """The checks of the clients' masks."""
+    return {f"mask{k}": whole_mask(task) for k in range(task.config.clients)}
+
+
 METHOD = Method(
     "LotteryFL",
     "masks that change",
@@ -182,4 +188,5 @@ METHOD = Method(
     settings=Settings,
     knobs={"lottery_accuracy": (0.5, 0.3)},
     mask_of=mask_of,
+    extra=extra,
 )

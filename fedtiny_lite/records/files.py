@@ -4,9 +4,12 @@ Imports neither torch nor anything else of the package.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +47,77 @@ def write_json(path: str | Path, obj: object) -> Path:
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write `data` to a file beside `path`, then rename it; folders are created. Raises OSError naming `path`."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside(path) as beside:
+        beside.write_bytes(data)
+    return path
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write a file to. It is renamed to `path` once its bytes have reached the disk.
+
+    If the block raises, nothing is left of it, and what was at `path` stays. Folders are created; what killed processes
+    left in the folder is swept. Raises OSError naming `path`.
+    """
+    beside = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
+        sweep(path.parent)
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
         os.replace(beside, path)
     except OSError as error:
-        reason = f"cannot write it ({error.strerror}); choose a folder that can be written to"
+        reason = f"cannot write it ({error.strerror}); {_remedy(error)}"
         raise type(error)(error.errno, reason, str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
-    return path
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room and run the same again, which goes on from what is finished"
+    return "choose a folder that can be written to"
+
+
+def sweep(folder: Path) -> None:
+    """Delete what `aside` left in `folder` of processes that were killed; that of running ones stays."""
+    for path in folder.glob(".*.tmp"):
+        pid = path.suffixes[-2].removeprefix(".") if len(path.suffixes) > 1 else ""
+        if pid.isdecimal() and not _is_running(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process of this number runs on this machine; where that cannot be known, it may."""
+    if os.name != "posix" or not 0 < pid < 2**31:  # elsewhere signal 0 is not a question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and write a file there, and delete that again. Raises OSError naming it."""
+    write_bytes(folder / ".writable", b"").unlink(missing_ok=True)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file. Raises FileNotFoundError, or ValueError for what is no file, such as a pipe."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    return path.read_bytes()
 
 
 def read_json(path: str | Path) -> Json:
     """The JSON data in `path`. Raises FileNotFoundError, or ValueError if the file is torn or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is torn or is not JSON ({error}); delete it and run again") from error

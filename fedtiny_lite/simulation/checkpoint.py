@@ -1,21 +1,25 @@
 """How far an unfinished run has come after its last finished round, in one file that is whole or absent."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedtiny_lite.config import Config
-from fedtiny_lite.federated.formats import decode_mask, encode_mask
-from fedtiny_lite.federated.ledger import Ledger
-from fedtiny_lite.federated.messages import decode_state, encode_state, pack, unpack
+from fedtiny_lite.config import Config, load_method
+from fedtiny_lite.federated.checks import inspect, model_values, numbers, read_whole_mask, whole_number
+from fedtiny_lite.federated.formats import encode_mask
+from fedtiny_lite.federated.ledger import Ledger, lineage
+from fedtiny_lite.federated.messages import Message, decode_state, encode_state, pack, unpack
+from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.federated.task import Task
-from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.records.files import plain, write_bytes
+from fedtiny_lite.records.files import plain, read_bytes, write_bytes
+from fedtiny_lite.records.schema import is_record
 from fedtiny_lite.simulation.progress import Progress
+from fedtiny_lite.simulation.scoring import MAXIMA, TOTALS
 
 
 def path_in(folder: Path) -> Path:
@@ -40,9 +44,7 @@ def save(folder: Path, config: Config, record: dict[str, Any], progress: Progres
 
 
 def remove(folder: Path) -> None:
-    """Delete the checkpoint, if any, and what an interrupted writing left of one."""
-    for path in folder.glob(".checkpoint.ftl.*.tmp"):
-        path.unlink()
+    """Delete the checkpoint, if any."""
     path_in(folder).unlink(missing_ok=True)
 
 
@@ -59,23 +61,89 @@ def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> Non
 def load(folder: Path, config: Config, task: Task) -> tuple[dict[str, Any], Progress] | None:
     """Record and progress of an unfinished run, or None if there is no checkpoint.
 
-    Raises ValueError for a torn checkpoint or one of other settings; neither is touched.
+    Raises ValueError for a checkpoint that is torn, crafted or of other settings; none is touched.
     """
     path = path_in(folder)
     if not path.exists():
         return None
+    with _named(path):
+        message = unpack(read_bytes(path))
+        identity = _mapping(message.meta.get("identity"))
+    check_identity(path, identity, config)
+    with _named(path):
+        return _checked_record(message.meta.get("record"), config), _read(message, task)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raises what a check found, naming the file and what to do."""
     try:
-        message = unpack(path.read_bytes())
+        yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}; delete it to start this run over") from error
-    check_identity(path, message.meta.get("identity", {}), config)
-    tensors, known = message.tensors, message.meta["ledger"]
-    mask = Mask(decode_mask(tensors["mask"], task.mask_shapes))
-    weights = decode_state(tensors["weights"], mask, task.state_shapes)
-    state = State(weights, mask, unpack(_as_bytes(tensors["extra"])).tensors)
+
+
+def _read(message: Message, task: Task) -> Progress:
+    """The progress in a checkpoint, each part checked as a reply is: it may be of a program that is not this one."""
+    tensors, method = message.tensors, load_method(task.config.method)
+    missing = {"weights", "mask", "extra", "memories"} - tensors.keys()
+    if missing:
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    mask = read_whole_mask(task, tensors["mask"])
+    model_values(task, mask)(tensors["weights"])
+    extra = unpack(_as_bytes(tensors["extra"])).tensors
+    declared = method.extra(task, mask)
+    inspect(Message({}, {name: tensor for name, tensor in extra.items() if name in declared}), declared)
+    state = State(decode_state(tensors["weights"], mask, task.state_shapes), mask, extra)
     memories = unpack(_as_bytes(tensors["memories"])).tensors
-    ledger = Ledger(known["versions"], dict(known["held"]), dict(known["samples"]))
-    return message.meta["record"], Progress(state, ledger, {int(k): _as_bytes(m) for k, m in memories.items()})
+    by_client = _by_client([[int(k), _as_bytes(memory)] for k, memory in memories.items()], task.config)
+    return Progress(state, _read_ledger(message.meta.get("ledger"), method, task), by_client)
+
+
+def _checked_record(record: Any, config: Config) -> dict[str, Any]:
+    """The record so far. Raises ValueError if it is none, or lacks what a finished run sums up."""
+    record = _mapping(record)
+    prelude = record.get("prelude")
+    unfinished = is_record(record) and not record["complete"] and len(record["rounds"]) <= config.rounds
+    if not (unfinished and isinstance(prelude, list)):
+        raise ValueError("it holds no record of an unfinished run")
+    last = (record["rounds"] or [record.get("start")])[-1]
+    for entry in (*prelude, *record["rounds"]):
+        missing = {*TOTALS, *MAXIMA} - _mapping(entry).keys()
+        if missing:
+            raise ValueError(f"its record has an entry without {', '.join(sorted(missing))}")
+    if not _mapping(record.get("start")).keys() <= {"round"} | _mapping(last).keys():
+        raise ValueError("its record has an entry without scores")
+    return record
+
+
+def _read_ledger(known: Any, method: Method, task: Task) -> Ledger:
+    lineages = {lineage(method, k) for k in range(task.config.clients)}
+    match known:
+        case {"versions": dict(versions), "held": [*held], "samples": [*samples]} if versions.keys() == lineages:
+            for of_one in map(_mapping, versions.values()):
+                if of_one.keys() != task.mask_shapes.keys():
+                    raise ValueError(f"its ledger has versions of {sorted(of_one)}, not of {sorted(task.mask_shapes)}")
+                for layer in of_one:
+                    whole_number(of_one, layer, low=1)
+            return Ledger(versions, _by_client(held, task.config), _by_client(samples, task.config))
+    raise ValueError("its ledger is not one of these clients")
+
+
+def _by_client(pairs: list[Any], config: Config) -> dict[int, Any]:
+    """Client -> what stands beside its number. Raises ValueError for a number that no client has."""
+    for pair in pairs:
+        match pair:
+            case [int(k), int() | bytes()] if 0 <= k < config.clients:
+                continue
+        raise ValueError(f"it has an entry of no client: {str(pair)[:100]}")
+    return dict(pairs)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it has {str(value)[:100]} in place of named values")
+    return value
 
 
 def _as_tensor(data: bytes) -> Tensor:
@@ -83,4 +151,5 @@ def _as_tensor(data: bytes) -> Tensor:
 
 
 def _as_bytes(tensor: Tensor) -> bytes:
+    numbers(len(tensor.flatten()), dtype=torch.uint8)(tensor)
     return tensor.numpy().tobytes()

@@ -30,8 +30,8 @@ from fedtiny_lite.federated.state import State
 from fedtiny_lite.model.masks import check_masked
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records.environment import environment
-from fedtiny_lite.records.files import write_bytes, write_json
-from fedtiny_lite.records.schema import read_record
+from fedtiny_lite.records.files import check_writable, sweep
+from fedtiny_lite.records.schema import read_record, write_record
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import final, score
@@ -50,13 +50,16 @@ def run(config: Config, out: Path | str | None = None, on_round: OnRound | None 
     """
     config = replace(config, torch_device=resolve_device(config.torch_device))
     folder = None if out is None else Path(out) / config.run_id
+    if folder:
+        sweep(folder)
     if folder and (folder / "record.json").exists():
         record = read_record(folder / "record.json")
         checkpoint.check_identity(folder / "record.json", record["config"], config)
         if record["complete"]:
+            checkpoint.remove(folder)  # of a process that was killed in between
             return record
     if folder:  # an output that cannot be written shall not cost the work of a round
-        write_bytes(folder / ".writable", b"").unlink(missing_ok=True)
+        check_writable(folder)
     try:
         with _one_thread(), _pool(config) as pool, watched(config, on_round) as report:
             return _run(config, folder, report, pool)
@@ -221,7 +224,7 @@ def _new_record(federation: Federation, method: Method) -> dict[str, Any]:
 def _store(record: dict[str, Any], folder: Path | None) -> None:
     """Write the record; a finished run then needs its checkpoint no more."""
     if folder:
-        write_json(folder / "record.json", record)
+        write_record(folder / "record.json", record)
         if record["complete"]:
             checkpoint.remove(folder)
 

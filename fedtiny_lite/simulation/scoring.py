@@ -14,6 +14,10 @@ from fedtiny_lite.model.training import correct_by_class
 from fedtiny_lite.simulation.setup import Federation
 from fedtiny_lite.sparse.engine import engine_for
 
+TOTALS = ("bytes_up", "bytes_down", "training_flops", "seconds")
+MAXIMA = ("client_flops", "client_state_bytes")
+"""Costs of an exchange, of which a finished run states the sums and the largest."""
+
 
 def score(federation: Federation, state: State) -> dict[str, Any]:
     """Accuracy and loss of the server's model on the images that the run is scored on, and its achieved densities.
@@ -38,13 +42,11 @@ def final(federation: Federation, method: Method, record: dict[str, Any], state:
     """What a finished run comes to: the last scores, the sums and the largest of its costs, what is kept."""
     last = record["rounds"][-1] if record["rounds"] else record["start"]
     entries = record["prelude"] + record["rounds"]
-    totals = ("bytes_up", "bytes_down", "training_flops", "seconds")
-    largest = ("client_flops", "client_state_bytes")
     personal = {"personal_accuracy": personal_accuracy(federation, method, state)} if method.mask_of else {}
     return (
         {name: last[name] for name in record["start"] if name != "round"}
-        | {name: sum(entry[name] for entry in entries) for name in totals}
-        | {f"most_{name}": max((entry[name] for entry in entries), default=0) for name in largest}
+        | {name: sum(entry[name] for entry in entries) for name in TOTALS}
+        | {f"most_{name}": max((entry[name] for entry in entries), default=0) for name in MAXIMA}
         | {"kept": state.mask.kept, "client_kept": last.get("client_kept", state.mask.total)}
         | personal
     )
