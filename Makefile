@@ -47,7 +47,7 @@ figures: $(INSTALLED)
 	$(BIN)/python -m fedtiny_lite figures --out $(OUT)
 
 bench: $(INSTALLED)
-	@status=0; for name in round_overhead engine_choice sparse_step inference; do \
+	@status=0; for name in round_overhead engine_choice sparse_step inference panels; do \
 	  $(BIN)/python -m benchmarks.$$name || status=1; done; exit $$status
 
 strip: $(INSTALLED)

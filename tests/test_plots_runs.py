@@ -215,7 +215,7 @@ def test_panel_shows_the_chosen_runs(finished):
     fig = curves_panel(finished, interactive=False)
     assert isinstance(fig, Figure)
     assert [[line.get_label() for line in ax.lines] for ax in fig.axes] == [["magnitude", "FedTiny"]]
-    runs_control, density, _ = curves_panel(finished, interactive=True).children
+    runs_control, density, *_ = curves_panel(finished, interactive=True).children
     assert runs_control.options == ("dense", "magnitude", "FedTiny") and density.options == (0.05, 0.01)
 
 

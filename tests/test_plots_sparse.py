@@ -18,8 +18,8 @@ from fedtiny_lite.report import engines
 from fedtiny_lite.sparse import kernels
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, pack, tiles
 from fedtiny_lite.sparse.patterns import build_pattern
-from fedtiny_lite.widgets.costs import kept_by_mask
-from fedtiny_lite.widgets.sparse import draw_speed, macs_by_mask, predicted_speed, speed_panel
+from fedtiny_lite.widgets.densities import kept_by_mask, macs_by_mask, predicted_speed
+from fedtiny_lite.widgets.sparse import draw_speed, speed_panel
 from tests.helpers import seeded
 
 ENVIRONMENT = {"cpu": "a processor", "packages": {"torch": "2"}, "commit": None}

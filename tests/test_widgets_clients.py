@@ -20,7 +20,7 @@ def test_not_interactive_is_a_plain_figure(make):
     "make, controls", [(clients.density_panel, 1), (clients.partition_panel, 3)], ids=["density", "partition"]
 )
 def test_interactive_has_its_controls_above_the_figure(make, controls):
-    assert len(make(CONFIG, interactive=True).children) == controls + 1
+    assert len(make(CONFIG, interactive=True).children) == controls + 2
 
 
 @pytest.mark.parametrize("density", [0.001, 0.05, 1.0])

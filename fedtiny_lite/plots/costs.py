@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, figure, subtitle
 
@@ -39,6 +40,8 @@ def layer_figure(
         yscale="log", ylabel="training MFLOPs\nof one image", xlabel="layer, input to output", xlim=(-0.6, x[-1] + 0.6)
     )
     bottom.set_xticks(x, [name.removesuffix(".weight") for name in names], rotation=40, ha="right", fontsize=8)
+    for ax in (top, bottom):
+        ax.yaxis.set_minor_locator(NullLocator())
     handles = top.get_legend_handles_labels()[0]
     fig.legend(handles, [f"{mask}: {totals[mask]}" for mask in flops], loc="outside lower center", fontsize=9)
     subtitle(fig, "What each layer keeps, and what it costs", text)

@@ -143,6 +143,7 @@ def density_panel(
     costs.legend(fontsize=8)
     for ax in (densities, costs):
         ax.invert_yaxis()
+        ax.minorticks_off()
     density = sum(kept.values()) / sum(sizes[name] for name in kept)
     subtitle(fig, f"What prunable density {density:.4f} means", text)
     return fig

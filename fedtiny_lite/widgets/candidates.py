@@ -1,5 +1,7 @@
 """Pool size and noise -> the pool and its losses."""
 
+from typing import Any
+
 import ipywidgets
 from matplotlib.figure import Figure
 
@@ -11,14 +13,18 @@ from fedtiny_lite.widgets.panel import panel
 
 
 def pool_panel(config: Config, interactive: bool) -> ipywidgets.Widget | Figure:
-    """Sliders for the pool's size and noise over the pool of `config` and the clients' losses; nothing is trained."""
+    """Sliders for the pool's size and noise over the pool of `config` and the clients' losses; nothing is trained.
+
+    A pool begins with the candidates of any smaller one, so what was judged once is not judged again.
+    """
+    judged: dict[float, dict[str, Any]] = {}
 
     def draw(candidates: int, noise: float) -> Figure:
-        chosen = config.changed(rounds=0, pool_size=candidates, pool_noise=noise)
-        record = run(chosen)
-        selection = record["prelude"][-1]["selection"]
+        if noise not in judged or len(judged[noise]["losses"]) < candidates:
+            judged[noise] = judge(config.changed(rounds=0, pool_size=candidates, pool_noise=noise))
+        kept, losses = (judged[noise][name][:candidates] for name in ("kept", "losses"))
         text = f"{candidates} candidates, noise {noise:g}, density {config.density:g}, seed {config.seed}; measured"
-        return pool_figure(selection["kept"], record["model"]["prunable"], selection["losses"], text)
+        return pool_figure(kept, judged[noise]["prunable"], losses, text)
 
     return panel(
         draw,
@@ -28,3 +34,9 @@ def pool_panel(config: Config, interactive: bool) -> ipywidgets.Widget | Figure:
             value=config.of(Selection).pool_noise, min=0, max=1, step=0.05, description="noise", continuous_update=False
         ),
     )
+
+
+def judge(config: Config) -> dict[str, Any]:
+    """What a run without rounds records of its selection, and the sizes of its `prunable` layers."""
+    record = run(config)
+    return record["prelude"][-1]["selection"] | {"prunable": record["model"]["prunable"]}

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.data import partition
-from fedtiny_lite.model.costs import forward_flops
+from fedtiny_lite.model.costs import forward_flops, model_bytes, other_sizes
 from fedtiny_lite.model.masks import magnitude_mask, uniform_counts
 from fedtiny_lite.plots import clients, method
 from fedtiny_lite.simulation.setup import build_federation, hand_out
@@ -27,7 +27,9 @@ def draw_density(config: Config, density: float) -> Figure:
     counts = [(layer, {layer.name: kept.get(layer.name, layer.weights)}) for layer in layers]
     flops = [(forward_flops([layer], {}), forward_flops([layer], count)) for layer, count in counts]
     sizes = {layer.name: layer.weights for layer in layers}
-    text = f"{config.model} width {config.width}, untrained, seed {config.seed}; uniform layer densities; counted"
+    sent = model_bytes(layers, kept, sum(other_sizes(federation.server.model)))
+    text = f"{config.model} width {config.width}, untrained, seed {config.seed}; uniform layer densities; "
+    text += f"{sent / 1e3:,.1f} kB one way; counted"
     return method.density_panel(mask.flatten(1).numpy(), name, kept, sizes, flops, text)
 
 

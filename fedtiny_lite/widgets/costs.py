@@ -1,4 +1,4 @@
-"""Density -> what each layer keeps and costs, and what the model comes to."""
+"""Density -> what each layer keeps and costs, what the model comes to, and how fast a sparse step is."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,23 +9,10 @@ from torch import nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.model.costs import LayerShape, model_bytes, model_state_memory, other_sizes, training_flops
-from fedtiny_lite.model.masks import erk_counts, uniform_counts, weight_budget
-from fedtiny_lite.model.networks import prunable_names
 from fedtiny_lite.plots import clients, costs
+from fedtiny_lite.report import engines
+from fedtiny_lite.widgets.densities import kept_by_mask, speed_at
 from fedtiny_lite.widgets.panel import panel
-
-LayerCounts = dict[str, dict[str, int]]
-
-
-def kept_by_mask(config: Config, model: nn.Module) -> LayerCounts:
-    """Weights kept per prunable layer of `model` at the config's density: dense (nothing is pruned), uniform, ERK.
-
-    Raises ValueError if the density does not leave a weight for each layer.
-    """
-    shapes = {name: model.get_parameter(name).shape for name in prunable_names(model, config.prunes_linear)}
-    sizes = {name: shape.numel() for name, shape in shapes.items()}
-    budget = weight_budget(sizes, config.density)
-    return {"dense": sizes, "uniform": uniform_counts(sizes, budget), "ERK": erk_counts(shapes, budget)}
 
 
 def draw_layers(config: Config, model: nn.Module, layers: Sequence[LayerShape]) -> Figure:
@@ -40,8 +27,10 @@ def draw_layers(config: Config, model: nn.Module, layers: Sequence[LayerShape]) 
         for mask, kept in masks.items()
     }
     dense = sum(flops["dense"].values())
+    speeds = {engines.mask_name(mask): speed for mask, speed in speed_at(config, model, layers).items()}
     totals = {
         mask: f"{sum(flops[mask].values()) / dense:.4f} of the dense FLOPs; {_sizes(model, layers, kept)}"
+        + (f"; a sparse step predicted {speeds[mask]:.1f} times as fast" if mask in speeds else "")
         for mask, kept in masks.items()
     }
     always = "the first layer stays dense" if config.prunes_linear else "the first and the last layer stay dense"

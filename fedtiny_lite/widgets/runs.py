@@ -1,9 +1,12 @@
 """Panels over finished runs."""
 
+from collections.abc import Mapping
+
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fedtiny_lite.plots.rounds import round_figure
 from fedtiny_lite.plots.runs import accuracy_over_rounds
 from fedtiny_lite.report.frames import at_density, by_label, densities
 from fedtiny_lite.report.labels import FEDTINY
@@ -27,3 +30,16 @@ def curves_panel(finished: pd.DataFrame, interactive: bool) -> ipywidgets.Widget
     runs = ipywidgets.SelectMultiple(options=tuple(labels), value=first, rows=len(labels), description="runs")
     density = ipywidgets.Dropdown(options=choices, value=min(choices), description="density")
     return panel(draw, interactive, runs=runs, density=density)
+
+
+def round_panel(record: Mapping, interactive: bool) -> ipywidgets.Widget | Figure:
+    """A slider over the rounds of a finished run: which block was adjusted, how much grew, and the accuracy.
+
+    Starts where the mask first changed. Raises ValueError for a record without rounds.
+    """
+    rounds = record["rounds"]
+    if not rounds:
+        raise ValueError(f"{record['run_id']} has no rounds to step through; give the record of a run with rounds")
+    first = next((entry["round"] + 1 for entry in rounds if entry.get("adjusted")), 0)
+    slider = ipywidgets.IntSlider(first, 0, len(rounds), description="rounds", continuous_update=False)
+    return panel(lambda finished: round_figure(record, finished), interactive, finished=slider)

@@ -1,0 +1,113 @@
+"""A button that trains, with a live accuracy curve and mask, and a button that stops and keeps the finished rounds."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ipywidgets import HTML, Button, HBox, IntProgress, Label, VBox, Widget
+from matplotlib.figure import Figure
+
+from fedtiny_lite.config import Config
+from fedtiny_lite.export.tiny_model import load_tiny
+from fedtiny_lite.federated.state import State
+from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.plots.rounds import training_figure
+from fedtiny_lite.records.schema import read_record
+from fedtiny_lite.simulation import checkpoint
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation, resolve_device
+from fedtiny_lite.widgets.panel import Places, as_html
+
+Entries = list[dict[str, Any]]
+"""Of a record: the start and the rounds so far."""
+
+
+class Stopped(Exception):
+    """The reader pressed "stop"."""
+
+
+def train_panel(config: Config, out: Path | str, interactive: bool) -> Widget | Figure:
+    """Buttons that train and stop a run below `out`; not `interactive`: the figure of that run, carried out now.
+
+    The run is the one that `run(config, out)` gives. A stopped one goes on where it was stopped, and a finished one
+    starts anew. It trains in a thread, because a busy kernel would not hear "stop".
+    """
+    config = replace(config, torch_device=resolve_device(config.torch_device))
+    if not interactive:
+        run(config, out)
+        return draw_training(config, *known(config, Path(out)))
+    train, stop = Button(description="train it"), Button(description="stop", disabled=True)
+    bar, told, picture = IntProgress(max=config.rounds), Label(), HTML()
+    places, wanted = Places(), threading.Event()
+
+    def show(entries: Entries, masks: list[Mask]) -> None:
+        bar.value = entries[-1]["round"] + 1
+        picture.value = as_html(draw_training(config, entries, masks), places)
+
+    def work() -> None:
+        told.value = "training …"
+        try:
+            carry_on(config, Path(out), show, wanted)
+            told.value = "finished"
+        except Stopped:
+            told.value = f"stopped; {bar.value} of {config.rounds} rounds are kept, and “train it” goes on after them"
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+            told.value = str(error)
+        train.disabled, stop.disabled = False, True
+
+    def start(_: Button) -> None:
+        train.disabled, stop.disabled = True, False
+        wanted.clear()
+        threading.Thread(target=work, daemon=True).start()
+
+    def ask_to_stop(_: Button) -> None:
+        told.value = "stopping after this round …"
+        wanted.set()
+
+    train.on_click(start)
+    stop.on_click(ask_to_stop)
+    entries, masks = known(config, Path(out))
+    if entries:
+        show(entries, masks)
+    return VBox([HBox([train, stop]), bar, told, picture])
+
+
+def known(config: Config, out: Path) -> tuple[Entries, list[Mask]]:
+    """The start and the rounds of a finished or stopped run below `out`, and its mask; both empty if there is none."""
+    folder = out / config.run_id
+    if (folder / "model.tiny").exists():
+        record, mask = read_record(folder / "record.json"), load_tiny(folder / "model.tiny").mask
+    elif saved := checkpoint.load(folder, config, build_federation(config).task):
+        record, mask = saved[0], saved[1].state.mask
+    else:
+        return [], []
+    return [record["start"], *record["rounds"]], [mask]
+
+
+def carry_on(config: Config, out: Path, show: Callable[[Entries, list[Mask]], None], wanted: threading.Event) -> None:
+    """Run what is left; show(entries, masks) after the start and each round. Raises Stopped once a stop is `wanted`."""
+    folder = out / config.run_id
+    if (folder / "record.json").exists():
+        shutil.rmtree(folder)
+    entries, masks = known(config, out)
+
+    def on_round(entry: dict[str, Any], state: State) -> None:
+        entries.append(entry)
+        masks.append(state.mask)
+        show(entries, masks)
+        if wanted.is_set() and entry["round"] >= 0:
+            raise Stopped
+
+    run(config, out, on_round)
+
+
+def draw_training(config: Config, entries: Entries, masks: list[Mask]) -> Figure:
+    """The accuracy of all rounds so far, and what the last one changed in the mask of the largest layer."""
+    before, now = masks[-2:][0], masks[-1]
+    layer = max(now, key=lambda name: now[name].numel())
+    matrices = before[layer].flatten(1).numpy(), now[layer].flatten(1).numpy()
+    text = f"{config.method}, {config.dataset}, density {config.density:g}, seed {config.seed}; accuracy measured"
+    return training_figure(entries, config.rounds, config.score_on, layer, *matrices, text)
