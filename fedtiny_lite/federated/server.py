@@ -69,13 +69,23 @@ def _pretraining_key(server: Server) -> tuple[object, ...]:
 
 
 def _pretrain(server: Server) -> dict[str, Tensor]:
+    mask, epochs = full_mask(server.task.mask_shapes), server.task.config.pretrain_epochs
+    return train_on_public(server, server.initial, mask, epochs, "pretrain")
+
+
+def train_on_public(
+    server: Server, weights: dict[str, Tensor], mask: Mask, epochs: int, purpose: str
+) -> dict[str, Tensor]:
+    """The state after `epochs` epochs of masked SGD from `weights` on the public set, at the rate of pretraining.
+
+    `purpose` names the source of the batches' order (`seeding`), the same for every mask.
+    """
     task = server.task
-    config = replace(task.config, lr=task.config.pretrain_lr)
-    load_state(server.model, server.initial)
-    mask = full_mask(task.mask_shapes).to(server.public.images.device)
-    generator = torch_generator(config.seed, "pretrain")
-    schedule = epoch_batches(server.public, config.pretrain_epochs, config, generator)
-    steps = progress_bar(schedule, "pretraining", "step", delay=1)
+    config, generator = replace(task.config, lr=task.config.pretrain_lr), torch_generator(task.config.seed, purpose)
+    mask = mask.to(server.public.images.device)
+    load_state(server.model, weights)
+    schedule = epoch_batches(server.public, epochs, config, generator)
+    steps = progress_bar(schedule, f"{purpose} on the server", "step", delay=1)
     train(server.model, server.public, task.pixels, mask, config, steps, generator)
     return {name: tensor.cpu() for name, tensor in state_of(server.model).items()}
 

@@ -8,7 +8,7 @@ from fedtiny_lite.data.datasets import to_float
 from fedtiny_lite.federated.server import Server, pretrained
 from fedtiny_lite.federated.state import State, masked_start
 from fedtiny_lite.methods._settings import IteratedSaliency
-from fedtiny_lite.pruning.saliency import Scores, iterated_mask
+from fedtiny_lite.pruning.saliency import Scores, iterated_mask, synflow_scores
 
 
 def public_batch(server: Server) -> tuple[Tensor, Tensor]:
@@ -19,6 +19,11 @@ def public_batch(server: Server) -> tuple[Tensor, Tensor]:
     """
     public, pixels = server.public, server.task.pixels
     return to_float(public.images, pixels.mean, pixels.std), public.labels
+
+
+def synaptic_flow(server: Server, state: Mapping[str, Tensor]) -> Scores:
+    """SynFlow's score of each prunable weight under a masked state."""
+    return synflow_scores(server.model, state, server.task.mask_shapes, server.task.in_shape)
 
 
 def start_pruned(server: Server, score: Callable[[Mapping[str, Tensor]], Scores], steps: int) -> State:

@@ -4,7 +4,7 @@ The comparisons differ in the statistics that a candidate wears while it is judg
 pretrained model, `server` takes those that the server re-estimates on its own public set.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +14,12 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.federated.checks import Check, bn_statistics, numbers, whole_number
 from fedtiny_lite.federated.client import Client, development_samples
 from fedtiny_lite.federated.encodings import decode_pool, decode_stats, encode_pool, encode_stats, union_of
-from fedtiny_lite.federated.messages import Message, decode_state
+from fedtiny_lite.federated.messages import Message, decode_state, state_lengths
 from fedtiny_lite.federated.participation import drawn
 from fedtiny_lite.federated.protocol import Exchange, Note
 from fedtiny_lite.federated.server import Server, pretrained, shares
 from fedtiny_lite.federated.state import Question, Reply, State, masked_start
+from fedtiny_lite.methods._pool import Pool, candidate_start, candidate_weights, described, make_pool, pool_size, trials
 from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops, model_bytes, other_sizes
 from fedtiny_lite.model.masks import Mask, apply_mask
@@ -27,18 +28,15 @@ from fedtiny_lite.model.training import Evaluation
 from fedtiny_lite.pruning.bn_selection import (
     BnStats,
     aggregate_bn_stats,
-    candidate_pool,
     choose_candidate,
     recalibrate_bn,
-    usual_pool_size,
 )
-from fedtiny_lite.seeding import numpy_generator
 from fedtiny_lite.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection(Development):
-    """How the coarse mask is chosen."""
+class Selection(Pool, Development):
+    """How the coarse mask is chosen from the pool."""
 
     selection: str = setting(
         "adaptive",
@@ -47,14 +45,7 @@ class Selection(Development):
     )
     selection_clients: int = setting(0, "clients that judge the pool, drawn once; 0 = all", low=0)
     candidate: int = setting(0, "number of the candidate that selection=fixed takes, whatever pool_size is", low=0)
-    pool_size: int = setting(0, "candidates in the pool; 0 = max(1, round(0.1 / density))", low=0)
-    pool_noise: float = setting(0.5, "layer densities are drawn from density * (1 +- pool_noise)", low=0, high=1)
     bn_variance: str = setting("paper", "how clients' BN variances are combined", choices=("paper", "pooled"))
-
-
-def pool_size(config: Config) -> int:
-    """Candidates in the pool: as set, or else as many as in the paper."""
-    return config.of(Selection).pool_size or usual_pool_size(config.density)
 
 
 def judges(config: Config, r: int) -> list[int]:
@@ -71,18 +62,20 @@ def judges(config: Config, r: int) -> list[int]:
 def start_with_pool(server: Server) -> State:
     """The pool of candidates on the pretrained weights; with `selection=fixed` the numbered candidate at once.
 
-    `extra`: the `pool`, the `pretrained` weights, and with `selection=server` the `stats` of each candidate.
+    `extra`: the `pool`, the `pretrained` weights, the candidates' `trials` if there are any, and with
+    `selection=server` the `stats` of each candidate.
     """
-    task, weights = server.task, pretrained(server)
-    own, rng = task.config.of(Selection), numpy_generator(task.config.seed, "pool")
-    count = own.candidate + 1 if own.selection == "fixed" else pool_size(task.config)
-    pool = candidate_pool(weights, task.sizes, task.budget, count, own.pool_noise, rng)
+    config, weights = server.task.config, pretrained(server)
+    own = config.of(Selection)
     if own.selection == "fixed":
-        return masked_start(weights, pool[own.candidate])
-    extra = {"pool": pool, "pretrained": weights}
-    if own.selection == "server":
-        extra["stats"] = [server_stats(server, masked_start(weights, candidate).weights) for candidate in pool]
-    return replace(masked_start(weights, union_of(pool)), extra=extra)
+        return candidate_start(server, weights, make_pool(server, weights, own.candidate + 1)[own.candidate])
+    pool = make_pool(server, weights, pool_size(config))
+    extra = {"pool": pool, "pretrained": weights} | trials(server, weights, pool)
+    state = replace(masked_start(weights, union_of(pool)), extra=extra)
+    if own.selection != "server":
+        return state
+    stats = [server_stats(server, candidate_weights(server, state, number)) for number in range(len(pool))]
+    return replace(state, extra=extra | {"stats": stats})
 
 
 def server_stats(server: Server, weights: dict[str, Tensor]) -> BnStats:
@@ -92,8 +85,14 @@ def server_stats(server: Server, weights: dict[str, Tensor]) -> BnStats:
 
 
 def send_pool(server: Server, state: State, r: int) -> Question:
-    """The weights that any candidate keeps, and each candidate's mask as a choice among those."""
-    return Question({"pool": encode_pool(state.extra["pool"], state.mask)})
+    """The weights that any candidate keeps, and each candidate's mask as a choice among those.
+
+    After a trial no weights are shared: the trained models of all candidates are sent, each under its own mask.
+    """
+    pool = {"pool": encode_pool(state.extra["pool"], state.mask)}
+    if "trials" in state.extra:
+        return Question(pool | {"trials": torch.cat(state.extra["trials"])}, with_model=False)
+    return Question(pool)
 
 
 def send_stats(server: Server, state: State, r: int) -> Question:
@@ -104,7 +103,7 @@ def send_stats(server: Server, state: State, r: int) -> Question:
 def send_pool_and_stats(server: Server, state: State, r: int) -> Question:
     """The pool, with the statistics that the server re-estimated."""
     pool, stats = send_pool(server, state, r), send_stats(server, state, r)
-    return Question({**pool.tensors, **stats.tensors})
+    return replace(pool, tensors={**pool.tensors, **stats.tensors})
 
 
 def expect_stats(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
@@ -145,12 +144,13 @@ def fold_statistics(server: Server, state: State, r: int, replies: list[Message]
 
 
 def fold_losses(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
-    """The chosen candidate on the pretrained weights, with the statistics it was judged on."""
+    """The chosen candidate as it was sent, with the statistics it was judged on."""
     chosen, losses = choose_candidate([_scores(reply) for reply in replies])
     pool = state.extra["pool"]
     stats = state.extra["stats"][chosen] if "stats" in state.extra else {}
     note = {"chosen": chosen, "losses": losses, "kept": [candidate.kept for candidate in pool]}
-    return masked_start(state.extra["pretrained"] | stats, pool[chosen]), {"selection": note}
+    weights = candidate_weights(server, state, chosen) | stats
+    return masked_start(weights, pool[chosen]), {"selection": note | described(server, pool)}
 
 
 def _scores(reply: Message) -> list[Evaluation]:
@@ -165,13 +165,13 @@ def _scores(reply: Message) -> list[Evaluation]:
 def answer_statistics(client: Client, message: Message) -> Reply:
     """Re-estimated BN statistics of every candidate on the client's development split, float32 [C, statistics].
 
-    The client remembers the pool and the weights for the next exchange.
+    The client remembers the candidates for the next exchange.
     """
-    client.memory.update({name: message.tensors[name] for name in ("pool", "weights")})
+    client.memory.update({name: message.tensors[name] for name in CANDIDATES if name in message.tensors})
     split = client.development_split(client.config.of(Selection).dev_fraction)
     stats, flops = [], 0
-    for candidate in decode_pool(message.tensors["pool"], client.mask):
-        load_state(client.model, candidate_state(client, message.tensors["weights"], candidate))
+    for candidate, state in candidates(client):
+        load_state(client.model, state)
         stats.append(client.engine(candidate).recalibrate_bn(client.model, candidate, split, client.task.pixels))
         flops += forward_flops(client.task.layers, candidate.kept) * len(split)
     return _reply(client, {"stats": encode_stats(stats, client.task.stats_shapes)}, flops, len(split))
@@ -180,21 +180,38 @@ def answer_statistics(client: Client, message: Message) -> Reply:
 def answer_losses(client: Client, message: Message) -> Reply:
     """Each candidate's loss, summed over the development split: float64 [C]; and its correct answers.
 
-    The pool and the weights are in the message or remembered; the client forgets them.
+    The candidates are in the message or remembered; the client forgets them.
     """
-    held = client.memory | message.tensors
+    client.memory.update(message.tensors)
     split = client.development_split(client.config.of(Selection).dev_fraction)
-    pool = decode_pool(held["pool"], client.mask)
-    stats = decode_stats(held["stats"], client.task.stats_shapes) if "stats" in held else [{}] * len(pool)
-    scores, flops = [], 0
-    for candidate, of_candidate in zip(pool, stats, strict=True):
-        load_state(client.model, candidate_state(client, held["weights"], candidate) | of_candidate)
+    pool, scores, flops = list(candidates(client)), [], 0
+    rows = client.memory.get("stats")
+    stats = [{}] * len(pool) if rows is None else decode_stats(rows, client.task.stats_shapes)
+    for (candidate, state), of_candidate in zip(pool, stats, strict=True):
+        load_state(client.model, state | of_candidate)
         scores.append(client.engine(candidate).evaluate(client.model, candidate, split, client.task.pixels))
         flops += forward_flops(client.task.layers, candidate.kept) * len(split)
-    client.memory.clear()
     losses = torch.tensor([score.loss_sum for score in scores], dtype=torch.float64)
     correct = torch.tensor([score.correct for score in scores])
-    return _reply(client, {"loss": losses, "correct": correct}, flops, len(split))
+    reply = _reply(client, {"loss": losses, "correct": correct}, flops, len(split))
+    client.memory.clear()
+    return reply
+
+
+CANDIDATES = ("pool", "weights", "trials")
+"""Tensors that hold the candidates: their masks, and the weights that they share or the models that they are."""
+
+
+def candidates(client: Client) -> Iterator[tuple[Mask, dict[str, Tensor]]]:
+    """Mask and state of each candidate that the client remembers."""
+    held, shapes = client.memory, client.task.state_shapes
+    pool = decode_pool(held["pool"], client.mask)
+    if "trials" not in held:
+        yield from ((candidate, candidate_state(client, held["weights"], candidate)) for candidate in pool)
+        return
+    lengths = [sum(state_lengths(candidate, shapes)) for candidate in pool]
+    for candidate, packed in zip(pool, held["trials"].split(lengths), strict=True):
+        yield candidate, decode_state(packed, candidate, shapes)
 
 
 def candidate_state(client: Client, weights: Tensor, candidate: Mask) -> dict[str, Tensor]:
@@ -205,9 +222,14 @@ def candidate_state(client: Client, weights: Tensor, candidate: Mask) -> dict[st
 
 
 def _reply(client: Client, tensors: Mapping[str, Tensor], flops: int, images: int) -> Reply:
-    """A reply from judging the pool: the weights that any candidate keeps were held, and no gradient."""
-    held = model_bytes(client.task.layers, client.mask.kept, sum(other_sizes(client.model)))
-    return Reply(tensors, flops, client.mask.total, held, {"judged": images})
+    """A reply from judging the pool: the weights that any candidate keeps were held, and no gradient.
+
+    After a trial the client holds as many models as candidates.
+    """
+    models = decode_pool(client.memory["pool"], client.mask) if "trials" in client.memory else [client.mask]
+    others = sum(other_sizes(client.model))
+    held = sum(model_bytes(client.task.layers, mask.kept, others) for mask in models)
+    return Reply(tensors, flops, sum(mask.total for mask in models), held, {"judged": images})
 
 
 STATISTICS = Exchange("bn_statistics", send_pool, answer_statistics, expect_stats, fold_statistics, judges)

@@ -8,18 +8,14 @@ from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.methods._averaging import AVERAGING
-from fedtiny_lite.methods._saliency import start_pruned
+from fedtiny_lite.methods._saliency import start_pruned, synaptic_flow
 from fedtiny_lite.methods._settings import IteratedSaliency
-from fedtiny_lite.pruning.saliency import synflow_scores
+from fedtiny_lite.pruning.saliency import SYNFLOW_STEPS
 
 
 def start(server: Server) -> State:
     """The pretrained weights through which most of the synaptic flow passes."""
-    return start_pruned(
-        server,
-        lambda state: synflow_scores(server.model, state, server.task.mask_shapes, server.task.in_shape),
-        steps=100,
-    )
+    return start_pruned(server, lambda state: synaptic_flow(server, state), SYNFLOW_STEPS)
 
 
 METHOD = Method("SynFlow", "masks that stay", start, AVERAGING, settings=IteratedSaliency)

@@ -130,7 +130,7 @@ def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: in
 def uniform_counts(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     """Kept weights per layer at the same density in every layer: at least one each, at most `budget` in all."""
     density = budget / sum(sizes.values())
-    return _within_budget({name: max(int(density * n + 1e-9), 1) for name, n in sizes.items()}, sizes, budget)
+    return within_budget({name: max(int(density * n + 1e-9), 1) for name, n in sizes.items()}, sizes, budget)
 
 
 def noise_counts(
@@ -153,37 +153,43 @@ def noise_counts(
             best, best_miss = counts, miss
         if miss < tolerance:
             break
-    return _within_budget(best, sizes, budget)
+    return within_budget(best, sizes, budget)
 
 
 def erk_counts(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
     """Kept weights per layer at Erdős-Rényi-kernel densities.
 
     Source: Evci et al., "Rigging the Lottery" (ICML 2020). The density of a layer is proportional to (sum of its
-    dimensions) / (product of its dimensions), so that its number of kept weights is proportional to the sum. A layer
-    whose density would exceed 1 is dense, and the other layers share what is left. Each layer keeps at least one
-    weight, all together at most `budget`.
+    dimensions) / (product of its dimensions), so that its number of kept weights is proportional to the sum.
     """
-    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    sums = {name: float(sum(shape)) for name, shape in shapes.items()}
+    return proportional_counts(sums, {name: shape.numel() for name, shape in shapes.items()}, budget)
+
+
+def proportional_counts(shares: Mapping[str, float], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+    """Kept weights per layer in proportion to `shares`: at least one each, at most `budget` in all.
+
+    A layer that would keep more weights than it has is dense, and the other layers share what is left.
+    """
     dense: set[str] = set()
     while True:
-        raw = {name: sum(shape) for name, shape in shapes.items() if name not in dense}  # = density x weights / scale
+        others = {name: share for name, share in shares.items() if name not in dense}
         left = budget - sum(sizes[name] for name in dense)
-        scale = left / sum(raw.values()) if raw else 0
-        full = {name for name, share in raw.items() if share * scale > sizes[name]}
+        scale = left / sum(others.values()) if others else 0
+        full = {name for name, share in others.items() if share * scale > sizes[name]}
         if not full:
             break
         dense |= full
-    counts = {name: sizes[name] if name in dense else max(int(raw[name] * scale + 1e-9), 1) for name in sizes}
-    return _within_budget(counts, sizes, budget)
+    counts = {name: sizes[name] if name in dense else max(int(shares[name] * scale + 1e-9), 1) for name in sizes}
+    return within_budget(counts, sizes, budget)
 
 
-def _within_budget(counts: dict[str, int], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+def within_budget(counts: Mapping[str, int], sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     """`counts` less the excess over `budget`, taken from the largest layer, then the next; each keeps one weight."""
-    excess = sum(counts.values()) - budget
+    counts, excess = dict(counts), sum(counts.values()) - budget
     for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
         cut = min(max(excess, 0), counts[name] - 1)
-        counts, excess = counts | {name: counts[name] - cut}, excess - cut
+        counts[name], excess = counts[name] - cut, excess - cut
     return counts
 
 

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from fedtiny_lite.model.masks import Mask, apply_mask, global_top_mask, top_mask, uniform_counts
 
 GRASP_TEMPERATURE = 200.0
+SYNFLOW_STEPS = 100
+"""Pruning steps of SynFlow in its paper."""
 
 Scores = dict[str, Tensor]
 """A score per prunable weight: parameter name -> tensor of the weight's shape."""
@@ -113,8 +115,12 @@ def saliency_mask(scores: Scores, budget: int, scope: str, progress: float = 1.0
     sizes = {name: score.numel() for name, score in scores.items()}
     if scope == "global":
         return global_top_mask(scores, _scheduled(sum(sizes.values()), budget, progress))
-    counts = uniform_counts(sizes, budget)
-    return top_mask(scores, {name: _scheduled(sizes[name], count, progress) for name, count in counts.items()})
+    return mask_of_counts(scores, uniform_counts(sizes, budget), progress)
+
+
+def mask_of_counts(scores: Scores, counts: Mapping[str, int], progress: float = 1.0) -> Mask:
+    """The mask of the `counts[name]` best-scored weights of each layer at the end of pruning; see `saliency_mask`."""
+    return top_mask(scores, {n: _scheduled(scores[n].numel(), count, progress) for n, count in counts.items()})
 
 
 def _scheduled(total: int, final: int, progress: float) -> int:
@@ -126,14 +132,26 @@ def iterated_mask(
 ) -> Mask:
     """The mask after `steps` steps of pruning, each by scores under the mask of the step before.
 
-    `score(state)` returns the scores under a masked state; `budget` and `scope` are as in `saliency_mask`. A pruned
-    weight never returns, although its score of 0 may exceed the negative score of a kept weight.
+    `score(state)` returns the scores under a masked state; `budget` and `scope` are as in `saliency_mask`.
+    """
+    return pruned_in_steps(state, score, lambda scores, progress: saliency_mask(scores, budget, scope, progress), steps)
+
+
+def pruned_in_steps(
+    state: Mapping[str, Tensor],
+    score: Callable[[Mapping[str, Tensor]], Scores],
+    prune: Callable[[Scores, float], Mask],
+    steps: int,
+) -> Mask:
+    """The last of `steps` masks; prune(scores, progress) is the next mask, by scores under the mask of the step before.
+
+    A pruned weight never returns, although its score of 0 may exceed the negative score of a kept weight.
     """
     state, mask = {name: tensor.clone() for name, tensor in state.items()}, Mask({})
     for step in range(1, steps + 1):
         scores = score(state)
         if mask:
             scores = {name: values.masked_fill(mask.pruned[name], -torch.inf) for name, values in scores.items()}
-        mask = saliency_mask(scores, budget, scope, step / steps)
+        mask = prune(scores, step / steps)
         apply_mask(state, mask)
     return mask

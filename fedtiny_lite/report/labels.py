@@ -61,9 +61,18 @@ def _ablation(config: Mapping, whole: str) -> str:
     """The name of FedTiny with these settings; with both of its modules it is the `whole`."""
     selection, progressive = config.get("selection", "adaptive"), config.get("progressive", "yes")
     if (selection, progressive) == ("adaptive", "yes"):
-        return whole
+        return whole + _ours(config)
     other = f"selection={selection}" + ", progressive=no" * (progressive == "no")
-    return _ABLATIONS.get((selection, progressive), other)
+    return _ABLATIONS.get((selection, progressive), other) + _ours(config)
+
+
+def _ours(config: Mapping) -> str:
+    """What a label says of candidates that are the kit's own; nothing of the paper's."""
+    pool, epochs = config.get("pool", "paper"), config.get("trial_epochs", 0)
+    trial = f"{epochs} trial epochs" if epochs else ""
+    if pool == "paper":
+        return f", {trial} (ours)" if trial else ""
+    return f", pool of {pool}" + f" after {trial}" * bool(trial) + " (ours)"
 
 
 def place(found: Label) -> tuple[int, str]:
