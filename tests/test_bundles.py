@@ -41,6 +41,13 @@ def is_column(value) -> bool:
     return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(v, float) for v in value))
 
 
+def prelude_kept(entry: dict) -> dict:
+    """What is kept of an exchange before training: as of a round, and selection's note but for whole layers."""
+    note = {key: value for key, value in entry.get("selection", {}).items() if key != "kept"}
+    kept = {key: value for key, value in entry.items() if is_column(value)}
+    return kept | ({"selection": note} if note else {})
+
+
 def holds(found: dict, given: dict) -> bool:
     """Whether `found` is what a bundle keeps of the record `given`."""
     data = {key: value for key, value in given["data"].items() if key not in LEFT_OUT}
@@ -49,7 +56,7 @@ def holds(found: dict, given: dict) -> bool:
     ]
     expected = given | {
         "data": data,
-        "prelude": [{key: value for key, value in e.items() if is_column(value)} for e in given["prelude"]],
+        "prelude": [prelude_kept(entry) for entry in given["prelude"]],
         "rounds": [{key: e[key] for key in columns} for e in given["rounds"]],
     }
     exact = all(found[section] == plain(expected[section]) for section in SECTIONS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config
-from fedtiny_lite.experiments import claim
+from fedtiny_lite.experiments import allocations, claim
 from fedtiny_lite.experiments.tuning import chosen, trials
 from fedtiny_lite.records.bundles import load_plan
 
@@ -113,6 +113,9 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "claim": claim.claim,
     "claim_ablations": claim.claim_ablations,
     "claim_wide": claim.claim_wide,
+    "allocations_tuning": allocations.allocations_tuning,
+    "allocations": allocations.allocations,
+    "allocations_ranking": allocations.allocations_ranking,
     "paper": _paper,
 }
 """Name -> function of the results folder to the configs; `sweep` runs them."""

@@ -1,7 +1,8 @@
-"""Many records as one small JSON file: what the runs share stands once, rounds are columns, notes are left out.
+"""Many records as one small JSON file: what the runs share stands once, rounds are columns, most notes are left out.
 
 A bundle is what is committed of a long sweep. Numbers in it are rounded to 7 digits; everything that figures and
-tables read is there: settings, start, each round's accuracy and costs, final numbers, hardware, packages, commit.
+tables read is there: settings, what selection found, each round's accuracy and costs, final numbers, hardware,
+packages, commit.
 Imports neither torch nor anything of the package but `records`.
 """
 
@@ -81,13 +82,20 @@ def _slim(record: dict) -> dict:
     kept = {key: record[key] for key in ("run_id", "config", "model", "environment", "complete")}
     kept |= {key: record[key] for key in ("method", "stopped") if key in record}
     short = {key: _rounded(record[key]) for key in ("start", "final")}
-    prelude = [{key: _rounded(value) for key, value in entry.items() if _small(value)} for entry in record["prelude"]]
+    prelude = [_slim_prelude(entry) for entry in record["prelude"]]
     return (
         kept
         | {"data": data, "prelude": prelude, "number_of_rounds": len(record["rounds"])}
         | short
         | {"rounds": rounds}
     )
+
+
+def _slim_prelude(entry: dict) -> dict:
+    """Its numbers and lists, and what selection found, without the candidates' layers."""
+    found = {key: value for key, value in entry.get("selection", {}).items() if key != "kept"}
+    small = {key: value for key, value in entry.items() if _small(value)} | ({"selection": found} if found else {})
+    return {key: _rounded(value) for key, value in small.items()}
 
 
 def _round_keys(record: dict) -> list[str]:
@@ -112,6 +120,8 @@ def _column(values: list) -> object:
 def _rounded(value: object) -> object:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
