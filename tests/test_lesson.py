@@ -29,16 +29,24 @@ def test_parameters_are_those_of_the_tagged_cell(lesson, tmp_path):
         Lesson(NAME, {})
 
 
-def test_config_is_printed(lesson, capsys):
-    config = lesson.config(seed=3)
-    assert config == make_config("smoke", seed=3)
-    assert capsys.readouterr().out == f"{config}\n"
+def test_config_is_printed_by_group(lesson, capsys):
+    config = lesson.config(method="fedrts", seed=3)
+    assert config == make_config("smoke", method="fedrts", seed=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "run:            method=fedrts seed=3 score_on=test"
+    assert lines[-1].startswith("fedrts alone:   ") and "thompson_weight=10" in lines[-1]
+    text = " ".join(lines)
+    assert all(f" {name}={value}" in text for name, value in config.identity().items())
+
+
+def test_a_method_without_settings_of_its_own_has_none(lesson, capsys):
+    lesson.config(method="magnitude")
+    assert capsys.readouterr().out.endswith("magnitude alone: none\n")
 
 
 def test_a_figure_is_kept_with_its_caption(lesson, tmp_path, capsys):
-    path = lesson.figure(figure(), "lists", "Lists are short.")
-    assert path == tmp_path / "figures" / "03_lists.png"
-    assert Image.open(path).text["Description"] == "Lists are short."
+    lesson.figure(figure(), "lists", "Lists are short.")
+    assert Image.open(tmp_path / "figures" / "03_lists.png").text["Description"] == "Lists are short."
     assert "Lists are short.\n" in capsys.readouterr().out
 
 

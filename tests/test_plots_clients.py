@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedtiny_lite.experiments.drift import bn_distance
 from fedtiny_lite.plots import clients
 
 pytestmark = pytest.mark.usefixtures("no_figure_left_open")
@@ -17,7 +18,7 @@ def stats(mean, variance):
 def test_bn_distance_by_hand():
     """sigma = 2: means off by one sigma and by none; variances by half and by none."""
     reference = stats([0.0, 1.0], [4.0, 4.0])
-    [(mean, variance)] = clients.bn_distance([stats([2.0, 1.0], [6.0, 4.0])], reference).values()
+    [(mean, variance)] = bn_distance([stats([2.0, 1.0], [6.0, 4.0])], reference).values()
     assert mean == pytest.approx(np.sqrt(1 / 2), rel=1e-4)
     assert variance == pytest.approx(0.5 * np.sqrt(1 / 2), rel=1e-4)
 
@@ -28,12 +29,12 @@ def test_bn_distance_has_no_unit(scale, shift, seed):
     rng = np.random.default_rng(seed)
     sets = [stats(rng.normal(size=3), rng.uniform(10, 20, 3)) for _ in range(4)]
     moved = [stats(scale * s["bn1.running_mean"] + shift, scale**2 * s["bn1.running_var"]) for s in sets]
-    before, after = (clients.bn_distance(group[1:], group[0])["bn1"] for group in (sets, moved))
+    before, after = (bn_distance(group[1:], group[0])["bn1"] for group in (sets, moved))
     assert after == pytest.approx(before, rel=1e-3)
 
 
 def test_bn_distance_survives_a_dead_channel():
-    [(mean, variance)] = clients.bn_distance([stats([0.0], [0.0])], stats([0.0], [0.0])).values()
+    [(mean, variance)] = bn_distance([stats([0.0], [0.0])], stats([0.0], [0.0])).values()
     assert (mean, variance) == (0, 0)
 
 

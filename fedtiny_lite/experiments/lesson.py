@@ -1,7 +1,7 @@
 """What every notebook does besides teaching: settings, runs, saved figures, claims. One call each."""
 
-from collections.abc import Hashable, Mapping
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import groupby
 from typing import Any, TypeVar
 
 from IPython.display import display
@@ -12,6 +12,7 @@ from fedtiny_lite.experiments.sweep import run_all
 from fedtiny_lite.records import claims
 from fedtiny_lite.records.environment import environment
 from fedtiny_lite.records.explored import changed_parameters, own_folder, results_folder, standard_parameters
+from fedtiny_lite.settings import Settings, rules
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -42,14 +43,14 @@ class Lesson:
     def config(self, **settings: Any) -> Config:
         """The profile's settings with `settings` in place of some, printed. Raises ValueError as `make_config` does."""
         config = make_config(self.profile, **settings)
-        print(config)
+        print(settings_by_group(config))
         return config
 
     def run_all(self, plan: Mapping[Key, Config]) -> dict[Key, dict[str, Any]]:
         """The record of each run of `plan`, under its key; finished runs are not repeated."""
         return dict(zip(plan, run_all(list(plan.values()), self.out / "runs"), strict=True))
 
-    def figure(self, figure: Figure, name: str, caption: str) -> Path:
+    def figure(self, figure: Figure, name: str, caption: str) -> None:
         """Show a figure and keep it as `folder`/figures/<number of the notebook>_<name>.png.
 
         `caption`: one sentence on what to see, for those who cannot see it too; the file carries it as its description.
@@ -59,7 +60,6 @@ class Lesson:
         figure.savefig(path, dpi=150, metadata={"Description": caption})
         display(figure, metadata={"image/png": {"alt": caption}})
         print(caption)
-        return path
 
     def claim(self, claim_id: str, measured: float | None, band: claims.Band | None = None) -> None:
         """Hold a number against the band of a claim: that of notebooks/expected.json, or `band`.
@@ -74,3 +74,16 @@ class Lesson:
         print(claims.claims_table(self.folder, [self.name]))
         here = environment()
         print(f"\nPython {here['python']}, torch {here['packages']['torch']}, {here['cpu_count']} cores")
+
+
+def settings_by_group(config: Config) -> str:
+    """The settings of a run as text: a line for each group, the method's own last."""
+    groups = groupby(rules(Config), lambda rule: rule.metadata["group"])
+    lines = [(group, _settings(config, [rule.name for rule in of_group])) for group, of_group in groups]
+    own = config.of(Settings)
+    lines.append((f"{config.method} alone", _settings(own, [rule.name for rule in rules(type(own))])))
+    return "\n".join(f"{group + ':':15} {text or 'none'}" for group, text in lines)
+
+
+def _settings(settings: Settings, names: Iterable[str]) -> str:
+    return " ".join(f"{name}={getattr(settings, name)}" for name in names)

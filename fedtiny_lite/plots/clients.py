@@ -8,29 +8,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 
-BN_EPSILON = 1e-5  # what batch normalisation adds to a variance before it divides by it
-MEANS, VARIANCES = ".running_mean", ".running_var"
+MEANS = ".running_mean"
 Stats = Mapping[str, np.ndarray]
-
-
-def bn_distance(stats: Sequence[Stats], reference: Stats) -> dict[str, tuple[float, float]]:
-    """Per BN layer, how far `stats` lie from `reference`: (means, variances).
-
-    Each of `stats` and `reference` maps names of running means and variances to arrays [channels]. Root mean
-    square over stats and channels of (mean_k - mean) / sigma and of var_k / var - 1, sigma and var being the
-    reference's. Of several clients this is their spread, of the server alone its gap to them.
-    """
-    distances = {}
-    for layer in (name.removesuffix(MEANS) for name in reference if name.endswith(MEANS)):
-        mean, variance = np.asarray(reference[layer + MEANS]), np.asarray(reference[layer + VARIANCES]) + BN_EPSILON
-        means = np.stack([np.asarray(s[layer + MEANS]) for s in stats])
-        variances = np.stack([np.asarray(s[layer + VARIANCES]) for s in stats]) + BN_EPSILON
-        distances[layer] = (_rms((means - mean) / np.sqrt(variance)), _rms(variances / variance - 1))
-    return distances
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt((values.astype(float) ** 2).mean()))
 
 
 def label_maps(histograms: Mapping[str, Sequence[Sequence[int]]], title: str, text: str) -> Figure:
