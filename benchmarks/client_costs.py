@@ -29,8 +29,9 @@ from fedtiny_lite.model.costs import activation_bytes
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.environment import environment
 from fedtiny_lite.records.files import read_json, write_json
+from fedtiny_lite.simulation.exchanges import carry_out
+from fedtiny_lite.simulation.places import InProcess, answer
 from fedtiny_lite.simulation.progress import Progress
-from fedtiny_lite.simulation.rounds import carry_out
 from fedtiny_lite.simulation.setup import build_federation
 
 BATCH, CLASSES, SHOTS = 64, 10, 5
@@ -85,14 +86,13 @@ def describe(config: Config) -> dict:
     }
 
 
-class Measuring:
-    """Stands in for a pool of workers: the client answers here, and `cost` is what it paid."""
+class Measuring(InProcess):
+    """The one client answers here, and `cost` is what it paid for its last answer."""
 
-    def map(self, answer, *arguments):
-        """As `map`, for one client."""
-        [task] = zip(*arguments, strict=True)
-        answered, peak = peak_growth(lambda: answer(*task))
-        *_, message, _memory = task
+    def ask(self, call, questions):
+        """As `Place.ask`, for one client."""
+        [(k, (message, name))] = questions.items()
+        answered, peak = peak_growth(lambda: answer(call, k, message, self.memories.recall(name)))
         reply = answered.reply
         self.cost = {
             "flops": answered.flops,
@@ -103,7 +103,7 @@ class Measuring:
             "down": tensor_bytes(unpack(message)),
             "up": tensor_bytes(unpack(reply)),
         }
-        return [answered]
+        yield k, self.heard(answered)
 
 
 def tensor_bytes(message: Message) -> dict[str, int]:
@@ -119,18 +119,16 @@ def measure(method_name: str, folder: str) -> dict:
     """Costs of a client in each exchange before training, an ordinary and an adjusting round; how figures name it."""
     torch.set_num_threads(1)
     config, method = config_of(method_name, folder), load_method(method_name)
-    federation = build_federation(config)
+    federation, place = build_federation(config), Measuring(config)
     state = method.start(federation.server)
     progress = Progress(state, begin(method, federation.server, state, federation.samples))
     found: dict = {"label": method.label, "family": method.family, "prelude": []}
     for index, exchange in enumerate(method.prelude(config)):
-        pool = Measuring()
-        progress, _ = carry_out(federation, method, index, progress, -1, pool)
-        found["prelude"].append({"exchange": exchange.name} | pool.cost)
+        progress, _ = carry_out(federation, method, index, progress, -1, place)
+        found["prelude"].append({"exchange": exchange.name} | place.cost)
     for kind, r in ROUNDS.items():
-        pool = Measuring()
-        progress, _ = carry_out(federation, method, -1, progress, r, pool)
-        found[kind] = pool.cost
+        progress, _ = carry_out(federation, method, -1, progress, r, place)
+        found[kind] = place.cost
     return found
 
 

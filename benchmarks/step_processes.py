@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.memory import peak_growth
 from benchmarks.steps import Case, Client, prepare
-from fedtiny_lite.simulation.rounds import start_worker
+from fedtiny_lite.simulation.places import start_worker
 
 WAIT = 600  # seconds for the other client, at most
 

@@ -87,6 +87,13 @@ class Config(Settings):
     torch_device: str = _machine("cpu", "auto = a GPU when there is one", choices=("auto", "cpu", "cuda"))
     workers: int = _machine(1, "processes that clients run in; 1 = in this one", low=1, identity=False)
 
+    min_replies: int = _machine(
+        1,
+        "replies that an exchange needs at least, beside half of those asked",
+        low=1,
+        identity=False,
+    )
+
     own: Settings | None = None
     """The settings that the method declares in its file; its defaults if none are given."""
 
@@ -122,7 +129,8 @@ class Config(Settings):
 
     def changed(self, **settings: Any) -> "Config":
         """The same settings but for these, the method's own among them. Raises ValueError as `make_config` does."""
-        return make_config(self.identity() | {"workers": self.workers}, **settings)
+        machine = {"workers": self.workers, "min_replies": self.min_replies}
+        return make_config(self.identity() | machine, **settings)
 
     def differing(self, recorded: Mapping[str, Any]) -> list[str]:
         """The settings in which `recorded`, another run's `identity`, differs; one that it lacks had its default."""

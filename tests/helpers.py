@@ -5,6 +5,7 @@ A test file imports from here by name: `from tests.helpers import seeded, three_
 
 import struct
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fedtiny_lite.federated.messages import Message, unpack
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation import setup
+from fedtiny_lite.simulation.places import InProcess, Place
 
 THREE_CLIENTS = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, density=0.2)
 """Clients with 50 to 60 digits each, and a small CNN in which every block can be adjusted."""
@@ -65,7 +67,20 @@ class Stop(Exception):
     """Stands for an interruption."""
 
 
-def interrupted(config: Config, out: Path, after: int = 0):
+class Reordered(InProcess):
+    """The clients of a run in this process, asked in the order into which `order` brings them."""
+
+    def __init__(self, config: Config, order: Callable[[list[int]], Iterable[int]], folder: Path | None = None):
+        super().__init__(config, folder)
+        self.order, self.executed = order, []
+
+    def ask(self, call, questions):
+        questions = {k: questions[k] for k in self.order(list(questions))}
+        self.executed += questions
+        return super().ask(call, questions)
+
+
+def interrupted(config: Config, out: Path, after: int = 0, place: Place | None = None):
     """The state after round `after`, at which the run in `out` was interrupted."""
     states = []
 
@@ -75,7 +90,7 @@ def interrupted(config: Config, out: Path, after: int = 0):
             raise Stop
 
     with pytest.raises(Stop):
-        simulate.run(config, out, stop)
+        simulate.run(config, out, stop, place)
     return states[-1]
 
 

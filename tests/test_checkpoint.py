@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fedtiny_lite.federated.ledger import SHARED, Ledger
-from fedtiny_lite.federated.messages import pack, unpack
+from fedtiny_lite.federated.memory import Memories
+from fedtiny_lite.federated.messages import unpack
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.progress import Progress
@@ -28,7 +29,7 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):
     assert checkpoint.load(tmp_path / "none", CONFIG, server.task) is None
 
 
-def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, server):
+def test_a_checkpoint_is_the_state_the_record_and_the_digests_of_the_clients_memories(saved, server):
     folder, state = saved
     record, progress = checkpoint.load(folder, CONFIG, server.task)
     found, ledger = progress.state, progress.ledger
@@ -36,8 +37,9 @@ def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, se
     assert found.mask == state.mask
     assert list(found.weights) == list(state.weights)
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in state.weights.items())
-    memories = {k: list(unpack(memory).tensors) for k, memory in progress.memories.items()}
-    assert memories == {k: ["held mask"] for k in range(CONFIG.clients)}
+    [name] = set(ledger.memories.values())  # all remember the same mask and nothing else
+    assert sorted(ledger.memories) == list(range(CONFIG.clients))
+    assert list(unpack(Memories(folder / "clients").recall(name)).tensors) == ["held mask"]
     assert ledger.samples == dict(enumerate(record["data"]["sizes"]))
     held = max(ledger.versions[SHARED].values())  # round 0 adjusts nothing; selection made the mask the second one
     assert held == 2 and ledger.held == dict.fromkeys(range(CONFIG.clients), held)
@@ -46,15 +48,14 @@ def test_a_checkpoint_is_the_state_the_record_and_the_clients_memories(saved, se
 def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, server):
     folder, state = saved
     extra = {"scores": torch.arange(6.0).view(2, 3), "votes": torch.tensor([1, 2])}
-    memories = {k: pack({"own": torch.tensor([k])}, k=k) for k in (3, 0)}
     versions = {name: number for number, name in enumerate(state.mask, 1)}
-    ledger = Ledger({SHARED: versions}, {3: 4, 0: 1}, {0: 50, 2: 60})
+    ledger = Ledger({SHARED: versions}, {3: 4, 0: 1}, {0: 50, 2: 60}, {3: "3a", 0: "0a"})
     (tmp_path / "a").mkdir()
-    saved_progress = Progress(replace(state, extra=extra), ledger, memories)
+    saved_progress = Progress(replace(state, extra=extra), ledger)
     so_far, _ = checkpoint.load(folder, CONFIG, server.task)
     checkpoint.save(tmp_path / "a", CONFIG, so_far, saved_progress)
     record, found = checkpoint.load(tmp_path / "a", CONFIG, server.task)
-    assert record == so_far and found.memories == memories and found.ledger == ledger
+    assert record == so_far and found.ledger == ledger
     assert list(found.state.extra) == list(extra)
     assert all(torch.equal(found.state.extra[name], tensor) for name, tensor in extra.items())
 
@@ -115,9 +116,10 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, serv
     assert checkpoint.path_in(folder).read_bytes() == before
 
 
-def test_nothing_but_the_checkpoint_lies_in_the_folder(saved):
+def test_nothing_but_the_checkpoint_and_what_clients_remember_lies_in_the_folder(saved):
     folder, _ = saved
-    assert [path.name for path in folder.iterdir()] == ["checkpoint.ftl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.ftl", "clients"]
+    assert len(list((folder / "clients").iterdir())) == 1
 
 
 def test_a_finished_run_leaves_its_record_and_its_model_only(saved, tmp_path):

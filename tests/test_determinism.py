@@ -1,21 +1,23 @@
 """Order and place change nothing: the same record, bit for bit, whoever answers first, whatever stops it."""
 
-import contextlib
 import functools
 import json
 import multiprocessing
 import random
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import pytest
 
 from fedtiny_lite.config import METHODS
 from fedtiny_lite.records import schema
 from fedtiny_lite.records.files import ROOT
-from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import places
+from fedtiny_lite.simulation.places import InWorkers, start_worker
 from fedtiny_lite.simulation.rounds import run
-from tests.helpers import Stop, four_clients, interrupted
+from tests.helpers import Reordered, Stop, four_clients, interrupted
 
 EVENTFUL = {"fl_pqsu": dict(lr=0.3), "lotteryfl": dict(lottery_accuracy=0.15)}
 """Settings at which clients differ in when they upload and when they prune."""
@@ -36,51 +38,34 @@ def reference() -> bytes:
     return undisturbed("fedtiny")
 
 
-class Shuffled:
-    """A pool whose clients answer in another order; the answers come in the order asked for."""
-
-    def __init__(self, seed: int):
-        self.seed, self.executed = seed, []
-
-    def map(self, function, *columns):
-        calls = list(zip(*columns, strict=True))
-        order = list(range(len(calls)))
-        if self.seed < 0:
-            order.reverse()
-        else:
-            random.Random(self.seed).shuffle(order)
-        answers = {}
-        for i in order:
-            self.executed.append(calls[i][3])
-            answers[i] = function(*calls[i])
-        return [answers[i] for i in range(len(calls))]
+def shuffled(clients: list[int]) -> list[int]:
+    return random.Random(0).sample(clients, len(clients))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_order_of_clients_gives_the_same_record(method, monkeypatch):
+def test_any_order_of_clients_gives_the_same_record(method):
     orders = set()
-    for seed in (-1, 0):
-        pool = Shuffled(seed)
-        monkeypatch.setattr(simulate, "_pool", lambda _, pool=pool: contextlib.nullcontext(pool))
-        assert schema.canonical(run(tiny(method=method))) == undisturbed(method)
-        orders.add(tuple(pool.executed))
+    for order in (reversed, shuffled):
+        place = Reordered(tiny(method=method), order)
+        assert schema.canonical(run(tiny(method=method), place=place)) == undisturbed(method)
+        orders.add(tuple(place.executed))
     assert len(orders) == 2
 
 
 @pytest.fixture(scope="module")
-def workers():
-    """Two worker processes for all methods, as `simulate` would start them for each."""
-    with simulate._pool(tiny(workers=2)) as pool:
-        yield pool
+def workers(tmp_path_factory):
+    """Two worker processes for all methods; InWorkers but for the run that they work for."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context, initializer=start_worker) as pool:
+        yield partial(InWorkers, pool=pool, messages=tmp_path_factory.mktemp("messages"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_and_an_interruption_midway_give_the_same_record(method, workers, tmp_path, monkeypatch):
+def test_workers_and_an_interruption_midway_give_the_same_record(method, workers, tmp_path):
     """Two rounds on two workers, the second an adjustment; the rest in one process, from the checkpoint."""
-    with monkeypatch.context() as patch:
-        patch.setattr(simulate, "_pool", lambda _: contextlib.nullcontext(workers))
-        interrupted(tiny(method=method, workers=2), tmp_path, after=1)
+    config = tiny(method=method, workers=2)
+    interrupted(config, tmp_path, after=1, place=workers(config, tmp_path / config.run_id / "clients"))
     record = run(tiny(method=method), tmp_path)
     assert record["environment"]["workers"] == 2
     assert schema.canonical(record) == undisturbed(method)
@@ -145,15 +130,16 @@ def test_a_run_stopped_after_every_round_gives_the_same_record(method, tmp_path)
 
 @pytest.mark.parametrize("client", [0, 3])
 def test_a_run_stopped_between_two_clients_gives_the_same_record(client, reference, tmp_path, monkeypatch):
-    inner = simulate.answer
+    inner = places.answer
 
-    def stop(config, pixels, index, k, r, message, memory):
+    def stop(call, k, message, memory):
+        index, r = call.index, call.r
         if (index, k, r) == (-1, client, 2):
             raise Stop
-        return inner(config, pixels, index, k, r, message, memory)
+        return inner(call, k, message, memory)
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulate, "answer", stop)
+        patch.setattr(places, "answer", stop)
         with pytest.raises(Stop):
             run(tiny(), tmp_path)
     resumed = []

@@ -23,8 +23,9 @@ from fedtiny_lite.federated.formats import read_mask
 from fedtiny_lite.federated.messages import encode_state, pack, unpack
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.records.files import ROOT
-from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import places
 from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients
 
 tiny = partial(four_clients, rounds=3, adjust_until=3)
@@ -38,17 +39,18 @@ def poison(monkeypatch):
     """
 
     def install(where):
-        inner, replies = simulate.answer, {}
+        inner, replies = places.answer, {}
 
-        def poisoned(config, pixels, index, k, r, message, memory):
-            found = inner(config, pixels, index, k, r, message, memory)
+        def poisoned(call, k, message, memory):
+            index, r = call.index, call.r
+            found = inner(call, k, message, memory)
             reply = unpack(found.reply)
             if where(index, k, r):
                 [t for t in reply.tensors.values() if t.is_floating_point()][-1].view(-1)[-1] = math.nan
             replies[index, k, r] = reply
             return found._replace(reply=pack(reply.tensors, **reply.meta))
 
-        monkeypatch.setattr(simulate, "answer", poisoned)
+        monkeypatch.setattr(places, "answer", poisoned)
         return replies
 
     return install
@@ -134,8 +136,8 @@ def test_corrupt_data_is_named(images, tmp_path):
 @pytest.mark.parametrize("method", ["fedtiny", "magnitude"])
 def test_an_output_that_cannot_be_written_is_named_before_any_work(method, tmp_path, monkeypatch):
     """A file where the folder should be: root may write anywhere else."""
-    asked, inner = [], simulate.answer
-    monkeypatch.setattr(simulate, "answer", lambda *call: asked.append(call) or inner(*call))
+    asked, inner = [], places.answer
+    monkeypatch.setattr(places, "answer", lambda *call: asked.append(call) or inner(*call))
     (tmp_path / "out").write_text("precious")
     with pytest.raises(OSError, match=r"choose a folder that can be written to.*/out"):
         run(tiny(method=method), tmp_path / "out")
@@ -247,11 +249,11 @@ def test_when_all_clients_diverge_the_run_stops_with_its_record_so_far(method, p
 
 def test_a_stopped_run_can_be_continued(poison, tmp_path, monkeypatch):
     config = tiny(method="magnitude")
-    inner = simulate.answer
+    inner = places.answer
     poison(lambda index, k, r: r == 2)
     with pytest.raises(FloatingPointError):
         run(config, tmp_path)
-    monkeypatch.setattr(simulate, "answer", inner)
+    monkeypatch.setattr(places, "answer", inner)
     assert schema.canonical(run(config, tmp_path)) == schema.canonical(run(config))
     assert sorted(path.name for path in (tmp_path / config.run_id).iterdir()) == ["model.tiny", "record.json"]
 
@@ -363,7 +365,7 @@ def test_memory_grows_with_the_clients_by_their_updates_only():
             rounds=1,
             samples=0,
         )
-        simulate.build_federation(config)
+        build_federation(config)
         tracemalloc.start()
         try:
             record = run(config)

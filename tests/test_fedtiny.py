@@ -28,10 +28,11 @@ from fedtiny_lite.model.training import epoch_batches, train
 from fedtiny_lite.pruning.bn_selection import candidate_pool
 from fedtiny_lite.records import schema
 from fedtiny_lite.seeding import numpy_generator, torch_generator
+from fedtiny_lite.simulation import places, setup
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation import setup
+from fedtiny_lite.simulation.setup import build_federation
 from fedtiny_lite.sparse.engine import DENSE
-from tests.helpers import seeded, three_clients, trace
+from tests.helpers import Reordered, seeded, three_clients, trace
 
 SELECTIONS = ("adaptive", "vanilla", "server", "fixed")
 
@@ -40,11 +41,11 @@ tiny = partial(three_clients, pool_size=3)
 
 def parts(config):
     """The federation, the pretrained weights and the pool, as the server has them before it asks anyone."""
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     weights, rng = pretrained(server), numpy_generator(config.seed, "pool")
     noise = config.of(Selection).pool_noise
     pool = candidate_pool(weights, server.task.sizes, server.task.budget, pool_size(config), noise, rng)
-    return simulate.build_federation(config), weights, pool
+    return build_federation(config), weights, pool
 
 
 def development_splits(config, federation):
@@ -159,7 +160,7 @@ def test_the_pool_is_sent_once_and_statistics_then_cost_four_bytes_a_number():
     numbers = 2 * (4 + 8 + 16 + 16) * pool_size(config)
     assert numbers * 4 < losses["bytes_down"] / 3 < numbers * 4 + 100
     assert numbers * 4 < statistics["bytes_up"] / 3 < numbers * 4 + 120
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     state = _selection.start_with_pool(server)
     assert statistics["bytes_down"] / 3 > 4 * len(encode_state(state.weights, state.mask))
 
@@ -174,7 +175,7 @@ def test_both_exchanges_use_the_same_development_split(monkeypatch):
     monkeypatch.setattr("fedtiny_lite.federated.client.engine_for", lambda *_: spy)
     config = tiny(dev_fraction=0.1, pool_size=1, rounds=0)
     simulate.run(config)
-    federation = simulate.build_federation(config)
+    federation = build_federation(config)
     expected = sorted(development_splits(config, federation), key=lambda split: split.images.double().sum().item())
     for exchange in (seen[:3], seen[3:]):
         found = sorted(exchange, key=lambda split: split.images.double().sum().item())
@@ -184,7 +185,7 @@ def test_both_exchanges_use_the_same_development_split(monkeypatch):
 @pytest.mark.parametrize("rule", ["paper", "pooled"])
 def test_the_rule_for_variances_is_the_configs(rule):
     config = tiny(bn_variance=rule)
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     state = dataclasses.replace(_selection.start_with_pool(server), extra={"pool": parts(config)[2][:1]})
     numbers = sum(server.task.state_shapes[name].numel() for name in bn_names(server.model))
     replies = [
@@ -204,7 +205,7 @@ def test_the_rule_for_variances_is_the_configs(rule):
 
 def plain_round(config, state, r, names, rate):
     """One round of FedTiny with whole models and dense gradients: what the messages must amount to."""
-    federation = simulate.build_federation(config)
+    federation = build_federation(config)
     model, pixels, mask = copy.deepcopy(federation.server.model), federation.server.task.pixels, state.mask
     total = sum(map(len, federation.holdings.splits))
     mean, merged = {}, {name: np.zeros(mask[name].numel()) for name in names}
@@ -270,7 +271,7 @@ def test_an_adjustment_round_equals_the_plain_dense_way(granularity, names):
 def test_only_the_planned_block_changes_and_the_number_of_weights_stays(settings, turns):
     config = tiny(rounds=6, adjust_until=5, selection="fixed", samples=160, **settings)
     record, states = trace(config)
-    blocks = simulate.build_federation(config).server.task.blocks
+    blocks = build_federation(config).server.task.blocks
     for turn, entry, before, after in zip(turns, record["rounds"], states, states[1:], strict=False):
         changed = [name for name in after.mask if not torch.equal(after.mask[name], before.mask[name])]
         assert changed == list(blocks[turn - 1] if turn else ())
@@ -285,7 +286,7 @@ def test_only_the_planned_block_changes_and_the_number_of_weights_stays(settings
 def test_the_budget_holds_in_every_state_and_nothing_lies_outside_the_mask(selection, density):
     config = tiny(selection=selection, density=density, rounds=3, adjust_until=3, samples=160)
     record, states = trace(config)
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     assert server.task.budget == int(density * sum(server.task.sizes.values()) + 1e-9)
     for state in states:
         assert sum(state.mask.kept.values()) <= server.task.budget
@@ -315,13 +316,13 @@ def test_a_client_answers_the_same_when_all_but_its_own_samples_are_gone(selecti
     """No public, test or other client's image and no initial weight is there to be seen."""
     config = tiny(selection=selection)
     expected = schema.canonical(simulate.run(config))
-    federation, reply = simulate.build_federation(config), simulate.answer
+    federation, reply = build_federation(config), places.answer
     description = json.dumps(described(federation.task))
 
     def gone(*_):
         raise AssertionError("a client asked for more than the task and its own samples")
 
-    def answer_alone(config, pixels, index, k, *rest):
+    def answer_alone(call, k, message, memory):
         own = federation.holdings.splits[k]
 
         def client_alone(config, pixels, asked, r, memory):
@@ -331,22 +332,18 @@ def test_a_client_answers_the_same_when_all_but_its_own_samples_are_gone(selecti
         with monkeypatch.context() as patch:
             for name in ("hand_out", "build_federation", "load_dataset"):
                 patch.setattr(setup, name, gone)
-            patch.setattr(simulate, "build_federation", gone)
-            patch.setattr(simulate, "client_of", client_alone)
-            return reply(config, pixels, index, k, *rest)
+            patch.setattr(places, "build_federation", gone)
+            patch.setattr(places, "client_of", client_alone)
+            return reply(call, k, message, memory)
 
-    monkeypatch.setattr(simulate, "answer", answer_alone)
+    monkeypatch.setattr(places, "answer", answer_alone)
     assert schema.canonical(simulate.run(config)) == expected
 
 
-def test_the_order_in_which_clients_answer_changes_nothing(monkeypatch):
-    def last_first(call, *columns):
-        return reversed([call(*row) for row in reversed(list(zip(*columns, strict=True)))])
-
+def test_the_order_in_which_clients_answer_changes_nothing():
     config = tiny(rounds=3, adjust_until=3)
     expected = schema.canonical(simulate.run(config))
-    monkeypatch.setattr(simulate, "map", last_first, raising=False)
-    assert schema.canonical(simulate.run(config)) == expected
+    assert schema.canonical(simulate.run(config, place=Reordered(config, reversed))) == expected
 
 
 @pytest.mark.parametrize("server_set", ["as_clients", "distorted"])
@@ -355,7 +352,7 @@ def test_the_servers_images_are_distorted_only_if_asked(server_set):
     dataset = load_dataset("digits")
     train_split = limit(dataset.train, config.samples, numpy_generator(config.seed, "train_samples"))
     public, rest = public_split(train_split, config.server_shots, numpy_generator(config.seed, "public_set"))
-    federation = simulate.build_federation(config)
+    federation = build_federation(config)
     if server_set == "distorted":
         public = distort(public, torch_generator(config.seed, "distortion"))
     assert torch.equal(federation.server.public.images, public.images)
@@ -365,7 +362,7 @@ def test_the_servers_images_are_distorted_only_if_asked(server_set):
 
 
 def test_distorted_images_are_brighter_and_flatter_than_the_clients():
-    federation = simulate.build_federation(tiny(server_set="distorted"))
+    federation = build_federation(tiny(server_set="distorted"))
     clients = torch.cat([split.images for split in federation.holdings.splits]).double() / 255
     public = federation.server.public.images.double() / 255
     assert public.mean() > clients.mean() + 0.2
@@ -376,7 +373,7 @@ def test_distorted_images_are_brighter_and_flatter_than_the_clients():
 
 def test_averaging_is_weighted_by_samples_as_numpy_does_it():
     config = tiny()
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     state = _selection.start_with_pool(server)
     generator, states, sizes = seeded(), [], [7, 20, 33]
     for _ in sizes:
@@ -398,7 +395,7 @@ def test_averaging_is_weighted_by_samples_as_numpy_does_it():
 
 def test_replies_are_folded_in_order_of_client_and_those_not_finite_are_named():
     config = tiny(selection="fixed", clients=4)
-    method, server = load_method(config.method), simulate.build_federation(config).server
+    method, server = load_method(config.method), build_federation(config).server
     state = method.start(server)
     ledger = begin(method, server, state, {})
     packed = encode_state(state.weights, state.mask)

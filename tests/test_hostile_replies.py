@@ -25,6 +25,7 @@ from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.federated.survey import answer_survey, read_survey
 from fedtiny_lite.model.masks import Mask, check_masked
 from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import exchanges, places
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients, sealed, seeded
@@ -81,7 +82,7 @@ def stages(method: str) -> tuple[Stage, ...]:
         return accept(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulate, "accept", spy)
+        patch.setattr(exchanges, "accept", spy)
         simulate.run(tiny(method))
     chosen = [given for given in seen if given[4] in (-1, WATCHED.get(method, 1))]
     return tuple(Stage(given, sorted(given[-1])[min(VICTIM, len(given[-1]) - 1)]) for given in chosen)
@@ -388,13 +389,14 @@ def hostile(monkeypatch):
     """hostile(where, change): the clients and places at which where(index, k, r) holds send change(reply) instead."""
 
     def install(where, change):
-        inner = simulate.answer
+        inner = places.answer
 
-        def answer(config, pixels, index, k, r, message, memory):
-            found = inner(config, pixels, index, k, r, message, memory)
+        def answer(call, k, message, memory):
+            index, r = call.index, call.r
+            found = inner(call, k, message, memory)
             return found._replace(reply=change(found.reply)) if where(index, k, r) else found
 
-        monkeypatch.setattr(simulate, "answer", answer)
+        monkeypatch.setattr(places, "answer", answer)
 
     return install
 

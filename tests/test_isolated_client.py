@@ -17,11 +17,12 @@ import torch
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.client import EMPTY_MEMORY, laid_out
 from fedtiny_lite.federated.messages import pack, unpack
+from fedtiny_lite.federated.personal import weigh_classes
 from fedtiny_lite.federated.task import described, task_from
 from fedtiny_lite.model.training import correct_by_class
 from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.simulation import places
 from fedtiny_lite.simulation import rounds as simulate
-from fedtiny_lite.simulation import scoring
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients, seeded, trace
 
@@ -71,16 +72,17 @@ except AssertionError:
 
 def calls_of(config, k: int) -> tuple[list, dict, list]:
     """All exchanges with client k in a run: where, the bytes that it was sent, and what came back."""
-    seen, inner = [], simulate.answer
+    seen, inner = [], places.answer
 
-    def spy(config, pixels, index, client, r, message, memory):
-        found = inner(config, pixels, index, client, r, message, memory)
+    def spy(call, client, message, memory):
+        index, r = call.index, call.r
+        found = inner(call, client, message, memory)
         if client == k:
             seen.append(((index, client, r), message, memory, found))
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulate, "answer", spy)
+        patch.setattr(places, "answer", spy)
         record = simulate.run(config)
     return seen, record
 
@@ -177,14 +179,14 @@ def test_neither_server_nor_task_holds_a_clients_samples():
 @pytest.fixture
 def personal(monkeypatch):
     """What crosses when personal accuracy is measured: (labels, question, reply) of each client."""
-    crossed, inner = [], scoring.weigh_classes
+    crossed = []
 
     def spy(labels, question):
-        reply = inner(labels, question)
+        reply = weigh_classes(labels, question)
         crossed.append((labels, question, reply))
         return reply
 
-    monkeypatch.setattr(scoring, "weigh_classes", spy)
+    monkeypatch.setattr(places, "weigh_classes", spy)
     return crossed
 
 
@@ -216,13 +218,13 @@ def test_other_labels_change_the_number_alone(personal):
     by_class = unpack(question).tensors["accuracy"]
     for other in range(10):
         only = torch.full_like(labels, other)
-        assert float(unpack(scoring.weigh_classes(only, question)).tensors["accuracy"]) == float(by_class[other])
-    assert scoring.weigh_classes(labels.flip(0), question) == reply
+        assert float(unpack(weigh_classes(only, question)).tensors["accuracy"]) == float(by_class[other])
+    assert weigh_classes(labels.flip(0), question) == reply
 
 
 def test_a_class_without_scored_images_counts_as_wrong():
     question = pack({"accuracy": torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)})
-    reply = unpack(scoring.weigh_classes(torch.tensor([0, 0, 1, 2]), question))
+    reply = unpack(weigh_classes(torch.tensor([0, 0, 1, 2]), question))
     assert float(reply.tensors["accuracy"]) == pytest.approx((1 + 1 + 0.5 + 0) / 4)
     assert pack({}, version=0) == EMPTY_MEMORY
     federation = build_federation(four_clients())

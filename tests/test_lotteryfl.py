@@ -22,7 +22,7 @@ from fedtiny_lite.methods.lotteryfl import METHOD
 from fedtiny_lite.model.costs import forward_flops, training_flops
 from fedtiny_lite.model.masks import Mask, apply_mask, uniform_counts
 from fedtiny_lite.records import schema
-from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import exchanges
 from fedtiny_lite.simulation.setup import build_federation, client_of
 from tests.helpers import three_clients, trace
 
@@ -234,7 +234,7 @@ def test_a_client_that_was_rejected_gets_its_mask_again(monkeypatch):
         return messages
 
     monkeypatch.setattr(lotteryfl, "train_locally", diverge)
-    monkeypatch.setattr(simulate, "address", watched)
+    monkeypatch.setattr(exchanges, "address", watched)
     config = tiny(lottery_accuracy=0.0, rounds=5, adjust_until=3)
     record, states = trace(config)
     server = build_federation(config).server

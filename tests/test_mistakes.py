@@ -22,8 +22,10 @@ from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import bn_names, build_model, load_state, state_of
 from fedtiny_lite.pruning.progressive import grow_and_prune, growth_lists
 from fedtiny_lite.seeding import derive_seed
+from fedtiny_lite.simulation import exchanges, places
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation import setup as federation_module
+from fedtiny_lite.simulation.setup import build_federation
 from fedtiny_lite.sparse.engine import DENSE, SPARSE
 from tests.helpers import forget_federations, numbered, numbered_dataset, numbers, seeded, three_clients, trace
 
@@ -33,13 +35,13 @@ tiny = partial(three_clients, pool_size=3)
 @pytest.fixture
 def replies(monkeypatch):
     """Every exchange's replies as the server receives them: a list of {client: Message}."""
-    seen, accept = [], simulate.accept
+    seen, accept = [], exchanges.accept
 
     def spy(*arguments):
         seen.append({k: unpack(packed) for k, packed in arguments[-1].items()})
         return accept(*arguments)
 
-    monkeypatch.setattr(simulate, "accept", spy)
+    monkeypatch.setattr(exchanges, "accept", spy)
     return seen
 
 
@@ -57,7 +59,7 @@ def numbered_images(monkeypatch):
 
 
 def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_ones_alone():
-    server = simulate.build_federation(tiny()).server
+    server = build_federation(tiny()).server
     state = _selection.start_with_pool(server)
     numbers = sum(server.task.state_shapes[name].numel() for name in bn_names(server.model))
     pool = len(state.extra["pool"])
@@ -71,7 +73,7 @@ def test_mistake_01_every_clients_statistics_are_in_the_aggregate_not_the_last_o
 
 def test_mistake_02_every_block_has_its_turn_when_adjusting_every_tenth_round():
     config = tiny(model="resnet18", width=2, adjust_every=10, adjust_until=100)
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     mask = _selection.start_with_pool(server).mask
     adjusted = [tuple(fedtiny.planned_exchange(server, mask, r)) for r in range(100)]
     turns = [server.task.blocks.index(names) + 1 for names in adjusted if names]
@@ -80,7 +82,7 @@ def test_mistake_02_every_block_has_its_turn_when_adjusting_every_tenth_round():
 
 def test_mistake_03_the_exchange_rate_decays_with_the_round_not_with_the_number_of_adjustments():
     config = tiny(adjust_every=10, adjust_until=100, granularity="entire")
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     mask = _selection.start_with_pool(server).mask
     for r in range(10, 100, 10):
         rate = 0.15 * (1 + math.cos(math.pi * r / 100))
@@ -92,7 +94,7 @@ def test_mistake_03_the_exchange_rate_decays_with_the_round_not_with_the_number_
 
 def test_mistake_04_the_public_set_is_of_the_training_split_and_of_no_client(numbered_images):
     config = tiny(samples=0, test_samples=0, server_set="as_clients")
-    federation = simulate.build_federation(config)
+    federation = build_federation(config)
     public, test = set(numbers(federation.server.public)), set(numbers(federation.holdings.test))
     clients = [number for split in federation.holdings.splits for number in numbers(split)]
     assert public <= set(range(300)) and test == set(range(300, 390))
@@ -171,7 +173,7 @@ def test_mistake_09_every_layer_of_the_group_is_adjusted_not_the_first_alone(gra
 def test_mistake_10_running_statistics_are_aggregated_and_scale_and_shift_stay(replies):
     config = tiny(pool_size=1, rounds=0, dev_fraction=1.0)
     _, (start,) = trace(config)
-    federation = simulate.build_federation(config)
+    federation = build_federation(config)
     model, pixels, weights = federation.server.model, federation.server.task.pixels, pretrained(federation.server)
     affine = [name for name in weights if name.startswith("bn") and "running" not in name]
     assert len(affine) == 8 and all(torch.equal(start.weights[name], weights[name]) for name in affine)
@@ -200,12 +202,12 @@ def test_mistake_11_the_papers_resnet18_has_eleven_million_parameters_in_four_st
 def test_mistake_12_no_choice_is_made_on_test_images_and_every_test_image_counts(numbered_images, monkeypatch):
     config = tiny(samples=0, test_samples=0, rounds=2)
     monkeypatch.setattr("fedtiny_lite.model.training.EVALUATION_BATCH", 32)  # 90 images: the last batch holds 26
-    federation = simulate.build_federation(config)
+    federation = build_federation(config)
     shuffled = Split(federation.holdings.test.images.flip(3), (federation.holdings.test.labels + 1) % 5)
     outcome = {}
     for name, test in (("right", federation.holdings.test), ("wrong", shuffled)):
         swapped = dataclasses.replace(federation, holdings=dataclasses.replace(federation.holdings, test=test))
-        monkeypatch.setattr(simulate, "build_federation", lambda _, swapped=swapped: swapped)
+        monkeypatch.setattr(places, "build_federation", lambda _, swapped=swapped: swapped)
         record, states = trace(config)
         outcome[name] = (record["prelude"][-1]["selection"], [s.weights for s in states])
         model, pixels = copy.deepcopy(federation.server.model).eval(), federation.server.task.pixels
@@ -235,7 +237,7 @@ def test_mistake_13_no_seed_is_reset_so_rounds_clients_and_runs_draw_their_own(m
     assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
     places = [(s, what, r, k) for s in (0, 1) for what in ("train", "growth") for r in (0, 1) for k in (0, 1)]
     assert len({derive_seed(*place) for place in places}) == 16
-    splits = [simulate.build_federation(tiny(seed=seed)).holdings.splits for seed in (0, 1)]
+    splits = [build_federation(tiny(seed=seed)).holdings.splits for seed in (0, 1)]
     assert [len(split) for split in splits[0]] != [len(split) for split in splits[1]]
 
 
@@ -243,7 +245,7 @@ def test_mistake_14_every_method_has_the_same_model_start_and_budget():
     starts = {}
     for method in sorted(set(METHODS) - {"small_model"}):
         config = tiny(method=method)
-        server = simulate.build_federation(config).server
+        server = build_federation(config).server
         weights, (_, states) = pretrained(server), trace(config)
         starts[method] = (server.task.sizes, server.task.budget, server.task.allowed, weights)
         assert state_of(server.model).keys() == weights.keys()
@@ -259,5 +261,5 @@ def test_mistake_14_every_method_has_the_same_model_start_and_budget():
     for method, other in starts.items():
         assert list(other[:3]) == same, method
         assert all(torch.equal(other[3][name], weights[name]) for name in weights), method
-    small = simulate.build_federation(tiny(method="small_model")).server
+    small = build_federation(tiny(method="small_model")).server
     assert sum(tensor.numel() for tensor in small.initial.values()) <= small.task.allowed == same[2]

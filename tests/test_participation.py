@@ -1,6 +1,5 @@
 """Rounds in which some clients take part: what they are sent suffices, and who they are depends on the seed alone."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -26,10 +25,10 @@ from fedtiny_lite.methods._selection import judges
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.records import schema
 from fedtiny_lite.records.files import ROOT
-from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation import places
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
-from tests.helpers import four_clients, interrupted, trace
+from tests.helpers import Reordered, four_clients, interrupted, trace
 
 TEN = dict(clients=10, clients_per_round=3, rounds=8, adjust_until=8)
 
@@ -56,13 +55,14 @@ def assert_equal_states(states, expected):
 @pytest.fixture
 def sent(monkeypatch):
     """(index, r) -> client -> the question that it was sent."""
-    found, inner = {}, simulate.answer
+    found, inner = {}, places.answer
 
-    def spy(config, pixels, index, k, r, message, memory):
+    def spy(call, k, message, memory):
+        index, r = call.index, call.r
         found.setdefault((index, r), {})[k] = unpack(message)
-        return inner(config, pixels, index, k, r, message, memory)
+        return inner(call, k, message, memory)
 
-    monkeypatch.setattr(simulate, "answer", spy)
+    monkeypatch.setattr(places, "answer", spy)
     return found
 
 
@@ -214,21 +214,12 @@ def some(method: str, **more):
     return four_clients(method=method, **own | more)
 
 
-class Backwards:
-    """A pool in which the last client answers first."""
-
-    def map(self, function, *columns):
-        calls = list(zip(*columns, strict=True))
-        return [function(*call) for call in reversed(calls)][::-1]
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_neither_order_nor_an_interruption_changes_the_record(method, tmp_path, monkeypatch):
+def test_neither_order_nor_an_interruption_changes_the_record(method, tmp_path):
     expected = schema.canonical(run(some(method)))
     interrupted(some(method), tmp_path, after=2)
     assert schema.canonical(run(some(method), tmp_path)) == expected
-    monkeypatch.setattr(simulate, "_pool", lambda _: contextlib.nullcontext(Backwards()))
-    assert schema.canonical(run(some(method))) == expected
+    assert schema.canonical(run(some(method), place=Reordered(some(method), reversed))) == expected
 
 
 @pytest.mark.slow
@@ -283,14 +274,14 @@ def test_as_many_clients_judge_the_pool_as_are_set_and_the_same_in_both_exchange
 
 
 def test_the_choice_is_that_of_the_judges(monkeypatch):
-    answers, inner = {}, simulate.answer
+    answers, inner = {}, places.answer
 
-    def spy(config, pixels, index, k, r, message, memory):
-        found = inner(config, pixels, index, k, r, message, memory)
-        answers[index, k] = unpack(found.reply)
+    def spy(call, k, message, memory):
+        found = inner(call, k, message, memory)
+        answers[call.index, k] = unpack(found.reply)
         return found
 
-    monkeypatch.setattr(simulate, "answer", spy)
+    monkeypatch.setattr(places, "answer", spy)
     config = ten(selection_clients=4, rounds=0)
     choice = run(config)["prelude"][-1]["selection"]
     voters = [answers[1, k] for k in judges(config, -1)]

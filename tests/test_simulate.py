@@ -20,6 +20,7 @@ from fedtiny_lite.model.costs import forward_flops, training_flops
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import Normalisation, correct_by_class, evaluate
 from fedtiny_lite.records import schema
+from fedtiny_lite.simulation import exchanges, places
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
@@ -179,8 +180,8 @@ def test_a_sparse_round_costs_less_than_a_dense_one():
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     record = run(tiny(), tmp_path)
-    monkeypatch.setattr(simulate, "build_federation", None)
-    monkeypatch.setattr(simulate, "answer", None)
+    monkeypatch.setattr(places, "build_federation", None)
+    monkeypatch.setattr(places, "answer", None)
     assert run(tiny(), tmp_path) == record
     assert run(tiny(workers=2), tmp_path) == record
 
@@ -205,13 +206,14 @@ def test_masks_cross_only_when_they_changed(monkeypatch):
     """The pool is sent under the union of its masks, round 0 sends the layers in which the chosen one differs, later
     rounds those that the adjustment before changed: of the layers that it exchanged, all but one that came out alike.
     """
-    sent, inner = {}, simulate.answer
+    sent, inner = {}, places.answer
 
-    def spy(config, pixels, index, k, r, message, memory):
+    def spy(call, k, message, memory):
+        index, r = call.index, call.r
         sent.setdefault((index, r), unpack(message))
-        return inner(config, pixels, index, k, r, message, memory)
+        return inner(call, k, message, memory)
 
-    monkeypatch.setattr(simulate, "answer", spy)
+    monkeypatch.setattr(places, "answer", spy)
     record, seen = watched(tiny(rounds=5))
     server = build_federation(tiny(rounds=5)).server
     shapes, before = server.task.mask_shapes, load_method("fedtiny").start(server).mask
@@ -228,14 +230,15 @@ def test_masks_cross_only_when_they_changed(monkeypatch):
 
 
 def test_clients_hold_the_servers_mask_in_every_round(monkeypatch):
-    memories, inner = {}, simulate.answer
+    memories, inner = {}, places.answer
 
-    def spy(config, pixels, index, k, r, message, memory):
-        found = inner(config, pixels, index, k, r, message, memory)
+    def spy(call, k, message, memory):
+        index, r = call.index, call.r
+        found = inner(call, k, message, memory)
         memories[index, r, k] = found.memory
         return found
 
-    monkeypatch.setattr(simulate, "answer", spy)
+    monkeypatch.setattr(places, "answer", spy)
     _, seen = watched(tiny(rounds=4, adjust_until=4))
     shapes = tuple(build_federation(tiny(rounds=4, adjust_until=4)).server.task.mask_shapes.items())
     for (_, before), r in zip(seen, range(4), strict=False):
@@ -250,7 +253,7 @@ def test_clients_hold_the_servers_mask_in_every_round(monkeypatch):
 
 @pytest.fixture
 def every_second(monkeypatch):
-    """An exchange that asks clients 1 and 3 only, carried out twice: what it records, and the clients' memories.
+    """An exchange that asks clients 1 and 3 only, carried out twice: what it records, how far it comes, the memories.
 
     A client is sent 5, and the sum that it remembers grows by 5 k; it answers with that sum.
     """
@@ -271,20 +274,20 @@ def every_second(monkeypatch):
 
     exchange = Exchange("some", ask, answer, expect, fold, lambda config, r: [1, 3])
     method = replace(load_method("magnitude"), training=exchange)
-    monkeypatch.setattr(simulate, "load_method", lambda name: method)
-    federation, entries = build_federation(tiny()), []
+    monkeypatch.setattr(places, "load_method", lambda name: method)
+    federation, place, entries = build_federation(tiny()), places.InProcess(tiny()), []
     state = method.start(federation.server)
     progress = Progress(state, begin(method, federation.server, state, federation.samples))
     for r in (0, 1):
-        progress, entry = simulate.carry_out(federation, method, -1, progress, r, None)
+        progress, entry = exchanges.carry_out(federation, method, -1, progress, r, place)
         entries.append(entry)
-    return entries, progress
+    return entries, progress, {k: place.memories.recall(name) for k, name in progress.ledger.memories.items()}
 
 
 def test_only_clients_that_are_asked_answer_remember_and_cost(every_second):
-    (first, second), progress = every_second
+    (first, second), progress, memories = every_second
     assert first["totals"] == {1: 5, 3: 15} and second["totals"] == {1: 10, 3: 30}
-    memories = {k: unpack(memory).tensors for k, memory in progress.memories.items()}
+    memories = {k: unpack(memory).tensors for k, memory in memories.items()}
     assert {k: sorted(memory) for k, memory in memories.items()} == {k: ["held mask", "total"] for k in (1, 3)}
     assert memories[3]["total"].item() == 30 and progress.ledger.held == {1: 1, 3: 1}
     for entry in (first, second):
@@ -300,11 +303,11 @@ def test_only_clients_that_are_asked_answer_remember_and_cost(every_second):
 
 def test_a_clients_number_is_what_the_server_knows_not_what_was_sent(every_second):
     """It is set by whom the server asked, so no client can speak for another: here all say that they are client 0."""
-    (first, _), progress = every_second
+    (first, _), progress, _ = every_second
     sizes = [len(split) for split in build_federation(tiny()).holdings.splits]
     total, rest = {"total": torch.zeros(1)}, dict(version=1, holds=1)
     assert first["bytes_up"] == sum(len(pack(total, client=0, samples=sizes[k], **rest)) for k in (1, 3))
-    method, server = simulate.load_method("magnitude"), build_federation(tiny()).server
+    method, server = places.load_method("magnitude"), build_federation(tiny()).server
     sent = {k: pack(total, client=1, samples=sizes[k], **rest) for k in (3, 0)}
     accepted = accept(method, method.training, server, progress.state, 1, progress.ledger, sent)
     assert [message.meta["client"] for message in accepted.replies] == [0, 3] and accepted.rejections == {}

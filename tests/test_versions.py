@@ -14,6 +14,7 @@ from fedtiny_lite.federated.ledger import lacking
 from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.simulation import exchanges, places
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients, seeded, trace
@@ -34,13 +35,14 @@ def watch(monkeypatch):
     """
 
     def install(memory=lambda r, own: own, reply=lambda r, own: own, asked=None):
-        questions, replies, inner, exchange_at = {}, {}, simulate.answer, simulate.exchange_at
+        questions, replies, inner, exchange_at = {}, {}, places.answer, exchanges.exchange_at
 
-        def answer(config, pixels, index, k, r, message, remembered):
+        def answer(call, k, message, remembered):
+            index, r = call.index, call.r
             if index == -1:
                 questions[r, k] = unpack(message)
             hit = index == -1 and k == VICTIM
-            found = inner(config, pixels, index, k, r, message, memory(r, remembered) if hit else remembered)
+            found = inner(call, k, message, memory(r, remembered) if hit else remembered)
             if index == -1:
                 replies[r, k] = found.reply
             return found._replace(reply=reply(r, found.reply)) if hit else found
@@ -49,8 +51,8 @@ def watch(monkeypatch):
             exchange = exchange_at(method, config, index)
             return replace(exchange, clients=lambda config, r: asked(r)) if asked and index == -1 else exchange
 
-        monkeypatch.setattr(simulate, "answer", answer)
-        monkeypatch.setattr(simulate, "exchange_at", some)
+        monkeypatch.setattr(places, "answer", answer)
+        monkeypatch.setattr(exchanges, "exchange_at", some)
         return questions, replies
 
     return install
@@ -84,14 +86,14 @@ def without_victim(states, config, r: int):
             raise Seen
 
     with pytest.MonkeyPatch.context() as patch:
-        accept = simulate.accept
+        accept = exchanges.accept
 
         def drop(*given):
             *rest, packed = given
             gone = given[4] == r and given[1].name == "train"
             return accept(*rest, {k: reply for k, reply in packed.items() if not (gone and k == VICTIM)})
 
-        patch.setattr(simulate, "accept", drop)
+        patch.setattr(exchanges, "accept", drop)
         with pytest.raises(Seen):
             simulate.run(config, on_round=stop)
     return found[0]

@@ -15,7 +15,8 @@ from fedtiny_lite.progress_bar import progress_bar
 from fedtiny_lite.records.bundles import write_bundle
 from fedtiny_lite.records.files import check_writable
 from fedtiny_lite.records.schema import read_record
-from fedtiny_lite.simulation.rounds import run, start_worker
+from fedtiny_lite.simulation.places import start_worker
+from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import resolve_device
 
 

@@ -8,7 +8,7 @@ A client answers with the version that it held when it read the question; a repl
 because its packed weights would belong to other positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from fedtiny_lite.federated.checks import inspect, reason, whole_number
 from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.messages import Message, encode_state, pack, unpack
-from fedtiny_lite.federated.protocol import Exchange, Method
+from fedtiny_lite.federated.protocol import Exchange, Lost, Method
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import Question, State, masked_start
 from fedtiny_lite.model.masks import Mask
@@ -31,12 +31,21 @@ class Ledger:
     """`versions`: those of the mask that all clients share, under SHARED, or of each client's own, under its number.
 
     `held`: the version that each client said it holds last; clients that never answered hold none. `samples`: the
-    images of each client, as it said first.
+    images of each client, as it said first. `memories`: the digest of what each client remembered after its last
+    answer (`federated.memory`).
     """
 
     versions: Mapping[str, Versions] = field(default_factory=dict)
     held: Mapping[int, int] = field(default_factory=dict)
     samples: Mapping[int, int] = field(default_factory=dict)
+    memories: Mapping[int, str] = field(default_factory=dict)
+
+
+def forget(ledger: Ledger, clients: Collection[int]) -> Ledger:
+    """The ledger where these clients hold no mask and remember nothing."""
+    held = {k: version for k, version in ledger.held.items() if k not in clients}
+    memories = {k: digest for k, digest in ledger.memories.items() if k not in clients}
+    return replace(ledger, held=held, memories=memories)
 
 
 def lineage(method: Method, k: int) -> str:
@@ -109,10 +118,11 @@ def _message(server: Server, state: State, mask: Mask, versions: Versions, held:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The replies that passed, in order of client number, and why each of the others did not."""
+    """The replies that passed, in order of client number, why each of the others did not, and why none came."""
 
     replies: list[Message]
     rejections: dict[int, str]
+    lost: dict[int, str]
     ledger: Ledger
 
 
@@ -123,17 +133,19 @@ def accept(
     state: State,
     r: int,
     ledger: Ledger,
-    packed: Mapping[int, bytes],
+    packed: Mapping[int, bytes | Lost],
 ) -> Accepted:
-    """Checks every reply, the one place where that is done; `packed`: client number -> the bytes that came.
+    """Checks every reply, the one place where that is done; `packed`: client number -> the bytes that came, if any did.
 
-    A reply that fails a check is left out. Raises FloatingPointError, with the reasons, when fewer than half are left:
-    the average of a few is not the federation's.
+    A reply that fails a check is left out. Raises FloatingPointError, with the reasons, when fewer than half of those
+    asked are left, or fewer than `min_replies`: the average of a few is not the federation's.
     """
-    replies, rejections, held, samples = [], {}, dict(ledger.held), dict(ledger.samples)
-    for k in sorted(packed):
+    replies, held, samples = [], dict(ledger.held), dict(ledger.samples)
+    lost = {k: found.why for k, found in sorted(packed.items()) if isinstance(found, Lost)}
+    rejections: dict[int, str] = {}
+    for k, data in sorted((k, found) for k, found in packed.items() if not isinstance(found, Lost)):
         try:
-            reply = unpack(packed[k])
+            reply = unpack(data)
             held[k] = _said(reply, "holds")
             _check_version(reply, max(ledger.versions[lineage(method, k)].values()))
             given = whole_number(reply.meta, "samples", low=1)
@@ -143,9 +155,9 @@ def accept(
             replies.append(replace(reply, meta=reply.meta | {"client": k}))
         except (ValueError, KeyError) as error:
             rejections[k] = reason(error)
-    if 2 * len(replies) < len(packed):
-        raise FloatingPointError(_too_few(rejections, len(packed)))
-    return Accepted(replies, rejections, replace(ledger, held=held, samples=samples))
+    if len(replies) < max(len(packed) / 2, min(server.task.config.min_replies, len(packed))):
+        raise FloatingPointError(_too_few(rejections | lost, len(packed)))
+    return Accepted(replies, rejections, lost, replace(ledger, held=held, samples=samples))
 
 
 def _said(reply: Message, name: str) -> int:

@@ -57,7 +57,10 @@ all.
 
 @dataclass(frozen=True)
 class Exchange:
-    """One round trip between the server and clients; `clients(config, r)`: the numbers of those that are asked."""
+    """One round trip between the server and clients; `clients(config, r)`: the numbers of those that are asked.
+
+    `remind`: what a client that has lost its memory is asked in place of `ask`, where that builds on what it remembers.
+    """
 
     name: str
     ask: Ask
@@ -65,6 +68,7 @@ class Exchange:
     expect: Expect
     fold: Fold
     clients: Callable[[Config, int], Sequence[int]] = in_round
+    remind: Ask | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,11 @@ class Method:
     model: OwnNetwork | None = None
     mask_of: Callable[[Server, State, int], Mask] | None = None
     extra: Callable[[Task, Mask], Mapping[str, Check]] = lambda task, mask: {}
+
+
+def exchange_at(method: Method, config: Config, index: int) -> Exchange:
+    """The exchange at a place of the method's prelude; -1: that of training."""
+    return (*method.prelude(config), method.training)[index]
 
 
 class Answered(NamedTuple):
@@ -119,3 +128,24 @@ def answer_question(client: Client, exchange: Exchange, question: bytes) -> Answ
     packed = pack(found.tensors, **meta, holds=client.version)
     engines = tuple(sorted(client.trained_on))
     return Answered(packed, packed_memory(client), found.flops, found.kept, found.state_bytes, engines)
+
+
+class Heard(NamedTuple):
+    """What the server hears of an `Answered`: of the client's memory the digest alone (`memory.digest`)."""
+
+    reply: bytes
+    memory: str
+    flops: int
+    kept: int
+    state_bytes: int
+    trained_on: tuple[str, ...]
+
+
+class Lost(NamedTuple):
+    """What the server has of a client that gave no answer: the reason.
+
+    `forgot`: the client is there but lost its memory, so it has to be sent everything.
+    """
+
+    why: str
+    forgot: bool = False

@@ -233,7 +233,9 @@ def _reply(client: Client, tensors: Mapping[str, Tensor], flops: int, images: in
 
 
 STATISTICS = Exchange("bn_statistics", send_pool, answer_statistics, expect_stats, fold_statistics, judges)
-LOSSES_ON_CLIENTS_STATS = Exchange("candidate_losses", send_stats, answer_losses, expect_losses, fold_losses, judges)
+LOSSES_ON_CLIENTS_STATS = Exchange(
+    "candidate_losses", send_stats, answer_losses, expect_losses, fold_losses, judges, remind=send_pool_and_stats
+)
 LOSSES_ON_PRETRAINED_STATS = Exchange("candidate_losses", send_pool, answer_losses, expect_losses, fold_losses, judges)
 LOSSES_ON_SERVER_STATS = Exchange(
     "candidate_losses", send_pool_and_stats, answer_losses, expect_losses, fold_losses, judges

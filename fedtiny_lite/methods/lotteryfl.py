@@ -30,7 +30,7 @@ from fedtiny_lite.federated.formats import encode_mask, read_mask
 from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average_over_holders, full_mask, pretrained
-from fedtiny_lite.federated.state import Reply, State, masked_start
+from fedtiny_lite.federated.state import Question, Reply, State, masked_start
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.methods._averaging import send_model
 from fedtiny_lite.methods._settings import Development
@@ -62,6 +62,12 @@ def remember_initial(client: Client, message: Message) -> Reply:
     """Nothing to send: the client keeps the initial weights."""
     client.memory["initial"] = message.tensors["weights"]
     return reply(client, {}, client.mask, 0)
+
+
+def remind_initial(server: Server, state: State, r: int) -> Question:
+    """The model, and the initial weights that a client forgot."""
+    dense = full_mask(server.task.mask_shapes)
+    return Question({"initial": encode_state(pretrained(server), dense)})
 
 
 def expect_nothing(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
@@ -102,7 +108,8 @@ def answer(client: Client, message: Message) -> Reply:
     state, held = receive(client, message)
     mask, judging, spare, counts = held, 0, 0, next_counts(client.task, held, client.round)
     if counts != held.kept:
-        spare = client.memory.setdefault("initial", message.tensors["weights"]).nbytes
+        first = message.tensors.get("initial", message.tensors["weights"])
+        spare = client.memory.setdefault("initial", first).nbytes
         state, mask, judging = try_ticket(client, counts, state, held)
     else:
         client.memory.pop("initial", None)
@@ -183,7 +190,7 @@ METHOD = Method(
     "LotteryFL",
     "masks that change",
     start,
-    Exchange("train", send_model, answer, expect, fold),
+    Exchange("train", send_model, answer, expect, fold, remind=remind_initial),
     lambda config: (INITIAL,) if config.clients_per_round not in (0, config.clients) else (),
     settings=Settings,
     knobs={"lottery_accuracy": (0.5, 0.3)},

@@ -21,6 +21,9 @@ from fedtiny_lite.records.schema import is_record
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import MAXIMA, TOTALS
 
+OF_CLIENTS = {"held": int, "samples": int, "memories": str}
+"""What the ledger keeps of each client, and of which kind it is."""
+
 
 def path_in(folder: Path) -> Path:
     """Where the checkpoint of the run in `folder` lies."""
@@ -30,16 +33,15 @@ def path_in(folder: Path) -> Path:
 def save(folder: Path, config: Config, record: dict[str, Any], progress: Progress) -> None:
     """Write the checkpoint beside its place and rename it. Raises OSError if it cannot be written.
 
-    The method's tensors and the clients' memories are messages of their own inside it, so no name can meet another.
+    The method's tensors are a message of their own inside it, so no name can meet another.
     """
     state, ledger = progress.state, progress.ledger
     tensors = {
         "weights": encode_state(state.weights, state.mask),
         "mask": encode_mask(state.mask, list(state.mask)),
         "extra": _as_tensor(pack(state.extra)),
-        "memories": _as_tensor(pack({str(k): _as_tensor(memory) for k, memory in progress.memories.items()})),
     }
-    known = {"versions": ledger.versions, "held": list(ledger.held.items()), "samples": list(ledger.samples.items())}
+    known = {"versions": ledger.versions} | {name: list(getattr(ledger, name).items()) for name in OF_CLIENTS}
     write_bytes(path_in(folder), pack(tensors, identity=config.identity(), record=plain(record), ledger=known))
 
 
@@ -86,7 +88,7 @@ def _named(path: Path) -> Iterator[None]:
 def _read(message: Message, task: Task) -> Progress:
     """The progress in a checkpoint, each part checked as a reply is: it may be of a program that is not this one."""
     tensors, method = message.tensors, load_method(task.config.method)
-    missing = {"weights", "mask", "extra", "memories"} - tensors.keys()
+    missing = {"weights", "mask", "extra"} - tensors.keys()
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
     mask = read_whole_mask(task, tensors["mask"])
@@ -95,9 +97,7 @@ def _read(message: Message, task: Task) -> Progress:
     declared = method.extra(task, mask)
     inspect(Message({}, {name: tensor for name, tensor in extra.items() if name in declared}), declared)
     state = State(decode_state(tensors["weights"], mask, task.state_shapes), mask, extra)
-    memories = unpack(_as_bytes(tensors["memories"])).tensors
-    by_client = _by_client([[int(k), _as_bytes(memory)] for k, memory in memories.items()], task.config)
-    return Progress(state, _read_ledger(message.meta.get("ledger"), method, task), by_client)
+    return Progress(state, _read_ledger(message.meta.get("ledger"), method, task))
 
 
 def _checked_record(record: Any, config: Config) -> dict[str, Any]:
@@ -120,21 +120,22 @@ def _checked_record(record: Any, config: Config) -> dict[str, Any]:
 def _read_ledger(known: Any, method: Method, task: Task) -> Ledger:
     lineages = {lineage(method, k) for k in range(task.config.clients)}
     match known:
-        case {"versions": dict(versions), "held": [*held], "samples": [*samples]} if versions.keys() == lineages:
+        case {"versions": dict(versions), **of_clients} if versions.keys() == lineages:
             for of_one in map(_mapping, versions.values()):
                 if of_one.keys() != task.mask_shapes.keys():
                     raise ValueError(f"its ledger has versions of {sorted(of_one)}, not of {sorted(task.mask_shapes)}")
                 for layer in of_one:
                     whole_number(of_one, layer, low=1)
-            return Ledger(versions, _by_client(held, task.config), _by_client(samples, task.config))
+            known = [_by_client(of_clients.get(name), kind, task.config) for name, kind in OF_CLIENTS.items()]
+            return Ledger(versions, *known)
     raise ValueError("its ledger is not one of these clients")
 
 
-def _by_client(pairs: list[Any], config: Config) -> dict[int, Any]:
+def _by_client(pairs: Any, kind: type, config: Config) -> dict[int, Any]:
     """Client -> what stands beside its number. Raises ValueError for a number that no client has."""
-    for pair in pairs:
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
         match pair:
-            case [int(k), int() | bytes()] if 0 <= k < config.clients:
+            case [int(k), value] if 0 <= k < config.clients and isinstance(value, kind):
                 continue
         raise ValueError(f"it has an entry of no client: {str(pair)[:100]}")
     return dict(pairs)

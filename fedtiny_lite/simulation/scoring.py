@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fedtiny_lite.federated.messages import pack, unpack
-from fedtiny_lite.federated.protocol import Method
+from fedtiny_lite.federated.protocol import Lost, Method
 from fedtiny_lite.federated.state import State, masked_start
 from fedtiny_lite.model.masks import kept_parameters
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import correct_by_class
+from fedtiny_lite.simulation.places import Place
 from fedtiny_lite.simulation.setup import Federation
 from fedtiny_lite.sparse.engine import engine_for
 
@@ -38,11 +36,11 @@ def score(federation: Federation, state: State) -> dict[str, Any]:
     }
 
 
-def final(federation: Federation, method: Method, record: dict[str, Any], state: State) -> dict[str, Any]:
+def final(federation: Federation, method: Method, record: dict[str, Any], state: State, place: Place) -> dict[str, Any]:
     """What a finished run comes to: the last scores, the sums and the largest of its costs, what is kept."""
     last = record["rounds"][-1] if record["rounds"] else record["start"]
     entries = record["prelude"] + record["rounds"]
-    personal = {"personal_accuracy": personal_accuracy(federation, method, state)} if method.mask_of else {}
+    personal = personal_accuracy(federation, method, state, place) if method.mask_of else {}
     return (
         {name: last[name] for name in record["start"] if name != "round"}
         | {name: sum(entry[name] for entry in entries) for name in TOTALS}
@@ -52,17 +50,17 @@ def final(federation: Federation, method: Method, record: dict[str, Any], state:
     )
 
 
-def personal_accuracy(federation: Federation, method: Method, state: State) -> float:
+def personal_accuracy(federation: Federation, method: Method, state: State, place: Place) -> dict[str, float]:
     """The clients' own models on the scored images, whose classes count as often as they do among a client's samples;
-    the mean over clients.
+    the mean over the clients that answer, as the entry of the record; none if nobody does.
 
     An exchange of its own: the server measures each model's accuracy class by class, and the client weighs the classes
     by its labels, which stay with it. It is no part of the method, so its bytes are not counted.
     """
-    splits = federation.holdings.splits
-    replies = (weigh_classes(split.labels, _by_class(federation, method, state, k)) for k, split in enumerate(splits))
-    accuracies = [float(unpack(reply).tensors["accuracy"]) for reply in replies]
-    return sum(accuracies) / len(accuracies)
+    questions = {k: _by_class(federation, method, state, k) for k in range(federation.task.config.clients)}
+    replies = sorted((k, reply) for k, reply in place.weigh(questions) if not isinstance(reply, Lost))
+    accuracies = [float(unpack(reply).tensors["accuracy"]) for _, reply in replies]
+    return {"personal_accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
 
 
 def _by_class(federation: Federation, method: Method, state: State, k: int) -> bytes:
@@ -73,10 +71,3 @@ def _by_class(federation: Federation, method: Method, state: State, k: int) -> b
     test, task = federation.holdings.test, federation.task
     correct, counts = correct_by_class(server.model, test, task.pixels, task.classes)
     return pack({"accuracy": correct.double() / counts.clamp(min=1)})
-
-
-def weigh_classes(labels: Tensor, question: bytes) -> bytes:
-    """The client's answer: the accuracies of the classes, float64 [classes], weighed by how often it has each class."""
-    by_class = unpack(question).tensors["accuracy"].cpu()
-    share = torch.bincount(labels.cpu(), minlength=len(by_class)).double() / len(labels)
-    return pack({"accuracy": share @ by_class})

@@ -1,8 +1,9 @@
 """All sides of a simulated run, built from its settings alone and so the same in every process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Dataset, Split, distort, limit, load_dataset, public_split
 from fedtiny_lite.data.partition import partition, summarise
 from fedtiny_lite.federated.client import EMPTY_MEMORY, Client, build_client
+from fedtiny_lite.federated.protocol import Lost
 from fedtiny_lite.federated.server import Server, build_server
 from fedtiny_lite.federated.survey import QUESTION, answer_survey, normalisation, read_survey, sums_of_pixels
 from fedtiny_lite.federated.task import Task, make_task, new_model
@@ -40,9 +42,9 @@ class Holdings:
 
 
 @lru_cache(maxsize=2)
-def hand_out(config: Config) -> Holdings:
-    """The images of a run. Raises ValueError if settings and data clash."""
-    dataset, device = load_dataset(config.dataset), resolve_device(config.torch_device)
+def hand_out(config: Config, data: Path | None = None) -> Holdings:
+    """The images of a run, of a data set in `data`. Raises ValueError if settings and data clash."""
+    dataset, device = load_dataset(config.dataset, data), resolve_device(config.torch_device)
     train, test = _scored_apart(config, dataset)
     train = limit(train, config.samples, numpy_generator(config.seed, "train_samples"))
     test = limit(test, config.test_samples, numpy_generator(config.seed, "test_samples"))
@@ -90,35 +92,47 @@ class Federation:
 def build_federation(config: Config) -> Federation:
     """Everything but the clients, which are built one at a time (`client_of`). Raises ValueError for what clashes."""
     holdings = hand_out(config)
+    return federate(config, holdings, lambda: {k: answer_survey(split) for k, split in enumerate(holdings.splits)})
+
+
+def federate(config: Config, holdings: Holdings, survey: Callable[[], Mapping[int, bytes | Lost]]) -> Federation:
+    """The server's side, from what the server holds and the clients' answers to `survey`, should it be needed."""
     if config.pixel_statistics == "server":
         public = holdings.public
         pixels = normalisation([sums_of_pixels(public.images)], len(public), holdings.in_shape)
-        return Federation(build_server(_task(config, pixels), public), holdings)
-    pixels, samples, survey = _survey(holdings)
-    return Federation(build_server(_task(config, pixels), holdings.public), holdings, samples, survey)
+        return Federation(build_server(_task_of(config, holdings, pixels), public), holdings)
+    pixels, samples, cost = _surveyed(holdings, survey())
+    return Federation(build_server(_task_of(config, holdings, pixels), holdings.public), holdings, samples, cost)
 
 
-def _survey(holdings: Holdings) -> tuple[Normalisation, dict[int, int], dict[str, Any]]:
-    replies = {k: answer_survey(split) for k, split in enumerate(holdings.splits)}
+def _task_of(config: Config, holdings: Holdings, pixels: Normalisation) -> Task:
+    return make_task(config, len(holdings.classes), holdings.in_shape, pixels)
+
+
+def _surveyed(
+    holdings: Holdings, answers: Mapping[int, bytes | Lost]
+) -> tuple[Normalisation, dict[int, int], dict[str, Any]]:
+    replies = {k: found for k, found in sorted(answers.items()) if not isinstance(found, Lost)}
+    lost = {k: found.why for k, found in sorted(answers.items()) if isinstance(found, Lost)}
     pixels, samples, rejections = read_survey(replies, holdings.in_shape)
     cost = {
         "exchange": "pixel_statistics",
-        "asked": list(replies),
+        "asked": sorted(answers),
         "bytes_up": sum(map(len, replies.values())),
-        "bytes_down": len(QUESTION) * len(replies),
+        "bytes_down": len(QUESTION) * len(answers),
         **dict.fromkeys(("training_flops", "client_flops", "client_kept", "client_state_bytes"), 0),
         "rejected_clients": list(rejections),
         "trained_on": [],
         "seconds": 0.0,
     }
-    reasons = {str(k): reason for k, reason in rejections.items()}
-    return pixels, samples, cost | ({"rejections": reasons} if reasons else {})
+    reasons = {"rejections": rejections, "lost": lost}
+    told = {name: {str(k): why for k, why in found.items()} for name, found in reasons.items() if found}
+    return pixels, samples, cost | told
 
 
 @lru_cache(maxsize=2)
 def _task(config: Config, pixels: Normalisation) -> Task:
-    holdings = hand_out(config)
-    return make_task(config, len(holdings.classes), holdings.in_shape, pixels)
+    return _task_of(config, hand_out(config), pixels)
 
 
 @lru_cache(maxsize=2)

@@ -1,0 +1,91 @@
+"""One exchange with the clients, wherever they are: asked, answered, checked, folded; what it cost, for the record."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedtiny_lite.federated.ledger import Accepted, Ledger, accept, address, forget, note_changes
+from fedtiny_lite.federated.memory import NOTHING
+from fedtiny_lite.federated.protocol import Ask, Exchange, Heard, Lost, Method, exchange_at
+from fedtiny_lite.federated.server import Server
+from fedtiny_lite.federated.state import State
+from fedtiny_lite.model.masks import check_masked
+from fedtiny_lite.simulation.places import Asked, Call, Place
+from fedtiny_lite.simulation.progress import Progress
+from fedtiny_lite.simulation.setup import Federation
+
+Answers = dict[int, Heard | Lost]
+
+
+def carry_out(
+    federation: Federation, method: Method, index: int, progress: Progress, r: int, place: Place
+) -> tuple[Progress, dict[str, Any]]:
+    """One round trip in round `r`: what follows from it, its cost, and the method's notes.
+
+    `index`: the exchange's place in the method's prelude, -1 for training.
+    """
+    began, server, state = time.perf_counter(), federation.server, progress.state
+    exchange = exchange_at(method, server.task.config, index)
+    call = Call(server.task.config, server.task.pixels, index, r)
+    ledger, answers, down = _ask(method, exchange, server, state, progress.ledger, call, place)
+    replies = {k: found if isinstance(found, Lost) else found.reply for k, found in answers.items()}
+    accepted = accept(method, exchange, server, state, r, ledger, replies)
+    following, note = exchange.fold(server, state, r, accepted.replies)
+    check_state(server, following)
+    heard = {k: found for k, found in answers.items() if isinstance(found, Heard)}
+    memories = {**ledger.memories, **{k: found.memory for k, found in heard.items()}}
+    ledger = note_changes(method, server, state, following, replace(accepted.ledger, memories=memories))
+    cost = _cost(answers, heard, down, accepted) | {"seconds": time.perf_counter() - began}
+    return Progress(following, ledger), cost | note
+
+
+def _ask(
+    method: Method, exchange: Exchange, server: Server, state: State, ledger: Ledger, call: Call, place: Place
+) -> tuple[Ledger, Answers, int]:
+    """The ledger without what clients forgot, what came of each client that is asked, and the bytes that were sent.
+
+    Whoever lost its memory is asked once more, and is sent everything.
+    """
+
+    def send(ask: Ask, clients: list[int], ledger: Ledger) -> tuple[Answers, int]:
+        messages = address(method, server, state, ledger, ask(server, state, call.r), clients)
+        questions = {k: Asked(message, ledger.memories.get(k, NOTHING)) for k, message in messages.items()}
+        return dict(place.ask(call, questions)), sum(map(len, messages.values()))
+
+    answers, down = send(exchange.ask, list(exchange.clients(call.config, call.r)), ledger)
+    forgetful = [k for k, found in answers.items() if isinstance(found, Lost) and found.forgot]
+    if not forgetful:
+        return ledger, answers, down
+    ledger = forget(ledger, forgetful)
+    again, more = send(exchange.remind or exchange.ask, sorted(forgetful), ledger)
+    return ledger, answers | again, down + more
+
+
+def check_state(server: Server, state: State) -> None:
+    """Raises ValueError for a state that cannot be packed: both sides take its numbers in the order of the task."""
+    task = server.task
+    for part, given, needed in (
+        ("weights", state.weights, task.state_shapes),
+        ("mask", state.mask, task.mask_shapes),
+    ):
+        if list(given) != list(needed):
+            raise ValueError(f"the {part} of a state must have the names {list(needed)}, in this order")
+    check_masked(state.weights, state.mask)
+
+
+def _cost(asked: Answers, heard: Mapping[int, Heard], down: int, accepted: Accepted) -> dict[str, Any]:
+    """What an exchange cost, for the record; reasons only where clients were rejected or lost."""
+    flops = [found.flops for found in heard.values()]
+    reasons = {"rejections": accepted.rejections, "lost": accepted.lost}
+    return {
+        "asked": sorted(asked),
+        "bytes_up": sum(len(found.reply) for found in heard.values()),
+        "bytes_down": down,
+        "training_flops": sum(flops),
+        "client_flops": max(flops),
+        "client_kept": max(found.kept for found in heard.values()),
+        "client_state_bytes": max(found.state_bytes for found in heard.values()),
+        "rejected_clients": sorted(accepted.rejections),
+        "trained_on": sorted({name for found in heard.values() for name in found.trained_on}),
+    } | {name: {str(k): reason for k, reason in of_kind.items()} for name, of_kind in reasons.items() if of_kind}
