@@ -230,7 +230,7 @@ def test_a_checkpoint_that_lacks_anything_is_refused(method, base, tmp_path):
         ({"weights": whole.tensors["weights"][:-1]}, {}),
         ({"weights": whole.tensors["weights"] * NAN}, {}),
         ({"mask": NO_MASK}, {}),
-        ({"memories": torch.zeros(3)}, {}),
+        ({}, {"ledger": ledger | {"memories": [[0, 7]]}}),
         *((packed({k: v for k, v in extra.items() if k != name}), {}) for name in extra),
         *((packed(extra | {name: torch.zeros(1)}), {}) for name in extra),
     ]
