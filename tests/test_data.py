@@ -333,7 +333,7 @@ def read_uncached(folder, data_dir):
 def test_images_are_decoded_once(tmp_path, monkeypatch):
     folder = put_folder(tmp_path / "pets")
     first = read_uncached(folder, tmp_path)
-    monkeypatch.setattr(sources, "_read_images", lambda paths, shape: pytest.fail("decoded again"))
+    monkeypatch.setattr(sources, "read_images", lambda paths, shape: pytest.fail("decoded again"))
     assert read_uncached(folder, tmp_path).fingerprint == first.fingerprint
 
 
@@ -356,6 +356,58 @@ def test_a_changed_pixel_in_the_cache_is_noticed(tmp_path):
     stored[1000] ^= 255
     cache.write_bytes(stored)
     assert read_uncached(folder, tmp_path).fingerprint == first.fingerprint
+
+
+def another_cache(tmp_path, **changes):
+    """The one cache, written again with other arrays under a right checksum of its zip file."""
+    (cache,) = (tmp_path / ".cache").iterdir()
+    with np.load(cache) as stored:
+        arrays = {key: stored[key] for key in stored.files} | changes
+    np.savez(cache, **arrays)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_images": np.zeros((4, 3, 4, 5), np.uint8)},
+        {"test_labels": np.zeros(4, np.int64)},
+        {"train_images": np.zeros((4, 3, 4, 5))},
+        {"origin": np.array("of other files")},
+        {"digest": np.array("0" * 64)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_cache_of_other_images_is_rebuilt(changes, tmp_path):
+    folder = put_folder(tmp_path / "pets")
+    first = read_uncached(folder, tmp_path)
+    another_cache(tmp_path, **changes)
+    assert read_uncached(folder, tmp_path).fingerprint == first.fingerprint
+
+
+def test_the_cache_of_an_archive_is_held_to_the_archive(tmp_path, monkeypatch):
+    """It serves when the archive is gone, and not when another archive lies in its place."""
+    pixels = put_cifar(monkeypatch, tmp_path, extracted=False)
+    data._load.cache_clear()
+    load_dataset("cifar10", tmp_path)
+    reads = []
+    inner = sources.ARCHIVES["cifar10"]
+    spied = inner._replace(read=lambda data_dir: reads.append(1) or inner.read(data_dir))
+    monkeypatch.setitem(sources.ARCHIVES, "cifar10", spied)
+
+    def again():
+        data._load.cache_clear()
+        return load_dataset("cifar10", tmp_path).train.images.numpy()
+
+    assert np.array_equal(again(), pixels[:10]) and reads == []
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    os.utime(archive, ns=(0, 0))
+    assert np.array_equal(again(), pixels[:10]) and reads == [1]
+    for path in (archive, *(tmp_path / "cifar-10-batches-py").iterdir()):
+        path.unlink()
+    assert np.array_equal(again(), pixels[:10]) and reads == [1]
+    archive.write_bytes(b"another archive")
+    with pytest.raises(RuntimeError, match=r"cifar-10-python\.tar\.gz is corrupt"):
+        again()
 
 
 def test_a_changed_folder_is_read_anew(tmp_path):

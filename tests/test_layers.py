@@ -14,8 +14,8 @@ from fedtiny_lite.records.files import ROOT
 PACKAGE = ROOT / "fedtiny_lite"
 FLOORS = (
     ("seeding", "settings", "progress_bar"),
-    ("config",),
-    ("records", "data"),
+    ("config", "records"),
+    ("data",),
     ("model",),
     ("pruning",),
     ("sparse",),

@@ -5,7 +5,6 @@ drawn from a global generator, so that a batch depends on its generator alone.
 """
 
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.data import sources
+from fedtiny_lite.data.cache import Arrays, digest
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,10 +101,10 @@ def _load(name: str, data_dir: Path, folder: Path | None) -> Dataset:
         for part in ("train", "test")
     )
     classes = tuple(str(label) for label in arrays["classes"])
-    return Dataset(name, train, test, classes, _fingerprint(train, test))
+    return Dataset(name, train, test, classes, digest(arrays)[:16])
 
 
-def _read_digits() -> sources.Arrays:
+def _read_digits() -> Arrays:
     """The 1,797 handwritten digits of scikit-learn, 8x8, with grey levels 0..16 scaled to 0..255.
 
     Every fifth digit is a test sample, beginning with the first. The package's file is read in place, as importing
@@ -123,14 +123,6 @@ def _read_digits() -> sources.Arrays:
         "test_labels": labels[is_test],
         "classes": np.array([str(digit) for digit in range(10)]),
     }
-
-
-def _fingerprint(*splits: Split) -> str:
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(split.images.contiguous().numpy().data)
-        digest.update(split.labels.numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _describe(tensor: Tensor) -> str:

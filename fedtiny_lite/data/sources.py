@@ -1,29 +1,26 @@
-"""From files to arrays: downloads with checksums, image folders, and the cache of decoded images.
+"""From files to arrays: downloads with checksums, and image folders.
 
-Every reader returns the same dictionary: `train_images` and `test_images`, uint8 [N, C, H, W]; `train_labels` and
-`test_labels`, int64 [N]; `classes`, str [number of classes]. Addresses, file names, checksums and layout on disk are
-those of torchvision, so that copies downloaded by torchvision are found.
+Every reader returns the dictionary that `cache.Arrays` describes. Addresses, file names, checksums and layout on disk
+are those of torchvision, so that copies downloaded by torchvision are found.
 """
 
 import contextlib
 import gzip
-import hashlib
 import os
 import socket
 import tarfile
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from fedtiny_lite.data.cache import Arrays, cached
+from fedtiny_lite.data.images import list_images, listing_digest, read_image, read_images
 
-_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"})
 _CONNECT_SECONDS = 30
 
 
@@ -33,7 +30,13 @@ def read_archive(name: str, data_dir: Path) -> Arrays:
     Raises FileNotFoundError for a file that is missing and cannot be downloaded, and RuntimeError for a file whose
     bytes differ from the published checksum. Both messages name the file and say what to do.
     """
-    return _cached(data_dir / ".cache" / f"{name}.npz", lambda: ARCHIVES[name](data_dir))
+    archive = ARCHIVES[name]
+
+    def origin() -> str | None:
+        files = sorted(path for pattern in archive.files for path in data_dir.glob(pattern))
+        return listing_digest(data_dir, files) if files else None
+
+    return cached(data_dir / ".cache" / f"{name}.npz", origin, lambda: archive.read(data_dir))
 
 
 def read_folder(folder: Path, data_dir: Path) -> Arrays:
@@ -43,7 +46,7 @@ def read_folder(folder: Path, data_dir: Path) -> Arrays:
     and times, so that a changed folder is read anew. Raises FileNotFoundError for a missing part, ValueError for test
     classes or image sizes that do not fit, and RuntimeError for a file that is no readable image.
     """
-    files = {part: _list_images(folder, part) for part in ("train", "test")}
+    files = {part: list_images(folder, part) for part in ("train", "test")}
     classes = tuple(files["train"])
     if tuple(files["test"]) != classes:
         raise ValueError(
@@ -52,17 +55,17 @@ def read_folder(folder: Path, data_dir: Path) -> Arrays:
         )
     paths = {part: [path for of_class in files[part].values() for path in of_class] for part in files}
     labels = {part: [len(of_class) for of_class in files[part].values()] for part in files}
-    shape = _read_image(paths["train"][0]).shape
+    shape = read_image(paths["train"][0]).shape
 
     def decode() -> Arrays:
         arrays = {"classes": np.array(classes)}
         for part in paths:
-            arrays[f"{part}_images"] = _read_images(paths[part], shape)
+            arrays[f"{part}_images"] = read_images(paths[part], shape)
             arrays[f"{part}_labels"] = np.repeat(np.arange(len(classes)), labels[part])
         return arrays
 
-    key = _listing_digest(folder, paths["train"] + paths["test"])
-    return _cached(data_dir / ".cache" / f"folder-{folder.name}-{key}.npz", decode)
+    key = listing_digest(folder, paths["train"] + paths["test"])
+    return cached(data_dir / ".cache" / f"folder-{folder.name}-{key}.npz", lambda: key, decode)
 
 
 # --- downloads -------------------------------------------------------------------------------------------
@@ -136,11 +139,18 @@ def _arrays(train: _Cifar, test: _Cifar) -> Arrays:
     return arrays
 
 
-ARCHIVES: dict[str, Callable[[Path], Arrays]] = {
-    "cifar10": lambda data_dir: _read_cifar("CIFAR10", data_dir),
-    "cifar100": lambda data_dir: _read_cifar("CIFAR100", data_dir),
-    "svhn": _read_svhn,
-    "fashion_mnist": _read_fashion_mnist,
+class Archive(NamedTuple):
+    """`read(data_dir)`: its arrays. `files`: patterns of the files that they are read from, relative to `data_dir`."""
+
+    read: Callable[[Path], Arrays]
+    files: tuple[str, ...]
+
+
+ARCHIVES = {
+    "cifar10": Archive(partial(_read_cifar, "CIFAR10"), ("cifar-10-python.tar.gz", "cifar-10-batches-py/*")),
+    "cifar100": Archive(partial(_read_cifar, "CIFAR100"), ("cifar-100-python.tar.gz", "cifar-100-python/*")),
+    "svhn": Archive(_read_svhn, ("train_32x32.mat", "test_32x32.mat")),
+    "fashion_mnist": Archive(_read_fashion_mnist, ("FashionMNIST/raw/*.gz",)),
 }
 
 
@@ -177,81 +187,3 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-# --- image folders ---------------------------------------------------------------------------------------
-
-
-def _list_images(folder: Path, part: str) -> dict[str, list[Path]]:
-    """Class name -> sorted image files."""
-    if not (folder / part).is_dir():
-        raise FileNotFoundError(
-            f"{folder / part} does not exist: an image folder needs train/<class>/* and test/<class>/*"
-        )
-    found = {
-        of_class.name: sorted(path for path in of_class.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
-        for of_class in sorted((folder / part).iterdir())
-        if of_class.is_dir()
-    }
-    empty = [name for name, paths in found.items() if not paths]
-    if empty or not found:
-        raise FileNotFoundError(
-            f"{folder / part} holds no images in {empty or 'any sub-folder'}; "
-            f"file types read: {', '.join(sorted(_IMAGE_SUFFIXES))}"
-        )
-    return found
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """uint8 [3, H, W]."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:
-        raise RuntimeError(f"{path} is not a readable image: replace or delete it ({error})") from error
-
-
-def _read_images(paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
-    images = np.empty((len(paths), *shape), np.uint8)
-    for index, path in enumerate(paths):
-        image = _read_image(path)
-        if image.shape != shape:
-            raise ValueError(
-                f"{path} is {image.shape[2]}x{image.shape[1]} pixels, the first training image "
-                f"{shape[2]}x{shape[1]}: all images of a folder must have one size"
-            )
-        images[index] = image
-    return images
-
-
-def _listing_digest(folder: Path, paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        status = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-# --- cache -----------------------------------------------------------------------------------------------
-
-
-def _cached(path: Path, read: Callable[[], Arrays]) -> Arrays:
-    """The arrays in the file `path`. If the file is absent or torn, `read` makes them and they are written there."""
-    # Whatever is wrong with a cache (torn, foreign, absent), the files it was made from are the remedy.
-    with contextlib.suppress(Exception), path.open("rb") as file:
-        stored = np.load(file, allow_pickle=False)
-        return {key: stored[key] for key in _KEYS}
-    arrays = read()
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # an array may not be called allow_pickle
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        warnings.warn(f"decoded images are not cached, {path.parent}: {error.strerror}", stacklevel=2)
-    return arrays
