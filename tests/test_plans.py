@@ -28,7 +28,9 @@ from fedtiny_lite.simulation.setup import build_federation
 TUNING = ("digits_tuning", "cifar_tuning")
 CLAIM = ("claim_tuning", "claim", "claim_ablations", "claim_wide")
 """Plans with a protocol of their own, tested in test_claim.py."""
-USUAL = [plan for plan in PLANS if plan not in CLAIM]
+ALLOCATIONS = ("allocations_tuning", "allocations", "allocations_ranking")
+"""Plans of arms instead of methods, tested in test_allocation_plans.py."""
+USUAL = [plan for plan in PLANS if plan not in CLAIM + ALLOCATIONS]
 RESULTS = tuple(sorted(set(USUAL) - set(TUNING)))
 KNOBS = {method: load_method(method).knobs for method in METHODS}
 

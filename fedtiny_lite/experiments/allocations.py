@@ -1,10 +1,11 @@
 """The plans that ask what FedTiny gains from candidates that differ in allocation over layers: digits, twenty seeds.
 
-Every arm is tuned for itself, with as many trials as any method of the kit has, on two seeds and held-out training
-images. The seeds of the comparison were fixed before anything was measured, and nothing was tuned on them.
+Every arm has as many trials as any method of the kit, on two seeds and held-out training images: those of `TUNED` in a
+plan of their own, the others in the plan `digits_tuning`. The seeds of the comparison were fixed before anything was
+measured, and nothing was tuned on them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedtiny_lite.config import Config, make_config
@@ -15,6 +16,8 @@ Values = Mapping[str, object]
 SEEDS = tuple(range(4000, 4020))
 TUNING_SEEDS = (100, 101)
 DENSITIES = (0.01, 0.02)
+RANKED = 0.01
+"""The density at which candidates are ranked."""
 CANDIDATES = 6
 """Each kind of candidate once."""
 TRIAL_EPOCHS = 5
@@ -36,14 +39,15 @@ ARMS: Mapping[str, Values] = {
     "magnitude": {"method": "magnitude"},
 }
 """What is compared. Tried: the server trains each candidate for some epochs before it sends it."""
+TUNED = (OURS_TRIED, OURS, CONTROL_TRIED, CONTROL)
 
 
 def allocations_tuning(out: str | Path) -> list[Config]:
-    """The trials of every arm at density 0.02."""
+    """The trials of `TUNED`, at the density at which all methods are tuned."""
     return [
-        make_config("digits", **settings, seed=seed, score_on="validation", density=0.02)
-        for arm in ARMS.values()
-        for settings in tried(arm)
+        make_config("digits", **settings, seed=seed, score_on="validation")
+        for name in TUNED
+        for settings in tried(ARMS[name])
         for seed in TUNING_SEEDS
     ]
 
@@ -54,9 +58,17 @@ def tried(arm: Values) -> list[dict]:
 
 
 def tuned(out: str | Path) -> dict[str, dict]:
-    """Each arm with the settings that its tuning chose. Raises FileNotFoundError if there is no tuning."""
-    records, _ = load_plan("allocations_tuning", out)
-    return {name: chosen(records, str(arm["method"]), tried(arm)) for name, arm in ARMS.items()}
+    """Each arm with the settings that its tuning chose. Raises FileNotFoundError if a tuning was not run."""
+    ours, kits = (load_plan(plan, out)[0] for plan in ("allocations_tuning", "digits_tuning"))
+    return {
+        name: chosen(ours, str(arm["method"]), tried(arm)) if name in TUNED else {**arm, **_of_method(kits, arm)}
+        for name, arm in ARMS.items()
+    }
+
+
+def _of_method(records: Sequence[dict], arm: Values) -> dict:
+    method = str(arm["method"])
+    return chosen(records, method, trials(method))
 
 
 def allocations(out: str | Path) -> list[Config]:
@@ -64,8 +76,8 @@ def allocations(out: str | Path) -> list[Config]:
     arms = tuned(out)
     return [
         make_config("digits", **arm, seed=seed, density=density)
-        for seed in SEEDS
         for density in DENSITIES
+        for seed in SEEDS
         for arm in arms.values()
     ]
 
@@ -74,9 +86,8 @@ def allocations_ranking(out: str | Path) -> list[Config]:
     """Every candidate of the pool taken unjudged, at the settings of the arm that chooses among them."""
     arms = tuned(out)
     return [
-        make_config("digits", **{**arms[name], "selection": "fixed", "candidate": number}, seed=seed, density=density)
+        make_config("digits", **{**arms[name], "selection": "fixed", "candidate": number}, seed=seed, density=RANKED)
         for seed in SEEDS
-        for density in DENSITIES
         for name in (OURS_TRIED, OURS)
         for number in range(CANDIDATES)
     ]

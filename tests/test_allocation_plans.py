@@ -1,0 +1,122 @@
+"""The plans of the allocations, and what their report computes from records."""
+
+import pytest
+
+from fedtiny_lite.config import make_config
+from fedtiny_lite.experiments import allocations as plans
+from fedtiny_lite.experiments.allocations import ARMS, CONTROL, OURS, OURS_TRIED, SEEDS, TUNED
+from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.pruning.allocations import FLOW_MASK, KINDS
+from fedtiny_lite.report import allocations as report
+from fedtiny_lite.report.claim_tables import arm_of
+from fedtiny_lite.report.labels import FEDTINY
+
+
+def record(arm, seed=4000, accuracy=0.5, density=0.01, flops=100, **more):
+    """A finished run of an arm, as small as the report reads it."""
+    config = make_config("digits", **{**ARMS[arm], **more}, seed=seed, density=density).identity()
+    entry = {"training_flops": flops, "bytes_up": 10, "bytes_down": 30}
+    final = {"test_accuracy": accuracy, "validation_accuracy": accuracy}
+    return {"config": config, "prelude": [], "rounds": [entry], "final": final, "complete": True, "run_id": arm}
+
+
+def judged(losses, **settings):
+    """A run of our pool whose selection found these losses."""
+    chosen = losses.index(min(losses))
+    note = {"losses": losses, "chosen": chosen, "allocations": ["a", "b", "c"], "forward_flops": [10, 20, 5]}
+    cost = {"training_flops": 0, "bytes_up": 0, "bytes_down": 0}
+    return record(OURS_TRIED, **settings) | {"prelude": [{**cost, "selection": note}]}
+
+
+def unjudged(number, accuracy, seed=4000):
+    return record(OURS_TRIED, seed, accuracy, selection="fixed", candidate=number)
+
+
+# --- plans ------------------------------------------------------------------------------------------------
+
+
+def test_twenty_seeds_that_nothing_was_tuned_on():
+    assert tuple(range(4000, 4020)) == SEEDS
+    assert not set(SEEDS) & set(plans.TUNING_SEEDS)
+
+
+def test_tuning_tries_as_many_settings_of_each_arm_as_of_any_method():
+    configs = plans.allocations_tuning("nowhere")
+    assert len(set(configs)) == len(configs) == len(TUNED) * 6 * 2
+    assert {config.score_on for config in configs} == {"validation"}
+    assert {config.density for config in configs} == {0.02}
+
+
+def test_the_control_starts_from_synflows_mask():
+    assert KINDS[ARMS[CONTROL]["candidate"]] == FLOW_MASK
+    assert len(KINDS) == plans.CANDIDATES
+
+
+def test_every_arm_runs_at_its_own_tuned_settings(monkeypatch):
+    monkeypatch.setattr(plans, "tuned", lambda out: {name: {**arm, "lr": 0.125} for name, arm in ARMS.items()})
+    configs = PLANS["allocations"]("nowhere")
+    assert len(set(configs)) == len(configs) == 2 * 20 * len(ARMS)
+    assert {config.lr for config in configs} == {0.125}
+    found = [arm_of({"config": config.identity(), "run_id": ""}, ARMS) for config in configs]
+    assert found == list(ARMS) * 40
+    assert len(set(PLANS["allocations_ranking"]("nowhere"))) == 20 * 2 * 6
+
+
+def test_our_arms_are_tuned_by_their_own_trials_and_the_others_by_the_kits(monkeypatch):
+    def trial(arm, lr):
+        best = 0.9 if lr == 0.05 else 0.1
+        return [record(arm, 100, best, 0.02, lr=lr, adjust_rate=rate) for rate in (0.3, 0.5)]
+
+    def loaded(plan, out):
+        if plan == "allocations_tuning":
+            return [run for arm in TUNED for lr in (0.02, 0.05, 0.1) for run in trial(arm, lr)], ""
+        rates = {"synflow": 0.1, "fedmef": 0.02, "magnitude": 0.07, "fedtiny": 0.02}
+        return [
+            record_of(method, settings, float(settings["lr"] == rate))
+            for method, rate in rates.items()
+            for settings in plans.trials(method)
+        ], ""
+
+    def record_of(method, settings, accuracy):
+        config = make_config(method=method, **settings).identity()
+        return {"config": config, "complete": True, "final": {"validation_accuracy": accuracy}}
+
+    monkeypatch.setattr(plans, "load_plan", loaded)
+    rates = {name: arm["lr"] for name, arm in plans.tuned("nowhere").items()}
+    assert {rates[name] for name in TUNED} == {0.05}
+    assert rates["SynFlow"] == 0.1
+    assert rates[FEDTINY] == rates["paper's pool, tried (ours)"] == rates["FedMef"] == 0.02
+
+
+# --- report -----------------------------------------------------------------------------------------------
+
+
+def test_the_comparison_worked_by_hand():
+    records = [record(OURS_TRIED, seed, 0.5 + lead, flops=150) for seed, lead in ((1, 0.1), (2, 0.3))]
+    records += [record("SynFlow", seed, 0.5) for seed in (1, 2)]
+    records += [record(FEDTINY, seed, 0.2, flops=100) for seed in (1, 2)]
+    records += [record(FEDTINY, 1, 0.9, density=0.02)]
+    table = report.comparison_table(records, 0.01)
+    assert table.loc["SynFlow", f"{OURS_TRIED} minus it"].startswith("+0.200 [")
+    assert table.loc["SynFlow", "ahead in"] == "2 of 2"
+    assert table.loc[OURS_TRIED, "FLOPs / FedTiny's"] == "1.50"
+    assert table.loc["SynFlow", "bytes / FedTiny's"] == "1.00"
+    assert table.loc[FEDTINY, "accuracy"] == "0.200 [0.200, 0.200]"
+
+
+def test_what_selection_tells_worked_by_hand():
+    # Of losses 1, 2, 3 the first is taken, which reaches 0.6; the best reaches 0.7, all of them 0.6 on the mean.
+    seed = report.Ranked([1.0, 2.0, 3.0], [0.6, 0.7, 0.5], "a")
+    assert seed.regret == pytest.approx(0.1)
+    assert seed.gain == pytest.approx(0.0)
+    assert seed.correlation == pytest.approx(0.5)  # ranks 3, 2, 1 and 2, 3, 1
+
+
+def test_candidates_are_ranked_within_their_seed_and_their_trial():
+    records = [judged([1.0, 2.0, 3.0], seed=1), judged([3.0, 2.0, 1.0], seed=2)]
+    trained = [unjudged(c, value, seed) for seed in (1, 2) for c, value in enumerate((0.9, 0.5, 0.1))]
+    untried = record(OURS, 1, 0.0, selection="fixed", candidate=0)
+    first, second = report.ranked(records, [*trained, untried], OURS_TRIED)
+    assert (first.correlation, first.regret, first.chosen) == (pytest.approx(1), 0, "a")
+    assert (second.correlation, second.regret, second.chosen) == (pytest.approx(-1), pytest.approx(0.8), "c")
+    assert len(report.ranked(records, trained[:5], OURS_TRIED)) == 1  # a seed without all candidates is left out
