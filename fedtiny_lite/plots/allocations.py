@@ -1,0 +1,48 @@
+"""Figures of the pool of allocations: its lead over other arms, and what selection can tell between its candidates."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from fedtiny_lite.experiments.allocations import DENSITIES, OURS, OURS_TRIED, RANKED, TRIAL_EPOCHS
+from fedtiny_lite.plots.comparison import interval_dots
+from fedtiny_lite.plots.strips import strip
+from fedtiny_lite.plots.style import figure, subtitle
+from fedtiny_lite.report.allocations import leads, ranked, runs_at
+
+_TRIED = f"tried: each candidate is trained for {TRIAL_EPOCHS} server epochs before it is sent"
+
+
+def leads_figure(records: Sequence[Mapping]) -> Figure:
+    """Accuracy of the pool of allocations minus each other arm's, seed by seed: a panel per density."""
+    found = {density: leads(runs_at(records, density)) for density in DENSITIES}
+    fig = figure((10.5, 4.6))
+    for ax, (density, gaps) in zip(fig.subplots(1, len(found), sharey=True), found.items(), strict=True):
+        interval_dots(ax, gaps)
+        ax.set(title=f"density {density:g}", xlabel="difference in accuracy\n(share of test images)")
+    what = f"digits, cnn of width 8, {_seeds(records)} seeds, measured, paired by seed; {_TRIED}\n"
+    what += "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
+    subtitle(fig, f"{OURS_TRIED} minus the others", what)
+    return fig
+
+
+def ranking_figure(records: Sequence[Mapping], unjudged: Sequence[Mapping]) -> Figure:
+    """What selection can tell, with a trial and without: rank correlation, regret, gain over the pool's mean."""
+    seeds = {"tried": ranked(records, unjudged, OURS_TRIED), "not tried": ranked(records, unjudged, OURS)}
+    measures = {
+        "rank correlation of -loss with\nfinal accuracy": lambda seed: seed.correlation,
+        "regret: accuracy of the best candidate\nminus that of the chosen": lambda seed: seed.regret,
+        "accuracy of the chosen candidate\nminus the pool's mean": lambda seed: seed.gain,
+    }
+    fig = figure((10.5, 4.4))
+    for ax, (name, number) in zip(fig.subplots(1, len(measures)), measures.items(), strict=True):
+        strip(ax, {arm: [number(seed) for seed in found] for arm, found in seeds.items()}, name, zero=True)
+    what = (
+        f"digits, cnn of width 8, density {RANKED:g}, {len(seeds['tried'])} seeds, measured; line: a seed, bar: mean\n"
+    )
+    subtitle(fig, "What selection can tell between allocations", what + _TRIED)
+    return fig
+
+
+def _seeds(records: Sequence[Mapping]) -> int:
+    return len({record["config"]["seed"] for record in records})
