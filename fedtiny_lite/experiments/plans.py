@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config
 from fedtiny_lite.experiments import allocations, claim
+from fedtiny_lite.experiments.study import RANKED
 from fedtiny_lite.experiments.tuning import chosen, trials
 from fedtiny_lite.records.bundles import load_plan
 
@@ -80,6 +81,29 @@ def _digits_ablations(out: str | Path) -> list[Config]:
     return [c for settings in ABLATIONS for c in _tuned(out, ["fedtiny"], **settings)] + scopes
 
 
+RANKING_SEEDS = {"distorted": tuple(range(2000, 2010)), "as_clients": tuple(range(2000, 2003))}
+"""The seeds of notebook 02 for each kind of public set; nobody looked at them while the settings were chosen."""
+RANKING_JUDGES: Mapping[str, Mapping[str, object]] = {
+    "adaptive": {"selection": "adaptive"},
+    "pooled": {"selection": "adaptive", "bn_variance": "pooled"},
+    "server-only": {"selection": "server"},
+    "vanilla": {"selection": "vanilla"},
+}
+"""Who judges the candidates of notebook 02."""
+
+
+def _digits_ranking(out: str | Path) -> list[Config]:
+    """Per pool: each judge's losses without training, and each candidate trained with its mask fixed."""
+    trained = [{"selection": "fixed", "candidate": c, "progressive": "no"} for c in range(RANKED["pool_size"])]
+    of_pool = [dict(judge, rounds=0) for judge in RANKING_JUDGES.values()] + trained
+    return [
+        make_config("digits", **RANKED, server_set=server_set, seed=seed, **settings)
+        for server_set, seeds in RANKING_SEEDS.items()
+        for seed in seeds
+        for settings in of_pool
+    ]
+
+
 def _cifar_tuning(out: str | Path) -> list[Config]:
     rates = dict(method="fedavg", seed=TUNING_SEEDS[0], score_on="validation")
     return [make_config({**PROFILES["laptop"], **CIFAR}, **rates, lr=lr) for lr in CIFAR_RATES]
@@ -107,6 +131,7 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "digits": _digits,
     "digits_ablations": _digits_ablations,
     "digits_alpha": _digits_alpha,
+    "digits_ranking": _digits_ranking,
     "cifar_tuning": _cifar_tuning,
     "cifar": _cifar,
     "claim_tuning": claim.claim_tuning,
