@@ -12,6 +12,8 @@ from fedtiny_lite.experiments import plans
 from fedtiny_lite.experiments.plans import (
     DENSITIES,
     PLANS,
+    RANKING_JUDGES,
+    RANKING_SEEDS,
     SEEDS,
     TUNING_SEEDS,
     plan_configs,
@@ -173,7 +175,17 @@ def test_tuning_looks_at_no_test_image_and_has_seeds_of_its_own(tuned, tmp_path)
     for plan in RESULTS:
         configs = plan_configs(plan, tmp_path)
         assert {config.score_on for config in configs} == {"test"}
-        assert {config.seed for config in configs} <= set(SEEDS)
+        seeds = RANKING_SEEDS["distorted"] if plan == "digits_ranking" else SEEDS
+        assert {config.seed for config in configs} <= set(seeds)
+
+
+def test_ranking_trains_each_candidate_of_a_pool_and_lets_each_judge_see_it(tmp_path):
+    of_one = [c for c in plan_configs("digits_ranking", tmp_path) if (c.seed, c.server_set) == (2001, "distorted")]
+    judging, trained = (of_one[: len(RANKING_JUDGES)], of_one[len(RANKING_JUDGES) :])
+    assert {config.rounds for config in judging} == {0}
+    assert [config.own.candidate for config in trained] == list(range(10))
+    assert unlike(trained) == {"candidate"} and {config.own.progressive for config in trained} == {"no"}
+    assert unlike(judging) == {"selection", "bn_variance"}
 
 
 def test_every_method_runs_at_its_tuned_settings_with_every_density_and_seed(tuned, tmp_path):
