@@ -23,8 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = "stopped; what was finished is kept, and the same command goes on from there"
+        print(f"\n{str(stop) or kept}", file=sys.stderr)
         return 130
 
 

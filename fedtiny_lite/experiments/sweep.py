@@ -18,6 +18,7 @@ from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation.places import start_worker
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import resolve_device
+from fedtiny_lite.simulation.stopping import stopping
 
 
 def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = None) -> list[dict]:
@@ -25,7 +26,8 @@ def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = 
 
     `processes`: runs at a time, default one per core; the clients of a run stay in its process, which changes no
     record. A progress bar shows the time left. Raises RuntimeError at the end if a run failed, naming it;
-    what has finished is kept and is not run again. Raises ValueError for fewer than one process.
+    what has finished is kept and is not run again. Raises ValueError for fewer than one process. Ctrl-C raises
+    Stopped, which says how many runs are finished.
     """
     records, failures = _run_each(configs, Path(out), processes)
     failures += [f"{record['run_id']}: {record['stopped']}" for record in records if record and "stopped" in record]
@@ -72,13 +74,24 @@ def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tu
     check_writable(out)  # said once, not by every run
     processes = max(1, min(processes or os.cpu_count() or 1, len(configs)))
     try:
-        return _run_side_by_side(configs, out, processes)
+        with stopping(lambda: _kept(configs, out)):
+            return _run_side_by_side(configs, out, processes)
     except BrokenProcessPool as error:
         died = "a process died, often for lack of memory"
         if processes == 1:
             raise RuntimeError(f"{died}; what has finished is kept, so run the same again") from error
         print(f"{died}; going on with {processes - 1} at a time", flush=True)
         return _run_each(configs, out, processes - 1)
+
+
+def _kept(configs: Sequence[Config], out: Path) -> str:
+    """What a stopped sweep has kept, and how to go on."""
+    folders = (out / replace(config, torch_device=resolve_device(config.torch_device)).run_id for config in configs)
+    finished = sum((folder / "record.json").exists() for folder in folders)
+    return (
+        f"{finished} of {len(configs)} runs are finished and kept in {out}, and the finished rounds of the others: "
+        "run the same again to go on from there"
+    )
 
 
 def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> tuple[list[dict | None], list[str]]:

@@ -50,6 +50,16 @@ def remove(folder: Path) -> None:
     path_in(folder).unlink(missing_ok=True)
 
 
+def kept(folder: Path | None, rounds: int) -> str:
+    """What a stopped run of so many rounds has kept in its folder, and how to go on."""
+    if folder is None:
+        return "nothing is kept, because no folder `out` was given"
+    if not path_in(folder).exists():
+        return "no round was finished, so the same run begins anew"
+    finished = len(unpack(path_in(folder).read_bytes()).meta["record"]["rounds"])
+    return f"{finished} of {rounds} rounds are kept in {folder}: run the same again to go on from there"
+
+
 def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> None:
     """Raise ValueError, naming the settings that differ, if the file at `path` belongs to another run."""
     differing = config.differing(theirs)

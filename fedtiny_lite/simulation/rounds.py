@@ -27,6 +27,7 @@ from fedtiny_lite.simulation.places import Place, place_for
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import final, score
 from fedtiny_lite.simulation.setup import Federation, resolve_device
+from fedtiny_lite.simulation.stopping import stopping
 from fedtiny_lite.simulation.watching import OnRound, watched
 
 
@@ -41,7 +42,7 @@ def run(
     A finished record there is returned as it is; an interrupted run continues after its last finished round,
     to the same record. Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit,
     and FloatingPointError when fewer than half of a round's replies could be used: the record so far is then kept, not
-    complete.
+    complete. Ctrl-C raises Stopped, which says how many rounds are kept.
     """
     config = replace(config, torch_device=resolve_device(config.torch_device))
     folder = None if out is None else Path(out) / config.run_id
@@ -56,7 +57,12 @@ def run(
     if folder:  # an output that cannot be written shall not cost the work of a round
         check_writable(folder)
     try:
-        with _one_thread(), watched(config, on_round) as report, contextlib.ExitStack() as stack:
+        with (
+            stopping(lambda: checkpoint.kept(folder, config.rounds)),
+            _one_thread(),
+            watched(config, on_round) as report,
+            contextlib.ExitStack() as stack,
+        ):
             place = place or stack.enter_context(place_for(config, folder and folder / "clients"))
             return _run(config, folder, report, place)
     except BrokenProcessPool as error:
