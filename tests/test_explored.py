@@ -49,6 +49,8 @@ def test_the_parameters_cell_says_what_is_standard(notebook):
 def test_every_committed_notebook_is_standard_as_it_stands(path):
     assert standard_parameters(path.stem) == standard_parameters(path)
     assert changed_parameters(path.stem, standard_parameters(path)) == []
+    if "Lesson(" in path.read_text(encoding="utf-8"):
+        assert results_folder(standard_parameters(path)["out"]) == ROOT / "results"
 
 
 def test_a_notebook_without_parameters_has_no_standard(tmp_path):
