@@ -1,0 +1,78 @@
+"""The rules by which numbers become a verdict; those for accuracies are the ones of docs/protocol.md."""
+
+from collections.abc import Collection, Mapping, Sequence
+from statistics import mean
+
+from fedtiny_lite.report.differences import Gaps, verdict
+from fedtiny_lite.report.intervals import LEVEL, holm, p_value, t_interval
+
+HOLDS, PARTLY, FAILS, OPEN, UNTESTED = "holds", "partly", "does not hold", "cannot be told", "not tested yet"
+
+
+def of_one(values: Sequence[float]) -> str:
+    """Whether a difference, one number per seed, is above 0: by its 95 % t interval."""
+    if len(values) < 2:
+        return UNTESTED
+    return {1: HOLDS, -1: FAILS, 0: OPEN}[verdict(values)]
+
+
+def of_parts(outcomes: Sequence[str]) -> str:
+    """What holds of a claim with several parts: all, some or none of them; what is not tested yet is left out."""
+    tested = [outcome for outcome in outcomes if outcome != UNTESTED]
+    if len(set(tested)) == 1:
+        return tested[0]
+    if any(outcome in (HOLDS, PARTLY) for outcome in tested):
+        return PARTLY
+    return OPEN if tested else UNTESTED
+
+
+def of_all(gaps: Gaps, planned: Collection[str] = ()) -> str:
+    """Whether FedTiny is ahead of every baseline; `gaps`: baseline -> FedTiny's accuracy minus that one's, per seed.
+
+    It holds if every mean is above 0 and told from 0 with Holm's correction over the baselines, and holds against
+    those of which that is so. It does not hold if the interval of the difference to the best baseline is below 0. A
+    baseline with fewer than two seeds is left out; if it is `planned`, the claim cannot hold against all.
+    """
+    known = {name: values for name, values in gaps.items() if len(values) > 1}
+    if not known:
+        return UNTESTED
+    beaten = ahead_of(known)
+    if {*beaten} >= {*known, *planned}:
+        return HOLDS
+    if verdict(known[best(known)]) < 0:
+        return FAILS
+    return f"{HOLDS} against {', '.join(beaten)} only" if beaten else OPEN
+
+
+def best(gaps: Gaps) -> str:
+    """The most accurate baseline: that of the least mean difference."""
+    return min(gaps, key=lambda name: mean(gaps[name]))
+
+
+def ahead_of(gaps: Gaps) -> list[str]:
+    """The baselines that FedTiny is ahead of, with Holm's correction over all of them."""
+    corrected = holm([p_value(values) for values in gaps.values()])
+    return [
+        name for (name, values), p in zip(gaps.items(), corrected, strict=True) if p <= 1 - LEVEL and mean(values) > 0
+    ]
+
+
+def of_shares(saved: Mapping[str, float], paper: float) -> str:
+    """Whether what FedTiny saves, as a share of each other method's cost, is at least what the paper says."""
+    reached = [name for name, share in saved.items() if share >= paper]
+    if len(reached) == len(saved):
+        return HOLDS
+    return f"{HOLDS} against {', '.join(reached)} only" if reached else FAILS
+
+
+def in_numbers(values: Sequence[float]) -> str:
+    """Mean, 95 % t interval and n of one number per seed, such as `+0.104 [+0.052, +0.157], n = 30`."""
+    if len(values) < 2:
+        return f"n = {len(values)}"
+    average, low, high = (signed(number) for number in t_interval(values))
+    return f"{average} [{low}, {high}], n = {len(values)}"
+
+
+def signed(number: float) -> str:
+    """Three digits after the point, and a sign as printers set it."""
+    return f"{number:+.3f}".replace("-", "−")

@@ -1,0 +1,190 @@
+"""One verdict per claim: what the records that are there say of it. It changes by itself as further runs finish.
+
+The paper's accuracy claim is decided by the plan `claim` (ResNet18 on CIFAR-10; docs/protocol.md). What is not run yet
+is judged on digits alone, and says so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from fedtiny_lite.records.bundles import COMMITTED
+from fedtiny_lite.records.files import read_json
+from fedtiny_lite.report import deciding, exchanges
+from fedtiny_lite.report.arms import BASELINES, CIFAR, ablated, arm_frame, finished, stands_for
+from fedtiny_lite.report.differences import Gaps, against_others
+from fedtiny_lite.report.frames import at_density
+from fedtiny_lite.report.labels import DENSE, FEDTINY
+from fedtiny_lite.report.loading import load
+from fedtiny_lite.report.study import CLAIMS, recorded_numbers
+
+ABSTRACT, METHOD = "the paper's abstract", "the paper's method"
+DIGITS = "small CNN, digits"
+COUNTED = "ResNet18 of width 64, density 0.01, counted for one client"
+BATCHES = 395
+"""Batches of 64 in a round of the paper: five epochs of some 5,000 images."""
+NOT_COMPARED = ("fedavg", "small_model", "fedtiny")
+
+
+class Finding(NamedTuple):
+    """What was found in one setting. `outcome`: one of `deciding`'s; `shown`: what a figure draws, a number a seed."""
+
+    where: str
+    outcome: str
+    numbers: str
+    shown: Gaps
+
+
+class Verdict(NamedTuple):
+    """A claim in a whole sentence, who makes it, and what was found, the weightiest setting first."""
+
+    claim: str
+    source: str
+    findings: Sequence[Finding]
+
+    @property
+    def decisive(self) -> Finding:
+        """The weightiest finding that is one; the first if nothing was tested."""
+        tested = [found for found in self.findings if found.outcome != deciding.UNTESTED]
+        return (tested or self.findings)[0]
+
+
+def verdicts(out: str | Path) -> list[Verdict]:
+    """Every claim of the paper that the kit tests. `out`: results of this machine, which come before committed ones."""
+    digits, resnet = load("digits", out).runs, arm_frame(load("claim", out).records)
+    return [
+        Verdict(
+            "At density 0.01 FedTiny ends more accurate than every baseline (in the paper by 2.61 points).",
+            ABSTRACT,
+            [_resnet_lead(out, resnet, 0.01), _over_baselines(digits, 0.01, DIGITS)],
+        ),
+        Verdict(
+            "FedTiny's lead over the best baseline is larger where models are extremely sparse.",
+            ABSTRACT,
+            [_resnet_growth(out, resnet, 0.001, 0.01), _growing(digits, 0.01, 0.1, DIGITS)],
+        ),
+        Verdict(
+            "FedTiny saves 95.91 % of the state of the art's computation.",
+            ABSTRACT,
+            [_saved(lambda name, cost: exchanges.round_flops(name, cost, BATCHES), 0.9591)],
+        ),
+        Verdict(
+            "FedTiny saves 94.01 % of the state of the art's memory.",
+            ABSTRACT,
+            [_saved(lambda name, cost: exchanges.largest(cost, "state_bytes"), 0.9401)],
+        ),
+        Verdict(
+            "Selection with the clients' BN statistics makes the final model more accurate.",
+            ABSTRACT,
+            [_without(out, "selection=fixed"), _of_study("04-selection-0.01", "04-selection-0.02")],
+        ),
+        Verdict(
+            "Progressive pruning makes the final model more accurate.",
+            ABSTRACT,
+            [_without(out, "selection only"), _of_study("04-progressive-0.01", "04-progressive-0.02")],
+        ),
+        Verdict(
+            "The loss under the clients' BN statistics ranks candidates better than that under stale ones.",
+            METHOD,
+            [_of_study("02-adaptive-beats-vanilla")],
+        ),
+        Verdict(
+            "The server cannot rank the candidates as well with its own images alone.",
+            METHOD,
+            [_of_study("02-server-only-close", "02-control-server-only")],
+        ),
+        Verdict(
+            "Adjusting block by block, from output to input, is better than another order or step.",
+            METHOD,
+            [_of_study("03-forward", "03-layer", "03-entire", sign=-1)],
+        ),
+        Verdict(
+            "FedTiny ends more accurate than uniform magnitude pruning.",
+            METHOD,
+            [_of_study("04-gap-0.01", "04-gap-0.02", "04-gap-0.05")],
+        ),
+    ]
+
+
+# --- accuracies -------------------------------------------------------------------------------------------
+
+
+def _over_baselines(runs: pd.DataFrame, density: float, where: str, planned: Sequence[str] = ()) -> Finding:
+    """FedTiny against every pruned baseline at one density, those among `planned` that have no runs yet included."""
+    gaps, where = _gaps(runs, density), f"{where}, density {density:g}"
+    if not gaps:
+        return Finding(where, deciding.UNTESTED, "", {})
+    best, ahead = deciding.best(gaps), deciding.ahead_of(gaps)
+    numbers = f"FedTiny − {best}, the best baseline: {deciding.in_numbers(gaps[best])}; "
+    numbers += f"surely ahead of {', '.join(ahead) or 'none'} of {len(gaps)}"
+    shown = {f"FedTiny − {name}": values for name, values in gaps.items()}
+    return Finding(where, deciding.of_all(gaps, planned), numbers, shown)
+
+
+def _gaps(runs: pd.DataFrame, density: float) -> dict[str, list[float]]:
+    """Baseline -> differences in accuracy, where two seeds at least have both."""
+    found = against_others(at_density(runs, density)) if len(runs) else {}
+    return {name: values for name, values in found.items() if name != DENSE and len(values) > 1}
+
+
+def _growing(runs: pd.DataFrame, density: float, denser: float, where: str) -> Finding:
+    """FedTiny minus the best baseline of the seed, at `density` minus the same at the `denser` one."""
+    gaps = (_lead(runs, density) - _lead(runs, denser)).dropna().tolist() if len(runs) else []
+    numbers = f"lead at {density:g} − lead at {denser:g}: {deciding.in_numbers(gaps)}" if len(gaps) > 1 else ""
+    return Finding(where, deciding.of_one(gaps), numbers, {"growth of the lead": gaps})
+
+
+def _lead(runs: pd.DataFrame, density: float) -> pd.Series:
+    """Seed -> FedTiny's accuracy minus the best baseline's, for the seeds in which all have finished."""
+    pruned = runs[(runs["density"] == density) & (runs["label"] != DENSE)].astype({"label": str})
+    reached = pruned.pivot_table("accuracy", "seed", "label").dropna()
+    if FEDTINY not in reached:
+        return pd.Series(dtype=float)
+    return reached[FEDTINY] - reached.drop(columns=FEDTINY).max(axis=1)
+
+
+def _resnet_lead(out: str | Path, runs: pd.DataFrame, paper: float) -> Finding:
+    return _with_progress(_over_baselines(runs, stands_for(paper), CIFAR, BASELINES), "claim", out)
+
+
+def _resnet_growth(out: str | Path, runs: pd.DataFrame, paper: float, denser: float) -> Finding:
+    return _with_progress(_growing(runs, stands_for(paper), stands_for(denser), CIFAR), "claim", out)
+
+
+def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
+    """The finding and, while its plan is under way, how far that is."""
+    return found._replace(numbers="; ".join(filter(None, (found.numbers, finished(plan, out)))))
+
+
+def _without(out: str | Path, label: str) -> Finding:
+    """FedTiny minus FedTiny without one of its modules, in the plan of the ablations."""
+    gaps = ablated(out, label)
+    numbers = deciding.in_numbers(gaps) if len(gaps) > 1 else ""
+    found = Finding(CIFAR, deciding.of_one(gaps), numbers, {f"FedTiny − {label}": gaps})
+    return _with_progress(found, "claim_ablations", out)
+
+
+def _of_study(*names: str, sign: int = 1) -> Finding:
+    """Claims of the study on digits; with `sign` = -1 it is differences below 0 that speak for the paper."""
+    recorded = recorded_numbers()
+    shown = {CLAIMS[name].label: [sign * value for value in recorded[name]] for name in names}
+    if sign < 0:
+        shown = {" − ".join(reversed(label.split(" − "))): values for label, values in shown.items()}
+    numbers = "; ".join(f"{label}: {deciding.in_numbers(values)}" for label, values in shown.items())
+    return Finding(DIGITS, deciding.of_parts([deciding.of_one(values) for values in shown.values()]), numbers, shown)
+
+
+# --- costs ------------------------------------------------------------------------------------------------
+
+
+def _saved(cost_of: Callable[[str, Mapping[str, Any]], float], paper: float) -> Finding:
+    """What a client of FedTiny saves of a client's cost in every other pruned method; counted, so without interval."""
+    costs = read_json(COMMITTED / "client_costs.json")["methods"]
+    ours = cost_of("fedtiny", costs["fedtiny"])
+    others = {name: cost for name, cost in costs.items() if name not in NOT_COMPARED}
+    saved = {exchanges.label_of(name, cost).label: 1 - ours / cost_of(name, cost) for name, cost in others.items()}
+    told = (f"{name} {100 * saved[name]:.2f} %".replace("-", "−") for name in ("PruneFL", "SynFlow", "magnitude"))
+    numbers = f"saved against {', '.join(told)} (below 0: FedTiny costs more)"
+    return Finding(COUNTED, deciding.of_shares(saved, paper), numbers, {name: [share] for name, share in saved.items()})

@@ -1,0 +1,142 @@
+"""Verdicts: the rules by hand, and what they say of the committed records and of a plan that is under way."""
+
+import numpy as np
+import pytest
+
+from fedtiny_lite.experiments import claim
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
+from fedtiny_lite.report import arms, deciding
+from fedtiny_lite.report.labels import DENSE
+from fedtiny_lite.report.verdicts import ABSTRACT, verdicts
+
+AHEAD, BEHIND, UNSURE = [0.10, 0.11, 0.12], [-0.10, -0.11, -0.12], [-0.1, 0.0, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [(AHEAD, "holds"), (BEHIND, "does not hold"), (UNSURE, "cannot be told"), ([0.1], "not tested yet")],
+)
+def test_one_difference(values, outcome):
+    assert deciding.of_one(values) == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "outcome"),
+    [
+        (["holds", "holds"], "holds"),
+        (["holds", "cannot be told"], "partly"),
+        (["partly", "does not hold"], "partly"),
+        (["does not hold", "cannot be told"], "cannot be told"),
+        (["does not hold", "not tested yet"], "does not hold"),
+        ([], "not tested yet"),
+    ],
+)
+def test_a_claim_with_parts(outcomes, outcome):
+    assert deciding.of_parts(outcomes) == outcome
+
+
+@pytest.mark.parametrize(
+    ("gaps", "planned", "outcome"),
+    [
+        ({"A": AHEAD, "B": AHEAD}, (), "holds"),
+        ({"A": AHEAD, "B": AHEAD}, ("A", "C"), "holds against A, B only"),
+        ({"A": AHEAD, "B": BEHIND}, (), "does not hold"),
+        ({"A": AHEAD, "B": UNSURE}, (), "holds against A only"),
+        ({"B": UNSURE}, (), "cannot be told"),
+        ({"A": [0.1]}, (), "not tested yet"),
+    ],
+)
+def test_all_baselines_at_once(gaps, planned, outcome):
+    assert deciding.of_all(gaps, planned) == outcome
+
+
+def test_the_lead_over_one_baseline_does_not_survive_many_others():
+    """A p value of 0.03 alone is 0.3 among ten."""
+    just = [0.0, 0.1, 0.2, 0.1, 0.08]  # mean 0.096, standard error 0.032: t = 3.0, p = 0.04
+    assert deciding.ahead_of({"A": just}) == ["A"]
+    assert deciding.ahead_of({"A": just} | {f"B{i}": UNSURE for i in range(9)}) == []
+
+
+def test_shares_saved():
+    assert deciding.of_shares({"A": 0.96, "B": -0.1}, 0.95) == "holds against A only"
+    assert deciding.of_shares({"A": 0.96, "B": 0.95}, 0.95) == "holds"
+    assert deciding.of_shares({"A": 0.94}, 0.95) == "does not hold"
+
+
+def test_numbers_have_their_interval_and_n():
+    assert deciding.in_numbers([0.0, 0.2]) == "+0.100 [−1.171, +1.371], n = 2"  # t = 12.706, error 0.1
+    assert deciding.in_numbers([0.1]) == "n = 1"
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    return {found.claim: found for found in verdicts(tmp_path_factory.mktemp("nothing"))}
+
+
+def test_every_claim_has_a_verdict_with_numbers(committed):
+    assert sum(found.source == ABSTRACT for found in committed.values()) >= 6
+    for found in committed.values():
+        assert found.claim.endswith(".") and found.decisive.numbers and found.decisive.where
+        assert any(map(len, found.decisive.shown.values()))
+
+
+def test_what_the_records_on_digits_say(committed):
+    """At 0.01 SynFlow is ahead: 0.769 against 0.604 on the mean of five seeds."""
+    accuracy = next(found for claim, found in committed.items() if "more accurate than every baseline" in claim)
+    digits = accuracy.findings[-1]
+    assert digits.outcome == "does not hold"
+    assert "FedTiny − SynFlow, the best baseline: −0.166 [−0.321, −0.010], n = 5" in digits.numbers
+
+
+def test_savings_are_against_dense_gradients_only(committed):
+    flops, memory = (next(f for c, f in committed.items() if what in c) for what in ("computation", "memory"))
+    assert flops.decisive.outcome == "holds against LotteryFL, PruneFL only"
+    assert "PruneFL 96.15 %" in flops.decisive.numbers and "magnitude −0.10 %" in flops.decisive.numbers
+    assert memory.decisive.shown["magnitude"] == [pytest.approx(-0.1225, abs=1e-4)]
+
+
+def plan_of(folder, accuracy, seeds=(10, 11, 12)):
+    """A bundle of the plan `claim` in which accuracy(arm, paper's density) + a little noise was reached."""
+    [record, *_] = [r for r in read_bundle(COMMITTED / "digits.json") if r["config"]["method"] == "fedtiny"]
+    rng, records = np.random.default_rng(0), []
+    for seed in seeds:
+        for name, arm in claim.ARMS.items():
+            for paper in claim.DENSITIES if name != "FedAvg" else (claim.MIDDLE,):
+                config = claim.config_of(arm, seed=seed, **claim.at_density(paper)).identity()
+                final = record["final"] | {"test_accuracy": accuracy(name, paper) + 1e-3 * rng.normal()}
+                method = {"label": name, "family": "masks that change"}
+                records.append(record | {"config": config, "final": final, "method": method})
+    write_bundle(folder / "plans" / "claim.json", "claim", records)
+    return folder
+
+
+def accuracy_verdicts(folder):
+    return [found.findings[0] for found in verdicts(folder)[:2]]
+
+
+def test_the_verdict_fills_itself_from_the_plan(tmp_path):
+    better = plan_of(tmp_path, lambda arm, paper: 0.5 + (arm == "FedTiny") * (0.02 if paper > 0.001 else 0.1))
+    lead, growth = accuracy_verdicts(better)
+    assert lead.outcome == growth.outcome == "holds"
+    assert len(lead.shown) == len(claim.ARMS) - 2 and "n = 3" in lead.numbers
+    assert "runs finished" in lead.numbers and "density 0.04" in lead.where
+    assert np.mean(growth.shown["growth of the lead"]) == pytest.approx(0.08, abs=0.005)
+
+
+def test_a_better_baseline_ends_the_claim(tmp_path):
+    worse = plan_of(tmp_path, lambda arm, paper: 0.5 + 0.1 * (arm == "SynFlow as in the 2022 code"))
+    lead, _ = accuracy_verdicts(worse)
+    assert lead.outcome == "does not hold"
+    assert "FedTiny − SynFlow as in the 2022 code, the best baseline: −0.1" in lead.numbers
+
+
+def test_one_seed_is_no_verdict(tmp_path):
+    lead, growth = accuracy_verdicts(plan_of(tmp_path, lambda arm, paper: 0.5, seeds=(10,)))
+    assert lead.outcome == growth.outcome == "not tested yet"
+    assert lead.numbers.startswith(f"{3 * (len(claim.ARMS) - 1) + 1} runs finished")
+
+
+def test_every_run_of_the_plan_finds_its_arm():
+    for name, arm in claim.ARMS.items():
+        found = arms.arm_of(claim.config_of(arm).identity())
+        assert found == (DENSE if name == "FedAvg" else name)
