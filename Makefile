@@ -12,7 +12,7 @@ LOWEST ?= .venv-lowest
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test quick test-lowest lab figures bench strip
+.PHONY: help reproduce test quick test-lowest lab site figures bench strip
 
 help:
 	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
@@ -20,6 +20,7 @@ help:
 	@echo "make quick       unit tests alone, without the slow ones and the notebooks"
 	@echo "make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make site        the report anew from what is in $(OUT)/, to open in a browser; runs no notebook"
 	@echo "make figures     draw accuracy over rounds and density of every run in $(OUT)/"
 	@echo "make bench       time the benchmarks"
 	@echo "make strip       remove the outputs of the notebooks"
@@ -42,6 +43,9 @@ test-lowest:
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+site: $(INSTALLED)
+	$(BIN)/python -m fedtiny_lite report --out $(OUT)
 
 figures: $(INSTALLED)
 	$(BIN)/python -m fedtiny_lite figures --out $(OUT)

@@ -1,4 +1,4 @@
-"""The command line: `python -m fedtiny_lite run | sweep | notebooks | figures | export`."""
+"""The command line: `python -m fedtiny_lite run | sweep | notebooks | report | figures | export`."""
 
 import argparse
 import dataclasses
@@ -35,7 +35,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     parser = argparse.ArgumentParser(prog="python -m fedtiny_lite", description="Federated pruning to tiny models.")
-    commands = parser.add_subparsers(required=True, metavar="run | sweep | notebooks | figures | export")
+    commands = parser.add_subparsers(required=True, metavar="run | sweep | notebooks | report | figures | export")
 
     one = commands.add_parser(
         "run",
@@ -64,6 +64,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     many.add_argument("names", nargs="*", help="first characters of notebooks, such as 00 or 03 (default: all)")
     many.set_defaults(command=notebooks_command)
+
+    report = commands.add_parser(
+        "report", help="verdicts, figures and executed notebooks as pages, without running any"
+    )
+    report.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
+    report.set_defaults(command=report_command)
 
     figures = commands.add_parser("figures", help="draw the figures of the records below --out, without training")
     figures.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
@@ -163,9 +169,28 @@ def notebooks_command(options: argparse.Namespace) -> int:
     runs = run_notebooks(find_notebooks(options.names), options.profile, options.out)
     names = [run.name for run in runs]
     print(claims_table(options.out, names))
-    print(options.out / "report.html")
+    print(_write_report(options.out))
     missed = any(row["ok"] is False for row in load_claims(options.out, names))
     return int(missed or any(run.error for run in runs))
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """A line per verdict, then the path of the report; no notebook is run."""
+    from fedtiny_lite.report.verdicts import verdicts
+
+    for found in verdicts(options.out):
+        print(f"{found.claim}\n  {found.decisive.outcome} ({found.decisive.where}): {found.decisive.numbers}")
+    print(_write_report(options.out))
+    return 0
+
+
+def _write_report(out: Path) -> Path:
+    from fedtiny_lite.plots.verdicts import CAPTION, verdicts_figure
+    from fedtiny_lite.report.pages.site import write_site
+    from fedtiny_lite.report.verdicts import verdicts
+
+    found = verdicts(out)
+    return write_site(out, found, verdicts_figure(found), CAPTION)
 
 
 def figures_command(options: argparse.Namespace) -> int:

@@ -72,6 +72,15 @@ def test_the_workflow_calls_the_two_commands_on_the_lowest_python_and_a_newer_on
     assert str(SpecifierSet(PROJECT["requires-python"])) == f">={lowest}" and newest > lowest
 
 
+def test_the_site_is_what_make_reproduce_writes_and_only_main_publishes_it():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())
+    steps, publish = workflow["jobs"]["report"]["steps"], workflow["jobs"]["publish"]
+    [upload] = [step for step in steps if "upload-pages-artifact" in step.get("uses", "")]
+    assert "make reproduce" in [step.get("run") for step in steps] and upload["with"]["path"] == "results/report"
+    assert workflow[True]["push"] == {"branches": ["main"]}, "yaml reads the key `on` as true"
+    assert publish["if"] == upload["if"] == "github.event_name == 'push'" and publish["needs"] == "report"
+
+
 def test_citation_and_changelog_name_the_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
@@ -127,6 +136,6 @@ def test_an_old_python_is_refused_before_anything_is_made(tmp_path):
 
 def test_every_verb_of_the_makefile_is_there_and_explained():
     text = (ROOT / "Makefile").read_text()
-    verbs = {"reproduce", "test", "quick", "lab", "figures", "bench", "strip"}
+    verbs = {"reproduce", "test", "quick", "lab", "site", "figures", "bench", "strip"}
     assert set(re.findall(r"^(\w+): \$\(INSTALLED\)$", text, re.MULTILINE)) == verbs
     assert set(re.findall(r'^\t@echo "make ([\w-]+) ', text, re.MULTILINE)) == verbs | {"test-lowest"}

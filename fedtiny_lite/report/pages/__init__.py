@@ -1,0 +1,1 @@
+"""Results to read without running anything: a report and a page per notebook, offline."""

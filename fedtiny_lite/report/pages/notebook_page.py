@@ -1,0 +1,57 @@
+"""An executed notebook as one HTML page that fetches nothing: pictures inside, formulas as MathML."""
+
+import html
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+
+from fedtiny_lite.records.files import write_bytes
+from fedtiny_lite.report.pages.templates import fill
+
+_MARKDOWN = re.compile(r'(<div class="text_cell_render.*?\n</div>\n</div>\n</div>)', re.DOTALL)
+_CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
+_FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^\s$](?:[^$]*[^\s$])?)\$", re.DOTALL)
+_NO_ALT = 'alt="No description has been provided for this image"'
+
+
+def write_page(notebook: Path, page: Path, images: Path, neighbours: Sequence[tuple[str, str]] = ()) -> None:
+    """Convert an executed notebook to `page`.
+
+    Pictures are embedded, those that markdown cells name relative to the folder `images`. Widgets are left out: they
+    need scripts. `neighbours`: (name, title) of the pages before and after this one.
+    """
+    quiet = logging.Logger(__name__, logging.ERROR)  # pictures without a description get one below
+    exporter = HTMLExporter(template_name="basic", embed_images=True, log=quiet)
+    node = nbformat.read(notebook, as_version=4)
+    node.metadata.pop("widgets", None)
+    body, _ = exporter.from_notebook_node(node, {"metadata": {"name": notebook.stem, "path": str(images)}})
+    body = body.replace(_NO_ALT, f'alt="a figure of notebook {html.escape(notebook.stem)}"')
+    text = fill("notebook.html", title=title_of(notebook), body=with_formulas(body), neighbours=neighbours)
+    write_bytes(page, text.encode())
+
+
+def title_of(notebook: Path) -> str:
+    """The first heading of a notebook, or its name."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    lines = (line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), notebook.stem)
+
+
+def with_formulas(body: str) -> str:
+    """The HTML of a notebook with $…$ and $$…$$ of its markdown cells as MathML, which browsers draw by themselves."""
+    return _MARKDOWN.sub(lambda cell: _outside_code(cell[0]), body)
+
+
+def _outside_code(text: str) -> str:
+    parts = _CODE.split(text)
+    return "".join(part if place % 2 else _FORMULA.sub(_mathml, part) for place, part in enumerate(parts))
+
+
+def _mathml(formula: re.Match) -> str:
+    kind = "block" if formula["block"] else "inline"
+    return convert(html.unescape(formula[kind]).strip(), display=kind)
