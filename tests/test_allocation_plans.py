@@ -6,6 +6,7 @@ from fedtiny_lite.config import make_config
 from fedtiny_lite.experiments import allocations as plans
 from fedtiny_lite.experiments.allocations import ARMS, CONTROL, OURS, OURS_TRIED, SEEDS, TUNED
 from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.plots import allocations as plots
 from fedtiny_lite.pruning.allocations import FLOW_MASK, KINDS
 from fedtiny_lite.report import allocations as report
 from fedtiny_lite.report.claim_tables import arm_of
@@ -28,8 +29,8 @@ def judged(losses, **settings):
     return record(OURS_TRIED, **settings) | {"prelude": [{**cost, "selection": note}]}
 
 
-def unjudged(number, accuracy, seed=4000):
-    return record(OURS_TRIED, seed, accuracy, selection="fixed", candidate=number)
+def unjudged(number, accuracy, seed=4000, epochs=5):
+    return record(OURS_TRIED, seed, accuracy, selection="fixed", candidate=number, trial_epochs=epochs)
 
 
 # --- plans ------------------------------------------------------------------------------------------------
@@ -120,3 +121,39 @@ def test_candidates_are_ranked_within_their_seed_and_their_trial():
     assert (first.correlation, first.regret, first.chosen) == (pytest.approx(1), 0, "a")
     assert (second.correlation, second.regret, second.chosen) == (pytest.approx(-1), pytest.approx(0.8), "c")
     assert len(report.ranked(records, trained[:5], OURS_TRIED)) == 1  # a seed without all candidates is left out
+
+
+# --- figures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figure_left_open")
+def test_leads_have_a_panel_a_density_and_a_row_an_arm():
+    records = [
+        record(arm, seed, accuracy + seed / 100, density)
+        for density in plans.DENSITIES
+        for arm, accuracy in ((OURS_TRIED, 0.9), ("SynFlow", 0.7), (FEDTINY, 0.6))
+        for seed in (1, 2, 3)
+    ]
+    fig = plots.leads_figure(records)
+    assert [ax.get_title() for ax in fig.axes] == ["density 0.01", "density 0.02"]
+    # Arms stand in the order of the plan, FedTiny before SynFlow; each dot is a seed's lead.
+    assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == [FEDTINY, "SynFlow"]
+    for ax in fig.axes:
+        dots = [c.get_offsets()[:, 0].tolist() for c in ax.collections if len(c.get_offsets()) == 3]
+        assert dots == [pytest.approx([0.3] * 3), pytest.approx([0.2] * 3)]
+    assert "3 seeds" in fig.texts[0].get_text() + fig.texts[-1].get_text()
+
+
+@pytest.mark.usefixtures("no_figure_left_open")
+def test_what_selection_can_tell_is_drawn_seed_by_seed():
+    records, trained = [], []
+    for seed in (1, 2):
+        records += [judged([1.0, 2.0, 3.0], seed=seed), judged([1.0, 2.0, 3.0], seed=seed, trial_epochs=0)]
+        for epochs in (0, 5):
+            trained += [unjudged(c, 0.9 - c / 10, seed, epochs) for c in range(3)]
+    fig = plots.ranking_figure(records, trained)
+    correlation, regret, gain = fig.axes
+    assert all("tried" in tick.get_text() for tick in correlation.get_xticklabels())
+    assert [line.get_ydata().tolist() for line in correlation.lines[1:3]] == [[1, 1], [1, 1]]
+    assert [line.get_ydata().tolist() for line in regret.lines[1:3]] == [[0, 0], [0, 0]]
+    assert gain.lines[1].get_ydata().tolist() == pytest.approx([0.1, 0.1])

@@ -1,6 +1,10 @@
-"""Figures of the pool of allocations: its lead over other arms, and what selection can tell between its candidates."""
+"""Figures of the pool of allocations: its lead over other arms, and what selection can tell between its candidates.
+
+`python -m fedtiny_lite.plots.allocations` draws them into `results/figures`.
+"""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -8,6 +12,7 @@ from fedtiny_lite.experiments.allocations import DENSITIES, OURS, OURS_TRIED, RA
 from fedtiny_lite.plots.comparison import interval_dots
 from fedtiny_lite.plots.strips import strip
 from fedtiny_lite.plots.style import figure, subtitle
+from fedtiny_lite.records.bundles import load_plan
 from fedtiny_lite.report.allocations import leads, ranked, runs_at
 
 _TRIED = f"tried: each candidate is trained for {TRIAL_EPOCHS} server epochs before it is sent"
@@ -46,3 +51,18 @@ def ranking_figure(records: Sequence[Mapping], unjudged: Sequence[Mapping]) -> F
 
 def _seeds(records: Sequence[Mapping]) -> int:
     return len({record["config"]["seed"] for record in records})
+
+
+def main() -> None:
+    """Draw the figures of the records in `results`, or else of those that are committed with the kit."""
+    records, unjudged = (load_plan(plan, "results")[0] for plan in ("allocations", "allocations_ranking"))
+    folder = Path("results/figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fig in (("leads", leads_figure(records)), ("ranking", ranking_figure(records, unjudged))):
+        path = folder / f"allocations_{name}.png"
+        fig.savefig(path, dpi=150)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
