@@ -49,7 +49,7 @@ class Config(Settings):
     )
     augment: str = _data("none", "augmentation of training batches", choices=("none", "crop_flip", "crop_flip_cutout"))
 
-    clients: int = _clients(10, "number of clients", low=1)
+    clients: int = _clients(10, "number of clients", low=1, high=1_000_000)
     clients_per_round: int = _clients(0, "clients that take part in a round, drawn anew for each; 0 = all", low=0)
     partition: str = _clients(
         "dirichlet",
@@ -60,13 +60,13 @@ class Config(Settings):
     min_samples: int = _clients(10, "fewest images a client may hold", low=2)
 
     model: str = _model("cnn", "architecture", choices=("cnn", "resnet18", "vgg11"))
-    width: int = _model(8, "channels of the first layer (resnet18 and vgg11 in the paper: 64)", low=1)
+    width: int = _model(8, "channels of the first layer (resnet18 and vgg11 in the paper: 64)", low=1, high=1024)
 
     pretrain_lr: float = _training(0.05, "SGD learning rate of the server's pretraining", above=0)
-    pretrain_epochs: int = _training(15, "epochs of the server on its public set before pruning", low=0)
-    rounds: int = _training(12, "federated rounds", low=0)
-    local_epochs: int = _training(1, "epochs of each client in a round", low=1)
-    batch_size: int = _training(16, "images in a training batch", low=2)
+    pretrain_epochs: int = _training(15, "epochs of the server on its public set before pruning", low=0, high=10_000)
+    rounds: int = _training(12, "federated rounds", low=0, high=100_000)
+    local_epochs: int = _training(1, "epochs of each client in a round", low=1, high=1_000)
+    batch_size: int = _training(16, "images in a training batch", low=2, high=65_536)
     lr: float = _training(0.05, "SGD learning rate", above=0)
     momentum: float = _training(0.9, "SGD momentum, reset in each round", low=0, high=1)
     weight_decay: float = _training(0.0, "SGD weight decay", low=0)
@@ -85,7 +85,7 @@ class Config(Settings):
         choices=("dense", "sparse", "auto"),
     )
     torch_device: str = _machine("cpu", "auto = a GPU when there is one", choices=("auto", "cpu", "cuda"))
-    workers: int = _machine(1, "processes that clients run in; 1 = in this one", low=1, identity=False)
+    workers: int = _machine(1, "processes that clients run in; 1 = in this one", low=1, high=1_024, identity=False)
 
     min_replies: int = _machine(
         1,

@@ -29,39 +29,39 @@ OUT_OF_RANGE = {
     "samples": ([-1], "at least 0"),
     "test_samples": ([-1], "at least 0"),
     "server_shots": ([0], "at least 1"),
-    "clients": ([0, -3], "at least 1"),
+    "clients": ([0, -3, 1000001], "at least 1 and at most 1000000"),
     "clients_per_round": ([-1], "at least 0"),
     "alpha": ([0, 0.0, -0.5, NAN, INF], "above 0"),
     "min_samples": ([1], "at least 2"),
-    "width": ([0], "at least 1"),
+    "width": ([0, 1025], "at least 1 and at most 1024"),
     "pretrain_lr": ([0, -0.1, NAN, INF], "above 0"),
-    "pretrain_epochs": ([-1], "at least 0"),
-    "rounds": ([-1], "at least 0"),
-    "local_epochs": ([0], "at least 1"),
-    "batch_size": ([1], "at least 2"),
+    "pretrain_epochs": ([-1, 10001], "at least 0 and at most 10000"),
+    "rounds": ([-1, 100001], "at least 0 and at most 100000"),
+    "local_epochs": ([0, 1001], "at least 1 and at most 1000"),
+    "batch_size": ([1, 65537], "at least 2 and at most 65536"),
     "lr": ([0, -0.1, NAN, INF], "above 0"),
     "momentum": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
     "weight_decay": ([-1e-9, NAN, INF], "at least 0"),
     "density": ([0, 0.0, -0.1, 1.0001, 2, NAN, INF, -INF], "above 0 and at most 1"),
     "selection_clients": ([-1], "at least 0"),
-    "candidate": ([-1], "at least 0"),
-    "pool_size": ([-1], "at least 0"),
+    "candidate": ([-1, 10001], "at least 0 and at most 10000"),
+    "pool_size": ([-1, 10001], "at least 0 and at most 10000"),
     "pool_noise": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
     "pool_work": ([0, 0.9, NAN, INF], "at least 1"),
-    "trial_epochs": ([-1], "at least 0"),
+    "trial_epochs": ([-1, 10001], "at least 0 and at most 10000"),
     "dev_fraction": ([0, 1.1, NAN], "above 0 and at most 1"),
-    "adjust_every": ([0], "at least 1"),
-    "adjust_until": ([-1], "at least 0"),
+    "adjust_every": ([0, 100001], "at least 1 and at most 100000"),
+    "adjust_until": ([-1, 100001], "at least 0 and at most 100000"),
     "adjust_rate": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
-    "growth_batch": ([1], "at least 2"),
+    "growth_batch": ([1, 65537], "at least 2 and at most 65536"),
     "extrusion": ([-0.1, NAN, INF], "at least 0"),
     "activation_density": ([0, 1.1, NAN], "above 0 and at most 1"),
     "thompson_weight": ([0, -1, NAN, INF], "above 0"),
     "thompson_fusion": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
-    "saliency_steps": ([-1], "at least 0"),
+    "saliency_steps": ([-1, 1001], "at least 0 and at most 1000"),
     "lottery_accuracy": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
     "lottery_rate": ([-0.1, 1.1, NAN], "at least 0 and at most 1"),
-    "workers": ([0], "at least 1"),
+    "workers": ([0, 1025], "at least 1 and at most 1024"),
 }
 CHOICES = {
     "method": METHODS,
@@ -256,7 +256,7 @@ def test_a_changed_config_knows_its_own_settings_and_is_checked():
     assert other.differing(config.identity()) == ["density", "pool_size"]
     assert (other.of(Selection).pool_size, other.density, other.workers) == (5, 0.5, 3)
     assert config.changed() == config and config.changed(workers=1).workers == 1
-    with pytest.raises(ValueError, match=r"^pool_size = -1: it must be at least 0$"):
+    with pytest.raises(ValueError, match=r"^pool_size = -1: it must be at least 0 and at most 10000$"):
         config.changed(pool_size=-1)
 
 

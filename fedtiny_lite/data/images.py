@@ -1,11 +1,14 @@
 """Image files that somebody else made: found, and read as 8-bit RGB."""
 
 import hashlib
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fedtiny_lite.records.environment import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,6 +18,7 @@ MOST_PIXELS = 4096 * 4096
 """Pixels of the largest image that is read; a file of a few bytes may announce any number."""
 BACKGROUND = (255, 255, 255, 255)
 """What lies behind an image that is transparent: white."""
+_FEWER = "keep fewer or smaller images in the folder"
 
 
 def list_images(folder: Path, part: str) -> dict[str, list[Path]]:
@@ -90,6 +94,7 @@ def _on_background(image: "Image") -> "Image":
 
 
 def read_images(paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
+    check_memory({f"{len(paths):,} images of {shape[2]}x{shape[1]} pixels": len(paths) * math.prod(shape)}, _FEWER)
     images = np.empty((len(paths), *shape), np.uint8)
     for index, path in enumerate(paths):
         image = read_image(path)

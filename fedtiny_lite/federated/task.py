@@ -3,7 +3,7 @@
 A client is built from the task and its own samples alone; the server from the task and its public set.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,10 @@ from fedtiny_lite.model.networks import (
     prunable_blocks,
 )
 from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records.environment import check_memory
 from fedtiny_lite.sparse.engine import check_engine
+
+SMALLER = "lower width, batch_size or workers"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def make_task(config: Config, classes: int, in_shape: tuple[int, int, int], pixe
         blocks = prunable_blocks(network, prune_linear=True)
         budget = sum(network.get_parameter(name).numel() for block in blocks for name in block)
     check_engine(config, network)
+    check_memory(model_memory(config, network), SMALLER)
     state = {name: tensor.shape for name, tensor in live_state(network).items()}
     return Task(
         config=config,
@@ -86,6 +90,32 @@ def make_task(config: Config, classes: int, in_shape: tuple[int, int, int], pixe
         allowed=allowed,
         parameters=parameters,
     )
+
+
+def model_memory(config: Config, network: nn.Module) -> dict[str, int]:
+    """Bytes of models that a run surely holds at the same time, by what they are for; its peak is higher.
+
+    The server holds the untrained, the pretrained and the current state. It and each process that clients run in have
+    one model to train, with gradients and momentum if torch computes it here.
+    """
+    state = 4 * sum(tensor.numel() for tensor in live_state(network).values())
+    here = config.torch_device != "cuda"
+    trained = 3 if here and config.engine == "dense" else int(here)
+    return {
+        "states of the server": 3 * state,
+        "models in training": (1 + min(config.workers, config.clients)) * trained * state,
+    }
+
+
+def batch_memory(config: Config, layers: Sequence[LayerShape], images: int) -> dict[str, int]:
+    """Bytes that a backward pass surely needs of a batch, in each process: the output of each layer.
+
+    `images`: those of the client that has most; a batch cannot hold more.
+    """
+    processes = min(config.workers, config.clients) if config.torch_device != "cuda" else 0
+    batch = min(config.batch_size, images)
+    outputs = sum(layer.rows * layer.positions for layer in layers)
+    return {f"outputs of layers for {batch:,} images": 4 * processes * batch * outputs}
 
 
 def _network(config: Config, allowed: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:

@@ -20,6 +20,7 @@ from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.pruning.allocations import Limits, allocation_pool, kinds_of_pool
 from fedtiny_lite.pruning.bn_selection import candidate_pool, usual_pool_size
+from fedtiny_lite.records.environment import check_memory
 from fedtiny_lite.seeding import numpy_generator
 from fedtiny_lite.settings import Settings, setting
 
@@ -33,12 +34,14 @@ class Pool(Settings):
         "candidates: noisy layer densities as in the paper, or other allocations over layers (ours)",
         choices=("paper", "allocations"),
     )
-    pool_size: int = setting(0, "candidates in the pool; 0 = max(1, round(0.1 / density))", low=0)
+    pool_size: int = setting(0, "candidates in the pool; 0 = max(1, round(0.1 / density))", low=0, high=10_000)
     pool_noise: float = setting(0.5, "layer densities are drawn from density * (1 +- pool_noise)", low=0, high=1)
     pool_work: float = setting(
         2.0, "pool=allocations: most forward FLOPs of a candidate, as a multiple of the uniform mask's", low=1
     )
-    trial_epochs: int = setting(0, "server epochs that each candidate is trained before it is sent (ours)", low=0)
+    trial_epochs: int = setting(
+        0, "server epochs that each candidate is trained before it is sent (ours)", low=0, high=10_000
+    )
 
 
 def pool_size(config: Config) -> int:
@@ -49,6 +52,8 @@ def pool_size(config: Config) -> int:
 def make_pool(server: Server, weights: dict[str, Tensor], candidates: int) -> list[Mask]:
     """The masks of the first `candidates` of the pool on the pretrained `weights`."""
     task = server.task
+    masks = {f"masks of {candidates:,} candidates": candidates * sum(task.sizes.values())}
+    check_memory(masks, "lower pool_size")
     own, rng = task.config.of(Pool), numpy_generator(task.config.seed, "pool")
     if own.pool == "paper":
         return candidate_pool(weights, task.sizes, task.budget, candidates, own.pool_noise, rng)

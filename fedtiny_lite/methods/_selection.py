@@ -44,7 +44,9 @@ class Selection(Pool, Development):
         choices=("adaptive", "vanilla", "server", "fixed"),
     )
     selection_clients: int = setting(0, "clients that judge the pool, drawn once; 0 = all", low=0)
-    candidate: int = setting(0, "number of the candidate that selection=fixed takes, whatever pool_size is", low=0)
+    candidate: int = setting(
+        0, "number of the candidate that selection=fixed takes, whatever pool_size is", low=0, high=10_000
+    )
     bn_variance: str = setting("paper", "how clients' BN variances are combined", choices=("paper", "pooled"))
 
 

@@ -16,8 +16,8 @@ class Development(Settings):
 class Adjustment(Settings):
     """For methods whose masks change: when, and by how much."""
 
-    adjust_every: int = setting(1, "rounds between two adjustments", low=1)
-    adjust_until: int = setting(8, "adjustments stop before this round", low=0)
+    adjust_every: int = setting(1, "rounds between two adjustments", low=1, high=100_000)
+    adjust_until: int = setting(8, "adjustments stop before this round", low=0, high=100_000)
     adjust_rate: float = setting(0.3, "share of a layer's kept weights exchanged at round 0", low=0, high=1)
 
 
@@ -25,7 +25,9 @@ class Adjustment(Settings):
 class GrowthBatch(Settings):
     """For methods whose clients look at gradients of pruned weights."""
 
-    growth_batch: int = setting(64, "images that a client takes such gradients on (paper: one batch of 64)", low=2)
+    growth_batch: int = setting(
+        64, "images that a client takes such gradients on (paper: one batch of 64)", low=2, high=65_536
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +50,4 @@ class Saliency(Settings):
 class IteratedSaliency(Saliency):
     """For methods that may score and prune step by step."""
 
-    saliency_steps: int = setting(0, "pruning steps; 0 = as in the method's paper", low=0)
+    saliency_steps: int = setting(0, "pruning steps; 0 = as in the method's paper", low=0, high=1_000)

@@ -47,7 +47,7 @@ class Settings(Development):
     lottery_rate: float = setting(
         0.0, "share pruned at a time; 0 = what reaches the density by adjust_until", low=0, high=1
     )
-    adjust_until: int = setting(8, "from this round on, clients above the budget are pruned to it", low=0)
+    adjust_until: int = setting(8, "from this round on, clients above the budget are pruned to it", low=0, high=100_000)
 
 
 def start(server: Server) -> State:

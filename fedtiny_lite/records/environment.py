@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -37,6 +38,37 @@ def cpu_model() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int | None:
+    """The memory that a process may have: the machine's, or less where a control group limits it; None if not known."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        limit = "max"
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def check_memory(needed: Mapping[str, int], advice: str) -> None:
+    """Raises ValueError, with the numbers, if more bytes are needed at the same time than there is memory.
+
+    `needed`: bytes by what they are for, `advice`: what to do.
+    """
+    total, there = sum(needed.values()), memory_bytes()
+    if there is not None and total > there:
+        parts = "; ".join(f"{what}: {_gigabytes(count)}" for what, count in needed.items() if count)
+        raise ValueError(
+            f"this takes at least {_gigabytes(total)} of memory at the same time ({parts}), and this machine has "
+            f"{_gigabytes(there)}; {advice}"
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB"
 
 
 def _version(package: str) -> str | None:

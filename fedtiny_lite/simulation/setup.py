@@ -17,8 +17,9 @@ from fedtiny_lite.federated.client import EMPTY_MEMORY, Client, build_client
 from fedtiny_lite.federated.protocol import Lost
 from fedtiny_lite.federated.server import Server, build_server
 from fedtiny_lite.federated.survey import QUESTION, answer_survey, normalisation, read_survey, sums_of_pixels
-from fedtiny_lite.federated.task import Task, make_task, new_model
+from fedtiny_lite.federated.task import SMALLER, Task, batch_memory, make_task, new_model
 from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records.environment import check_memory
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 
 
@@ -92,7 +93,9 @@ class Federation:
 def build_federation(config: Config) -> Federation:
     """Everything but the clients, which are built one at a time (`client_of`). Raises ValueError for what clashes."""
     holdings = hand_out(config)
-    return federate(config, holdings, lambda: {k: answer_survey(split) for k, split in enumerate(holdings.splits)})
+    found = federate(config, holdings, lambda: {k: answer_survey(split) for k, split in enumerate(holdings.splits)})
+    check_memory(batch_memory(config, found.task.layers, max(map(len, holdings.splits))), SMALLER)
+    return found
 
 
 def federate(config: Config, holdings: Holdings, survey: Callable[[], Mapping[int, bytes | Lost]]) -> Federation:
