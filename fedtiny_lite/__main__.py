@@ -57,6 +57,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     sweep.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     sweep.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
     sweep.add_argument("--finished", action="store_true", help="run nothing: bundle what has finished so far")
+    sweep.add_argument("--go-on", action="store_true", help="leave out runs that the bundle holds, of any device")
     sweep.set_defaults(command=sweep_command)
 
     many = commands.add_parser(
@@ -139,11 +140,11 @@ def sweep_command(options: argparse.Namespace) -> int:
     from fedtiny_lite.experiments.sweep import bundle_finished, run_plan
 
     if options.finished:
-        path = bundle_finished(options.plan, options.out)
+        path = bundle_finished(options.plan, options.out, options.go_on)
     elif options.plan == STUDY:
         path = study(options)
     else:
-        path = run_plan(options.plan, options.out, options.processes)
+        path = run_plan(options.plan, options.out, options.processes, options.go_on)
     print(path)
     return 0
 

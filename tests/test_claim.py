@@ -1,15 +1,17 @@
 """The plans of the paper's claim: arms that cannot be mixed up, grids that widen, the same settings for all."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedtiny_lite.experiments import claim, plans
-from fedtiny_lite.experiments.claim import ARMS, DENSITIES, MIDDLE, RATES, SEEDS, config_of, grid
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, MIDDLE, RATES, SEEDS, config_of, grid, late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
-from fedtiny_lite.experiments.sweep import bundle_finished
+from fedtiny_lite.experiments.sweep import bundle_finished, run_plan
 from fedtiny_lite.federated.task import make_task
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.pruning.bn_selection import usual_pool_size
-from fedtiny_lite.records.bundles import COMMITTED, read_bundle
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.simulation.rounds import run
 from tests.helpers import three_clients
 
@@ -18,7 +20,7 @@ CLAIM = ("claim_tuning", "claim", "claim_ablations", "claim_wide")
 
 def scored(arm, rate: float, accuracy: float) -> dict:
     config = config_of({**arm, "lr": rate})
-    return {"config": config.identity(), "complete": True, "final": {"validation_accuracy": accuracy}}
+    return {"config": config.identity(), "complete": True, "rounds": [{"validation_accuracy": accuracy}] * 8}
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def tuned(monkeypatch):
     """Tuning found 0.05 best for every arm; the main runs gave each arm an accuracy by its place."""
     tuning = [scored(arm, rate, float(rate == 0.05)) for arm in ARMS.values() for rate in RATES]
     main = [
-        {"config": config_of({**arm, "lr": 0.05}).identity(), "complete": True, "final": {"test_accuracy": -place}}
+        {"config": config_of({**arm, "lr": 0.05}).identity(), "complete": True, "rounds": [{"test_accuracy": -place}]}
         for place, arm in enumerate(ARMS.values())
     ]
     monkeypatch.setattr(claim, "load_plan", lambda plan, out: ({"claim_tuning": tuning, "claim": main}[plan], plan))
@@ -64,6 +66,25 @@ def test_a_grid_widens_beyond_an_end_that_is_best(best, expected):
     assert grid(found, arm) == list(expected)
     assert grid([*found, scored(arm, expected[-1] if best > 0.1 else expected[0], 0.5)], arm) == list(expected)
     assert grid(found[:3], arm) == list(RATES)
+
+
+def test_accuracy_is_a_mean_over_the_last_rounds():
+    rounds = [{"test_accuracy": a, "validation_accuracy": a} for a in (0.9, 0.1, 0.2, 0.3, 0.4, 0.5)]
+    record = {"complete": True, "rounds": rounds}
+    assert late_accuracy(record) == pytest.approx(0.3)
+    assert late_accuracy(record, "validation") == pytest.approx(0.4)
+    assert late_accuracy(record | {"complete": False}) == 0.1
+
+
+def test_an_arm_that_is_not_tuned_yet_waits(monkeypatch):
+    """The end of its grid was best, and the rate beyond is still to be tried."""
+    found = [scored(arm, rate, float(rate == 0.05)) for arm in ARMS.values() for rate in RATES]
+    found = [record for record in found if record["config"]["method"] != "snip"]
+    found += [scored(ARMS["SNIP"], rate, rate) for rate in RATES]
+    monkeypatch.setattr(claim, "load_plan", lambda plan, out: (found, plan))
+    assert ARMS.keys() - claim.tuned("none").keys() == {"SNIP"}
+    missing = [config for config in claim.claim_tuning("none") if config.lr == 0.4]
+    assert [config.method for config in missing] == ["snip"]
 
 
 def test_a_grid_ends_somewhere():
@@ -112,3 +133,16 @@ def test_what_has_finished_of_a_sweep_is_bundled_without_running_the_rest(monkey
         bundle_finished("two", tmp_path)
     run(done, tmp_path / "runs")
     assert [record["config"] for record in read_bundle(bundle_finished("two", tmp_path))] == [done.identity()]
+
+
+def test_going_on_leaves_out_what_the_bundle_holds_on_whatever_device(monkeypatch, tmp_path):
+    first, second = three_clients(rounds=0, torch_device="auto"), three_clients(rounds=0, seed=1, torch_device="auto")
+    monkeypatch.setitem(plans.PLANS, "two", lambda out: [first, second])
+    on_gpu = run(first) | {"run_id": "made on a GPU"}
+    on_gpu["config"] = on_gpu["config"] | {"torch_device": "cuda"}
+    write_bundle(tmp_path / "plans" / "two.json", "two", [on_gpu])
+    for found in (run_plan("two", tmp_path, 1, go_on=True), bundle_finished("two", tmp_path, go_on=True)):
+        assert [record["config"]["torch_device"] for record in read_bundle(found)] == ["cuda", "cpu"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [replace(second, torch_device="cpu").run_id]
+    again = read_bundle(run_plan("two", tmp_path, 1))
+    assert [record["config"]["torch_device"] for record in again] == ["cpu", "cpu"]

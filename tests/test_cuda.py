@@ -1,4 +1,4 @@
-"""The same methods on a GPU: what they cost is equal to the CPU's, and what they learn agrees. Skipped without one."""
+"""The same methods on a GPU: what they cost and what they learn agrees with the CPU. Skipped without a GPU."""
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ def on(device: str, **settings) -> dict:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_costs_and_learns_what_it_does_on_the_cpu(method):
-    """Last bits differ, since a GPU sums in another order, so loss and accuracy agree and costs are equal."""
+    """A GPU sums in another order, so pretrained weights differ in last bits, and a mask may in a few weights."""
     gpu, cpu = on("cuda", method=method), on("cpu", method=method)
     assert gpu["config"]["torch_device"] == "cuda" and gpu["config"] | {"torch_device": "cpu"} == cpu["config"]
     for ours, theirs in zip(gpu["rounds"], cpu["rounds"], strict=True):
-        assert {key: ours[key] for key in COUNTED} == {key: theirs[key] for key in COUNTED}
+        assert {key: ours[key] for key in COUNTED} == pytest.approx({key: theirs[key] for key in COUNTED}, rel=0.05)
         assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=0.05)
 
 

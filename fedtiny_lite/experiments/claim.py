@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import mean
 
 from fedtiny_lite.config import Config, make_config
-from fedtiny_lite.experiments.tuning import chosen
 from fedtiny_lite.records.bundles import load_plan
 
 Values = Mapping[str, object]
+LATE = {"validation": 3, "test": 5}
+"""Rounds at the end of a run whose accuracies are averaged, as a single round's swings by several points."""
 SEEDS = (10, 11, 12, 13, 14)
 TUNING_SEED = 100
 DENSITIES = {0.01: 0.04, 0.003: 0.012, 0.001: 0.004}
@@ -69,11 +70,18 @@ def config_of(arm: Values, **settings: object) -> Config:
     return make_config({**SETTING, **at_density(MIDDLE), **settings}, **arm)
 
 
+def late_accuracy(record: Mapping, on: str = "test") -> float:
+    """Mean accuracy over the last rounds (`LATE`); 0.1, a guess among ten classes, for a run that diverged."""
+    if not record["complete"]:
+        return 0.1
+    return mean(entry[f"{on}_accuracy"] for entry in record["rounds"][-LATE[on] :])
+
+
 def grid(records: Sequence[dict], arm: Values) -> list[float]:
     """The learning rates to try for an arm: `RATES`, doubled or halved beyond an end as long as that end is best."""
     rates = sorted(RATES)
     while _tried(records, arm, rates):
-        best = chosen(records, str(arm["method"]), [{**arm, "lr": rate} for rate in rates])["lr"]
+        best = best_rate(records, arm, rates)
         if best == rates[0] and best / 2 >= LEAST_RATE:
             rates = [best / 2, *rates]
         elif best == rates[-1] and best * 2 <= MOST_RATE:
@@ -83,9 +91,19 @@ def grid(records: Sequence[dict], arm: Values) -> list[float]:
     return rates
 
 
+def best_rate(records: Sequence[dict], arm: Values, rates: Sequence[float]) -> float:
+    """Of `rates` the one of highest validation accuracy; of equals the lowest."""
+    return max(rates, key=lambda rate: late_accuracy(_trial(records, arm, rate)[0], "validation"))
+
+
+def _trial(records: Sequence[dict], arm: Values, rate: float) -> list[dict]:
+    """The tuning run of an arm at a learning rate, if it was made."""
+    wanted = {**arm, "lr": rate}.items()
+    return [record for record in records if wanted <= record["config"].items()]
+
+
 def _tried(records: Sequence[dict], arm: Values, rates: Sequence[float]) -> bool:
-    wanted = [{**arm, "lr": rate} for rate in rates]
-    return all(any(settings.items() <= record["config"].items() for record in records) for settings in wanted)
+    return all(_trial(records, arm, rate) for rate in rates)
 
 
 def claim_tuning(out: str | Path) -> list[Config]:
@@ -102,10 +120,11 @@ def claim_tuning(out: str | Path) -> list[Config]:
 
 
 def tuned(out: str | Path) -> dict[str, Values]:
-    """Each arm with the learning rate that its tuning chose. Raises FileNotFoundError if there is no tuning."""
+    """The arms that are tuned, with the learning rate of each. Raises FileNotFoundError if there is no tuning."""
     records, _ = load_plan("claim_tuning", out)
-    tried = {name: [{**arm, "lr": rate} for rate in grid(records, arm)] for name, arm in ARMS.items()}
-    return {name: chosen(records, str(arm["method"]), tried[name]) for name, arm in ARMS.items()}
+    grids = {name: grid(records, arm) for name, arm in ARMS.items()}
+    ready = {name: rates for name, rates in grids.items() if _tried(records, ARMS[name], rates)}
+    return {name: {**ARMS[name], "lr": best_rate(records, ARMS[name], rates)} for name, rates in ready.items()}
 
 
 def claim(out: str | Path) -> list[Config]:
@@ -124,11 +143,8 @@ def leading(records: Sequence[dict], arms: Mapping[str, Values], count: int) -> 
     """The pruned arms of highest mean accuracy at the middle density."""
 
     def accuracy(arm: Values) -> float:
-        wanted = {**arm, "density": DENSITIES[MIDDLE]}
-        found = [
-            r["final"]["test_accuracy"] for r in records if r["complete"] and wanted.items() <= r["config"].items()
-        ]
-        return mean(found) if found else 0.0
+        wanted = {**arm, "density": DENSITIES[MIDDLE]}.items()
+        return mean([late_accuracy(record) for record in records if wanted <= record["config"].items()] or [0.0])
 
     return sorted((name for name in arms if name != UNPRUNED), key=lambda name: -accuracy(arms[name]))[:count]
 

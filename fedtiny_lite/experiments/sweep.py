@@ -12,7 +12,7 @@ from pathlib import Path
 from fedtiny_lite.config import Config
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.progress_bar import progress_bar
-from fedtiny_lite.records.bundles import write_bundle
+from fedtiny_lite.records.bundles import load_plan, write_bundle
 from fedtiny_lite.records.files import check_writable
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation.places import start_worker
@@ -35,33 +35,53 @@ def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = 
     return [record for record in records if record]  # all of them: none failed
 
 
-def run_plan(plan: str, out: Path | str, processes: int | None = None) -> Path:
+def run_plan(plan: str, out: Path | str, processes: int | None = None, go_on: bool = False) -> Path:
     """Run what is left of a named plan, below `out`/runs, and bundle its records as `out`/plans/<plan>.json.
 
-    A run that diverged is a result, and is bundled as far as it came. Raises RuntimeError at the end, naming them, if
-    runs failed otherwise; the others are done and bundled, and only those that failed are run again.
+    A run that diverged is a result, and is bundled as far as it came. `go_on`: runs that the plan's bundle holds are
+    not repeated, on whatever processor or GPU they were made. Raises RuntimeError at the end, naming them, if runs
+    failed; the others are done and bundled, and only those that failed are run again.
     """
     configs, out = plan_configs(plan, out), Path(out)
-    records, failures = _run_each(configs, out / "runs", processes)
-    path, finished = out / "plans" / f"{plan}.json", [record for record in records if record]
-    if finished:
-        write_bundle(path, plan, finished)
-    _raise_for(failures, len(configs))
+    held = _held(plan, out, configs) if go_on else {}
+    left = [config for config in configs if config not in held]
+    records, failures = _run_each(left, out / "runs", processes)
+    found = held | {config: record for config, record in zip(left, records, strict=True) if record}
+    path = out / "plans" / f"{plan}.json"
+    if found:
+        write_bundle(path, plan, [found[config] for config in configs if config in found])
+    _raise_for(failures, len(left))
     return path
 
 
-def bundle_finished(plan: str, out: Path | str) -> Path:
+def bundle_finished(plan: str, out: Path | str, go_on: bool = False) -> Path:
     """Bundle what has finished of a named plan below `out`, without running anything, as `run_plan` would.
 
     A sweep of many hours can so be looked at, and kept, while it is under way. Raises ValueError if nothing has
     finished.
     """
-    out, records = Path(out), []
-    for config in plan_configs(plan, out):
+    configs, out = plan_configs(plan, out), Path(out)
+    found = _held(plan, out, configs) if go_on else {}
+    for config in configs:
         ran = replace(config, torch_device=resolve_device(config.torch_device))
         path = out / "runs" / ran.run_id / "record.json"
-        records += [read_record(path)] if path.exists() else []
-    return write_bundle(out / "plans" / f"{plan}.json", plan, records)
+        if path.exists():
+            found[config] = read_record(path)
+    return write_bundle(out / "plans" / f"{plan}.json", plan, [found[config] for config in configs if config in found])
+
+
+def _held(plan: str, out: Path, configs: Sequence[Config]) -> dict[Config, dict]:
+    """The runs among `configs` that the plan's bundle holds, made on whatever device."""
+    try:
+        records, _ = load_plan(plan, out)
+    except FileNotFoundError:
+        return {}
+    return {
+        config: record
+        for config in configs
+        for record in records
+        if record["config"]["method"] == config.method and set(config.differing(record["config"])) <= {"torch_device"}
+    }
 
 
 def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tuple[list[dict | None], list[str]]:

@@ -6,13 +6,12 @@ from statistics import mean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedtiny_lite.experiments.claim import DENSITIES, UNPRUNED
+from fedtiny_lite.experiments.claim import DENSITIES, UNPRUNED, late_accuracy
 from fedtiny_lite.plots.comparison import interval_dots
 from fedtiny_lite.plots.runs import accuracy_row, styles
 from fedtiny_lite.plots.style import figure, subtitle
 from fedtiny_lite.report.claim_tables import (
     Runs,
-    final_accuracy,
     gaps_at_equal_flops,
     gaps_at_equal_rounds,
     runs_at,
@@ -41,13 +40,14 @@ def claim_figure(records: Sequence[Mapping]) -> Figure:
     left.set_xlabel("prunable density (kept / all)")
     right.set_xlabel(f"rounds finished, density {sorted(shown)[len(shown) // 2]:g}")
     accuracy_row(fig)
-    what = f"{_DATA}, {_seeds(records)}; measured on the test images\nbars: 95 % t interval of the mean over seeds"
+    what = f"{_DATA}, {_seeds(records)}; measured on the test images\n"
+    what += "left: mean of the last five rounds; bars: 95 % t interval of the mean over seeds"
     subtitle(fig, "Every method where models are very sparse", what)
     return fig
 
 
 def _over_density(ax: Axes, arm: str, shown: Mapping[float, Runs], **style: object) -> None:
-    found = {d: [final_accuracy(r) for r in runs[arm].values()] for d, runs in shown.items() if arm in runs}
+    found = {d: [late_accuracy(r) for r in runs[arm].values()] for d, runs in shown.items() if arm in runs}
     means = [mean(values) for values in found.values()]
     halves = [t_interval(v)[0] - t_interval(v)[1] if len(v) > 1 else 0.0 for v in found.values()]
     width = 2.6 if arm == FEDTINY else 1.4
@@ -67,7 +67,7 @@ def flops_figure(records: Sequence[Mapping]) -> Figure:
         runs = {arm: found for arm, found in runs_at(records, density).items() if arm != UNPRUNED}
         for arm, (colour, marker, _) in styles(runs).items():
             of_arm = list(runs[arm].values())
-            cost, accuracy = mean(map(total_flops, of_arm)), mean(map(final_accuracy, of_arm))
+            cost, accuracy = mean(map(total_flops, of_arm)), mean(map(late_accuracy, of_arm))
             size = 130 if arm == FEDTINY else 45
             ax.scatter(cost, accuracy, s=size, color=colour, marker=marker or "o", label=arm, zorder=3)
         ax.set_xscale("log")

@@ -7,7 +7,7 @@ from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, OURS, UNPRUNED, Values
+from fedtiny_lite.experiments.claim import ARMS, LATE, OURS, UNPRUNED, Values, late_accuracy
 from fedtiny_lite.report.intervals import holm, p_value, t_interval
 from fedtiny_lite.report.labels import FEDTINY
 
@@ -22,7 +22,7 @@ def arm_of(record: Mapping, arms: Mapping[str, Values] = ARMS) -> str:
 
 def final_accuracy(record: Mapping) -> float:
     """Test accuracy after the last round; 0.1, a guess among ten classes, for a run that diverged."""
-    return record["final"]["test_accuracy"] if record["complete"] else 1 / 10
+    return record["final"]["test_accuracy"] if record["complete"] else 0.1
 
 
 def total_flops(record: Mapping) -> float:
@@ -31,15 +31,16 @@ def total_flops(record: Mapping) -> float:
 
 
 def accuracy_within(record: Mapping, flops: float) -> float:
-    """Test accuracy after the last round that ends within so many training FLOPs, what precedes training included.
+    """Mean test accuracy over the last rounds that end within so many training FLOPs, the start counted as one.
 
-    If not even the first round does, it is the accuracy at the start.
+    It is the mean over as many rounds as `late_accuracy` takes, or over all there are. What precedes training counts
+    as spent; if not even the first round ends within `flops`, it is the accuracy at the start.
     """
     before = sum(entry["training_flops"] for entry in record["prelude"])
     spent = accumulate((entry["training_flops"] for entry in record["rounds"]), initial=before)
     entries = zip(spent, (record["start"], *record["rounds"]), strict=True)
     reached = [entry["test_accuracy"] for total, entry in entries if total <= flops]
-    return reached[-1] if reached else record["start"]["test_accuracy"]
+    return mean(reached[-LATE["test"] :] or [record["start"]["test_accuracy"]])
 
 
 Runs = Mapping[str, Mapping[int, Mapping]]
@@ -58,7 +59,7 @@ def runs_at(records: Sequence[Mapping], density: float) -> Runs:
 
 def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
     """Accuracy of FedTiny minus that of an arm, a number per seed of both."""
-    return [final_accuracy(ours) - final_accuracy(theirs) for ours, theirs in _pairs(runs, arm)]
+    return [late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in _pairs(runs, arm)]
 
 
 def gaps_at_equal_flops(runs: Runs, arm: str) -> list[float]:
@@ -91,7 +92,7 @@ def claim_table(runs: Runs) -> pd.DataFrame:
 
 def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
     records = list(runs[arm].values())
-    accuracies = [final_accuracy(record) for record in records]
+    accuracies = [late_accuracy(record) for record in records]
     spent = mean(map(total_flops, records)) / mean(map(total_flops, runs[FEDTINY].values())) if FEDTINY in runs else nan
     row = {"mean": mean(accuracies), "seeds": len(records), "accuracy": with_interval(accuracies)}
     if arm != FEDTINY:
@@ -121,7 +122,7 @@ def claim_verdict(runs: Runs) -> str:
         return "not tested yet"
     corrected = holm([p_value(found) for found in gaps.values()])
     ahead = [arm for arm, p in zip(rivals, corrected, strict=True) if p < 0.05 and mean(gaps[arm]) > 0]
-    best = max(rivals, key=lambda arm: mean(map(final_accuracy, runs[arm].values())))
+    best = max(rivals, key=lambda arm: mean(map(late_accuracy, runs[arm].values())))
     if len(ahead) == len(rivals):
         return "holds"
     if t_interval(gaps[best])[2] < 0:
