@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
+from fedtiny_lite.config import FILE, METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
 from fedtiny_lite.settings import rules
@@ -45,7 +45,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         epilog=_settings_help(_named_method(arguments)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    one.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: fedtiny)")
+    one.add_argument("--method", help=f"one of {', '.join(METHODS)}, or {FILE}PATH (default: fedtiny)")
     one.add_argument("--seed", type=int, help="root of all randomness (default: 0)")
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings, see below")
     one.set_defaults(command=run_command)

@@ -8,14 +8,18 @@ setting, so that a deviation is always visible in the record. The defaults are t
 import hashlib
 import importlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting
 
+FILE = "file:"
+"""How the method in a file of one's own is named: file:PATH."""
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
 _run, _data, _clients, _model, _training, _budget, _machine = (
     partial(setting, group=group) for group in ("run", "data", "clients", "model", "training", "budget", "machine")
@@ -27,7 +31,7 @@ Kind = TypeVar("Kind", bound=Settings)
 class Config(Settings):
     """The settings of one run. Raises ValueError naming the setting, the value given and what is allowed."""
 
-    method: str = _run("fedtiny", "what to run", choices=METHODS)
+    method: str = _run("fedtiny", f"what to run; or {FILE}PATH, a file with a METHOD", choices=METHODS, prefix=FILE)
     seed: int = _run(0, "root of all randomness of the run", low=0)
     score_on: str = _run(
         "test",
@@ -99,6 +103,7 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "method", stamped(self.method))
         kind = own_settings(self.method)
         if self.own is None:
             object.__setattr__(self, "own", kind())
@@ -110,6 +115,10 @@ class Config(Settings):
                 f"it must be at most that, or 0 for all"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process is made anew from its settings: it loads a method's file for itself."""
+        return _from_settings, ({rule.name: getattr(self, rule.name) for rule in rules(Config)} | self.identity(),)
+
     @property
     def run_id(self) -> str:
         """A readable slug and 8 hex digits of the settings that differ from their defaults.
@@ -119,9 +128,8 @@ class Config(Settings):
         changed = {name: value for name, value in self.identity().items() if value != self._defaults()[name]}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         dataset = Path(self.dataset.removeprefix("folder:")).name
-        return (
-            f"{self.method}-{dataset}-{self.model}{self.width}-d{self.density:g}-a{self.alpha:g}-s{self.seed}-{digest}"
-        )
+        method = Path(self.method.removeprefix(FILE).partition("#")[0]).stem
+        return f"{method}-{dataset}-{self.model}{self.width}-d{self.density:g}-a{self.alpha:g}-s{self.seed}-{digest}"
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a result, the method's own among them, as plain JSON."""
@@ -177,13 +185,49 @@ PROFILES: dict[str, Profile] = {
 
 
 def load_method(name: str) -> Any:
-    """The METHOD (`protocol.Method`) of the file of this name in `methods/`, loaded when it is first asked for.
+    """The METHOD (`protocol.Method`) of the file of this name in `methods/`, or of file:PATH, loaded at the first call.
 
-    Raises ValueError for a method that has no file.
+    Raises ValueError for a method that has no file, or whose file has no METHOD.
     """
+    if name.startswith(FILE):
+        return _method_in(stamped(name))
     if name not in METHODS:
         raise ValueError(f"method = {name!r}: choose one of {', '.join(METHODS)}")
     return importlib.import_module(f"fedtiny_lite.methods.{name}").METHOD
+
+
+def stamped(method: str) -> str:
+    """The name of a method; that in a file of one's own with 8 hex digits of its content, as file:PATH#5f3a09bc.
+
+    So another content is another run. Raises ValueError for a file that is not there.
+    """
+    if not method.startswith(FILE) or "#" in method:
+        return method
+    return f"{method}#{_stamp(_content(method))}"
+
+
+def _stamp(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def _content(name: str) -> str:
+    path = Path(name.removeprefix(FILE).partition("#")[0])
+    if not path.is_file():
+        raise ValueError(f"method = {name!r}: there is no file {path}")
+    return path.read_text(encoding="utf-8")
+
+
+@lru_cache
+def _method_in(name: str) -> Any:
+    """The METHOD of a file, by its `stamped` name. Raises ValueError for a file that has changed or has none."""
+    content, (place, _, stamp) = _content(name), name.partition("#")
+    if stamp != _stamp(content):
+        raise ValueError(f"method = {name!r}: the file has changed; name it {place} to run it as it is now")
+    module = sys.modules[f"method_{stamp}"] = ModuleType(f"method_{stamp}")  # where dataclasses look themselves up
+    exec(compile(content, place.removeprefix(FILE), "exec"), vars(module))
+    if not hasattr(module, "METHOD"):
+        raise ValueError(f"method = {name!r}: the file defines no METHOD; docs/methods.md shows one")
+    return module.METHOD
 
 
 def own_settings(method: str) -> type[Settings]:
@@ -208,6 +252,10 @@ def make_config(profile: str | Profile = "digits", **settings: Any) -> Config:
     values = {name: value for name, value in base.items() if name in own | common} | settings
     mine = own_settings(method)(**{name: value for name, value in values.items() if name in own})
     return Config(own=mine, **{name: value for name, value in values.items() if name in common})
+
+
+def _from_settings(values: Mapping[str, Any]) -> Config:
+    return make_config({}, **values)
 
 
 def _profile(profile: str | Profile) -> Profile:

@@ -20,6 +20,7 @@ def setting(
     default: Any,
     help: str,
     choices: tuple[str, ...] | None = None,
+    prefix: str | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -28,10 +29,11 @@ def setting(
 ) -> Any:
     """A dataclass field with its rule; its values have the type of `default`: int, float or str.
 
-    `low` and `high` are allowed themselves, `above` is not. `group`: the heading under which help prints the setting.
-    `identity=False`: the setting cannot change a result, so it is no part of a run's name.
+    `prefix`: words that begin with it are allowed beside the `choices`. `low` and `high` are allowed themselves,
+    `above` is not. `group`: the heading under which help prints the setting. `identity=False`: the setting cannot
+    change a result, so it is no part of a run's name.
     """
-    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    limits = {"choices": choices, "prefix": prefix, "low": low, "high": high, "above": above}
     return field(default=default, metadata={"help": help, "group": group, "identity": identity} | limits)
 
 
@@ -83,10 +85,14 @@ def _check(rule: Rule, value: Any) -> None:
     given, limits, kind = f"{rule.name} = {value!r}", rule.metadata, kind_of(rule)
     if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
         raise ValueError(f"{given}: this setting takes {_KINDS[kind]}")
-    if limits["choices"] and value not in limits["choices"]:
+    if limits["choices"] and value not in limits["choices"] and not _begins(value, limits["prefix"]):
         raise ValueError(f"{given}: choose one of {', '.join(limits['choices'])}")
     if kind is not str and not _in_range(value, limits["low"], limits["above"], limits["high"]):
         raise ValueError(f"{given}: {_range(rule)}")
+
+
+def _begins(word: str, prefix: str | None) -> bool:
+    return prefix is not None and word.startswith(prefix)
 
 
 def _in_range(value: float, low: float | None, above: float | None, high: float | None) -> bool:

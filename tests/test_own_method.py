@@ -1,0 +1,115 @@
+"""A method in a file of one's own: found by its path, told apart by its content, judged before it is raced."""
+
+import json
+import pickle
+
+import pytest
+
+from fedtiny_lite.__main__ import main
+from fedtiny_lite.config import load_method, make_config
+from fedtiny_lite.exercises.own_method import check_method
+from fedtiny_lite.simulation.rounds import run
+
+HEAD = """\
+from dataclasses import dataclass
+
+import torch
+
+from fedtiny_lite.federated.protocol import Method
+from fedtiny_lite.federated.server import pretrained
+from fedtiny_lite.federated.state import State, masked_start
+from fedtiny_lite.methods._averaging import AVERAGING
+from fedtiny_lite.model.masks import Mask, global_top_mask
+from fedtiny_lite.settings import Settings, setting
+
+
+def start(server):
+    weights, task = pretrained(server), server.task
+    scores = {name: weights[name].abs() for name in task.sizes}
+"""
+START = "    return masked_start(weights, global_top_mask(scores, task.budget))\n"
+METHOD = '\n\nMETHOD = Method("mine", "masks that stay", start, AVERAGING)\n'
+SMALL = dict(width=2, rounds=1, clients=2)
+
+
+@pytest.fixture
+def method(tmp_path):
+    """Writes a method's file and returns the name of the method."""
+
+    def write(ending: str = START, method: str = METHOD) -> str:
+        path = tmp_path / "my_method.py"
+        path.write_text(HEAD + ending + method, encoding="utf-8")
+        return f"file:{path}"
+
+    return write
+
+
+def test_it_runs_like_any_other(method, tmp_path):
+    config = make_config("smoke", method=method(), **SMALL)
+    record = run(config, tmp_path)
+    assert record["complete"] and record["method"] == {"label": "mine", "family": "masks that stay"}
+    assert record["config"]["method"] == config.method and record["run_id"].startswith("my_method-digits-cnn2-")
+    assert make_config({}, **record["config"]) == config
+
+
+def test_worker_processes_load_the_file_too(method):
+    config = make_config("smoke", method=method(), **SMALL)
+    assert pickle.loads(pickle.dumps(config)) == config
+    one, two = (run(config.changed(workers=workers))["rounds"][0]["test_loss"] for workers in (1, 2))
+    assert one == two
+
+
+def test_another_content_is_another_run(method):
+    before = make_config("smoke", method=method())
+    after = make_config("smoke", method=method(START.replace("task.budget", "task.budget // 2")))
+    assert before.run_id != after.run_id and before != after
+    with pytest.raises(ValueError, match=r"the file has changed; name it file:.*my_method\.py to run it as it is now"):
+        make_config("smoke", method=before.method.replace(before.method[-8:], "0" * 8))
+
+
+def test_settings_of_its_own(method):
+    own = """
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Settings):
+    strength: float = setting(0.5, "how strong", above=0)
+
+
+METHOD = Method("mine", "masks that stay", start, AVERAGING, settings=Own)
+"""
+    config = make_config("smoke", method=method(method=own), strength=0.25)
+    assert config.identity()["strength"] == 0.25 and pickle.loads(pickle.dumps(config)) == config
+    assert config.changed(strength=1).own.strength == 1
+
+
+def test_what_is_no_method_is_refused(method, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no file .*none\.py"):
+        make_config(method=f"file:{tmp_path}/none.py")
+    with pytest.raises(ValueError, match=r"the file defines no METHOD; docs/methods\.md shows one"):
+        load_method(method(method=""))
+
+
+def test_the_command_line_takes_it(method, tmp_path, capsys):
+    small = [f"{name}={value}" for name, value in SMALL.items()]
+    arguments = ["run", "--profile", "smoke", "--method", method(), "--out", str(tmp_path), "--set", *small]
+    assert main(arguments) == 0
+    with open(capsys.readouterr().out.splitlines()[-1], encoding="utf-8") as record:
+        assert json.load(record)["method"]["label"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (START, "✓ Ready: it keeps 53 of at most 53 weights"),
+        ("", "✗ start(server) returns a NoneType; end it with `return masked_start(weights, mask)`."),
+        ("    return masked_start(weights, mask)\n", "✗ start(server) raises NameError: name 'mask' is not defined"),
+        (START.replace("task.budget", "60"), "✗ The mask keeps 60 weights and the budget is 53"),
+        ("    return State(weights, global_top_mask(scores, 50))\n", "non-zero weights outside its mask"),
+        (START.replace("scores,", "dict(list(scores.items())[1:]),"), "✗ The mask must name conv2.weight, "),
+        (START.replace("scores", "{n: torch.rand(s.shape) for n, s in scores.items()}"), "gives another mask"),
+        (START.replace("weights,", "{n: w / 2 for n, w in weights.items()},"), "starts from other values"),
+    ],
+)
+def test_a_start_is_judged(method, ending, said, capsys):
+    check_method(make_config("smoke", method=method(ending), width=4, density=0.0122, prune_linear="yes"))
+    assert said in capsys.readouterr().out
