@@ -12,10 +12,11 @@ LOWEST ?= .venv-lowest
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test quick test-lowest lab site figures bench strip
+.PHONY: help reproduce flower-demo test quick test-lowest lab site figures bench strip
 
 help:
 	@echo "make reproduce   run every notebook, write figures, HTML report and claims to $(OUT)/ (PROFILE=$(PROFILE))"
+	@echo "make flower-demo one run on Flower: a SuperLink and three SuperNodes as processes of this machine"
 	@echo "make test        lint, types, unit tests, and every notebook at profile smoke"
 	@echo "make quick       unit tests alone, without the slow ones and the notebooks"
 	@echo "make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
@@ -27,6 +28,9 @@ help:
 
 reproduce: $(INSTALLED)
 	$(BIN)/python -m fedtiny_lite notebooks --profile $(PROFILE) --out $(OUT)
+
+flower-demo: $(INSTALLED)
+	$(BIN)/python -m fedtiny_lite.flower.loopback --out $(OUT)/flower
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -28,9 +28,10 @@ def requirements(lines) -> dict[str, Requirement]:
 
 
 RUNTIME = requirements(PROJECT["dependencies"])
-WITH_ONNX = RUNTIME | requirements(PROJECT["optional-dependencies"]["onnx"])
-DIRECT = WITH_ONNX | requirements(PROJECT["optional-dependencies"]["test"])
-assert DIRECT.pop(PROJECT["name"]).extras == {"onnx"}
+EXTRAS = {name: requirements(PROJECT["optional-dependencies"][name]) for name in ("onnx", "flower", "test")}
+WITH_ONNX, WITH_FLOWER = RUNTIME | EXTRAS["onnx"], RUNTIME | EXTRAS["flower"]
+DIRECT = WITH_ONNX | WITH_FLOWER | EXTRAS["test"]
+assert DIRECT.pop(PROJECT["name"]).extras == {"onnx", "flower"}
 PINS, LOWEST = (
     requirements((ROOT / f"{name}.txt").read_text().splitlines()) for name in ("constraints", "constraints-lowest")
 )
@@ -40,12 +41,12 @@ def test_conda_environment_is_the_project_under_conda_names():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     *lines, python_packages = conda["dependencies"]
     assert conda["channels"] == ["conda-forge", "nodefaults"]
-    assert python_packages == {"pip": ["-e ."]}
+    assert python_packages == {"pip": ["-e .[flower]"]}  # Flower's minor version is pinned, and conda-forge has its own
     found = {CONDA_NAMES.get(name, name): entry for name, entry in requirements(lines).items()}
     assert str(found.pop("python").specifier) == PROJECT["requires-python"]
     found.pop("pip")
     assert {name: entry.specifier for name, entry in found.items()} == {
-        name: entry.specifier for name, entry in DIRECT.items()
+        name: entry.specifier for name, entry in DIRECT.items() if name not in EXTRAS["flower"]
     }
 
 
@@ -112,7 +113,7 @@ def imported(folders) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folders", "declared"),
-    [(["fedtiny_lite", "notebooks"], RUNTIME), (["benchmarks"], WITH_ONNX), (["tests"], DIRECT)],
+    [(["fedtiny_lite", "notebooks"], WITH_FLOWER), (["benchmarks"], WITH_ONNX), (["tests"], DIRECT)],
     ids=["package", "benchmarks", "tests"],
 )
 def test_what_is_imported_is_declared(folders, declared):
@@ -136,6 +137,23 @@ def test_an_old_python_is_refused_before_anything_is_made(tmp_path):
 
 def test_every_verb_of_the_makefile_is_there_and_explained():
     text = (ROOT / "Makefile").read_text()
-    verbs = {"reproduce", "test", "quick", "lab", "site", "figures", "bench", "strip"}
-    assert set(re.findall(r"^(\w+): \$\(INSTALLED\)$", text, re.MULTILINE)) == verbs
+    verbs = {"reproduce", "flower-demo", "test", "quick", "lab", "site", "figures", "bench", "strip"}
+    assert set(re.findall(r"^([\w-]+): \$\(INSTALLED\)$", text, re.MULTILINE)) == verbs
     assert set(re.findall(r'^\t@echo "make ([\w-]+) ', text, re.MULTILINE)) == verbs | {"test-lowest"}
+
+
+def test_only_the_flower_room_imports_flower():
+    """So that the package runs without the extra."""
+    imports = re.compile(r"^\s*(import|from) flwr", re.MULTILINE)
+    found = {path.parent.name for path in (ROOT / "fedtiny_lite").rglob("*.py") if imports.search(path.read_text())}
+    assert found == {"flower"}
+
+
+def test_the_flower_app_is_the_flower_room():
+    app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    for reference in app["components"].values():
+        module, _, name = reference.partition(":")
+        assert (ROOT / f"{module.replace('.', '/')}.py").read_text().count(f"\n{name} = ") == 1
+    [pin] = PINS["flwr"].specifier
+    following = f"1.{Version(pin.version).minor + 1}"
+    assert EXTRAS["flower"]["flwr"].specifier == SpecifierSet(f">={pin.version},<{following}")

@@ -1,0 +1,1 @@
+"""The same methods on Flower: a ServerApp and a ClientApp around the round loop and the client's answer."""

@@ -1,0 +1,37 @@
+"""The Flower ServerApp: the round loop of every run, with the clients on Flower's nodes.
+
+Its settings are the run config in pyproject.toml, which `flwr run . --run-config '…'` overrides. Flower reports success
+for a run that failed, so judge by the record: a finished one says `"complete": true`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedtiny_lite.config import Config, make_config, parse_settings
+from fedtiny_lite.flower.folders import read_holdings
+from fedtiny_lite.flower.place import OnFlower
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import Holdings, hand_out, resolve_device
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run; the last line printed is the path of its record."""
+    own = context.run_config
+    config = make_config(str(own["profile"]), **parse_settings(str(own["settings"]).split()))
+    config = replace(config, torch_device=resolve_device(config.torch_device))
+    numbers = [float(own[name]) for name in ("min-clients", "wait", "round-timeout")]
+    place = OnFlower(grid, config, holdings(config, str(own["holdings"])), int(numbers[0]), *numbers[1:])
+    folder = Path(str(own["out"])) / "runs"
+    record = run(config, folder, place=place)
+    print(folder / record["run_id"] / "record.json", flush=True)
+
+
+def holdings(config: Config, folder: str) -> Holdings:
+    """What the server holds: its folder, or its part of the data set that the settings name."""
+    return read_holdings(Path(folder)) if folder else hand_out(config)

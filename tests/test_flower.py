@@ -1,0 +1,319 @@
+"""On Flower a run leaves the same record, bit for bit: on nodes in this process, and on real SuperNodes over loopback.
+
+Here `Nodes` stands in for Flower's simulation engine, which needs Ray (225 MB): it hands Flower's messages to the
+ClientApp. Where Ray is installed, the engine itself runs too.
+"""
+
+import functools
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("flwr")
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedtiny_lite.config import METHODS
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.federated.messages import unpack
+from fedtiny_lite.federated.protocol import Heard, Lost
+from fedtiny_lite.flower import client_app, server_app
+from fedtiny_lite.flower.envelopes import EXCHANGE, SURVEY, enclosed, opened
+from fedtiny_lite.flower.folders import SAMPLES, hand_over, read_holdings, read_split, write_split
+from fedtiny_lite.flower.place import OnFlower, read_answer
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation.places import FORGOT
+from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import hand_out
+from tests.helpers import Stop, four_clients
+
+EVENTFUL = {"fl_pqsu": dict(lr=0.3), "lotteryfl": dict(lottery_accuracy=0.15)}
+CLIENTS = 4
+
+
+def tiny(method="fedtiny", **settings):
+    return four_clients(method=method, **dict(rounds=3, adjust_until=3) | EVENTFUL.get(method, {}) | settings)
+
+
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # as Flower does before it runs a ServerApp
+
+
+@functools.cache
+def in_process(method: str) -> bytes:
+    return schema.canonical(run(tiny(method)))
+
+
+class Nodes(Grid):
+    """Flower's nodes in this process, each with a number of its own, a node config and a context that lasts.
+
+    `change`: what happens to (client, question, its answer); None = the node never answers.
+    """
+
+    def __init__(self, configs: dict[int, dict], change=lambda k, question, answer: answer):
+        self.configs = {100 + k: config for k, config in configs.items()}
+        self.contexts = {node: Context(1, node, config, RecordDict(), {}) for node, config in self.configs.items()}
+        self.change, self.answers, self.numbers, self.sent = change, {}, itertools.count(), []
+
+    def set_run(self, run):
+        raise NotImplementedError
+
+    run = property()
+
+    def create_message(self, *_, **__):
+        raise NotImplementedError
+
+    def send_and_receive(self, *_, **__):
+        raise NotImplementedError
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def push_messages(self, messages):
+        names = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = name = str(next(self.numbers))
+            node = message.metadata.dst_node_id
+            names.append(name)
+            self.sent.append(message)
+            answer = self.change(node - 100, message, self._answer(message, node))
+            if answer is not None:
+                self.answers[name] = answer
+        return names
+
+    def _answer(self, message, node):
+        try:
+            return client_app.app(message=message, context=self.contexts[node])
+        except Exception as error:  # as Flower does it
+            return Message(Error(code=2, reason=repr(error)), reply_to=message)
+
+    def pull_messages(self, names):
+        return [self.answers.pop(name) for name in reversed(list(names)) if name in self.answers]  # the last one first
+
+
+def partitioned(config) -> dict[int, dict]:
+    """As Flower's simulation tells its nodes."""
+    return {k: {"partition-id": k, "num-partitions": config.clients} for k in range(config.clients)}
+
+
+def on_nodes(config, nodes: Nodes, out=None, on_round=None, **options):
+    return run(config, out, on_round, OnFlower(nodes, config, hand_out(config), **options))
+
+
+# --- equal records ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_leaves_the_same_record_on_flower(method):
+    nodes = Nodes(partitioned(tiny(method)))
+    assert schema.canonical(on_nodes(tiny(method), nodes)) == in_process(method)
+    assert {message.metadata.message_type for message in nodes.sent} >= {SURVEY, EXCHANGE}
+
+
+@pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "feddst"])
+def test_devices_with_folders_of_their_own_leave_it_too(method, tmp_path):
+    """The server holds no client's samples; the clients' memories are files in their folders."""
+    config = tiny(method)
+    hand_over(config, tmp_path)
+    holdings = read_holdings(tmp_path / "server")
+    assert holdings.splits == ()
+    nodes = Nodes({k: {"client": k, "folder": str(tmp_path / f"client{k}")} for k in range(CLIENTS)})
+    record = run(config, tmp_path / "runs", place=OnFlower(nodes, config, holdings))
+    assert schema.canonical(record) == in_process(method)
+    for k in range(CLIENTS):
+        assert 1 <= len(list((tmp_path / f"client{k}" / "memories" / config.run_id).iterdir())) <= 2
+
+
+def test_the_server_app_reads_its_run_config(tmp_path, capsys):
+    config = tiny(rounds=1)
+    settings = " ".join(f"{name}={value}" for name, value in config.identity().items())
+    own = {"profile": "digits", "settings": settings, "out": str(tmp_path), "holdings": ""}
+    own |= {"min-clients": 0, "wait": 60.0, "round-timeout": 0.0}
+    server_app.app(Nodes(partitioned(config)), Context(1, 0, {}, RecordDict(), own))
+    path = Path(capsys.readouterr().out.split()[-1])
+    assert path == tmp_path / "runs" / config.run_id / "record.json"
+    assert schema.canonical(schema.read_record(path)) == schema.canonical(run(config))
+
+
+def test_fewer_clients_a_round_are_asked_alone():
+    config = tiny(clients_per_round=2)
+    nodes = Nodes(partitioned(config))
+    record = on_nodes(config, nodes)
+    assert schema.canonical(record) == schema.canonical(run(config))
+    trained = [m for m in nodes.sent if m.metadata.message_type == EXCHANGE and m.metadata.group_id == "2"]
+    assert sorted(m.metadata.dst_node_id - 100 for m in trained) == record["rounds"][2]["asked"]
+
+
+# --- faults -----------------------------------------------------------------------------------------------
+
+
+def round_of(message) -> int | None:
+    return opened(message.content)[1]["round"] if message.metadata.message_type == EXCHANGE else None
+
+
+@pytest.mark.parametrize("kind", ["never answers", "raises", "leaves"])
+def test_the_round_closes_without_a_client_that_is_lost(kind):
+    config = tiny("magnitude")
+
+    def change(k, question, answer):
+        if (k, round_of(question)) != (1, 1):
+            return answer
+        return None if kind == "never answers" else Message(Error(2, "killed"), reply_to=question)
+
+    def leave(entry, state):
+        if kind == "leaves" and entry["round"] == 0:
+            del nodes.contexts[101]
+
+    nodes = Nodes(partitioned(config), change if kind != "leaves" else lambda k, question, answer: answer)
+    record = on_nodes(config, nodes, on_round=leave, timeout=0.3)
+    reason = {"never answers": "no answer within 0.3 s", "raises": "Flower says: killed"}.get(kind, "not connected")
+    assert record["complete"] and reason in record["rounds"][1]["lost"]["1"]
+    assert record["rounds"][1]["asked"] == [0, 1, 2, 3] and record["rounds"][1]["rejected_clients"] == []
+    assert ["lost" in entry for entry in record["rounds"]] == [False, True, kind == "leaves"]
+
+
+def test_too_few_answers_stop_the_run_which_goes_on_when_the_clients_are_back(tmp_path):
+    config = tiny(min_replies=3)
+    gone = Nodes(partitioned(config), lambda k, question, answer: None if k < 2 and round_of(question) == 1 else answer)
+    with pytest.raises(FloatingPointError, match=r"2 of 4 replies .*client 0: no answer within 0\.3 s"):
+        on_nodes(config, gone, tmp_path, timeout=0.3)
+    gone.change = lambda k, question, answer: answer
+    assert schema.canonical(on_nodes(config, gone, tmp_path)) == in_process("fedtiny")
+
+
+def test_a_client_that_comes_back_as_another_node_is_found(tmp_path):
+    """With its folder it is the same client and remembers; the round in which it was gone was closed without it."""
+    config = tiny("lotteryfl")
+    hand_over(config, tmp_path)
+    nodes = Nodes({k: {"client": k, "folder": str(tmp_path / f"client{k}")} for k in range(CLIENTS)})
+
+    def leave_and_return(entry, state):
+        if entry["round"] == 0:
+            del nodes.contexts[101]
+        if entry["round"] == 1:
+            told = {"client": 1, "folder": str(tmp_path / "client1")}
+            nodes.contexts[101 + 900] = Context(1, 1001, told, RecordDict(), {})
+
+    record = on_nodes(config, nodes, on_round=leave_and_return)
+    assert [list(entry.get("lost", {})) for entry in record["rounds"]] == [[], ["1"], []]
+    assert all(entry["rejected_clients"] == [] for entry in record["rounds"])
+
+
+def test_an_answer_that_comes_late_or_twice_changes_nothing():
+    """The answer of round 0 comes again with that of round 1, and counts for neither round 1 nor client."""
+    config, old = tiny("magnitude"), {}
+
+    def change(k, question, answer):
+        if round_of(question) == 0:
+            old[k] = answer
+        if round_of(question) == 1:
+            nodes.answers["late"] = old[k]
+        return answer
+
+    nodes = Nodes(partitioned(config), change)
+    pull = nodes.pull_messages
+    nodes.pull_messages = lambda names: [nodes.answers.pop(n) for n in ["late"] if n in nodes.answers] + 2 * pull(names)
+    nodes.pull_messages = lambda names: [*pull(["late"]), *(found := pull(names)), *found]
+    assert schema.canonical(on_nodes(config, nodes)) == in_process("magnitude")
+
+
+@pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "fl_pqsu"])
+def test_a_server_that_is_stopped_and_resumed_leaves_the_same_record(method, tmp_path):
+    """After the clients answered round 2 and before the server could note it, under the same and under new contexts."""
+    config = tiny(method)
+    hand_over(config, tmp_path)
+    told = {k: {"client": k, "folder": str(tmp_path / f"client{k}")} for k in range(CLIENTS)}
+
+    def stop(k, question, answer):
+        if round_of(question) == 2 and k == CLIENTS - 1:
+            raise Stop
+        return answer
+
+    with pytest.raises(Stop):
+        on_nodes(config, Nodes(told, stop), tmp_path / "runs")
+    assert schema.canonical(on_nodes(config, Nodes(told), tmp_path / "runs")) == in_process(method)
+
+
+def test_a_run_waits_for_clients_and_says_how_many_came():
+    config = tiny("magnitude")
+    nodes = Nodes({k: told for k, told in partitioned(config).items() if k < 3})
+    with pytest.raises(RuntimeError, match=r"3 of 4 clients came within 0\.2 s"):
+        on_nodes(config, nodes, wait=0.2)
+    record = on_nodes(config, nodes, clients=3)
+    assert record["complete"] and record["prelude"][0]["lost"] == {"3": "not there"}
+    assert all(entry["lost"] == {"3": "it is not connected"} for entry in record["rounds"])
+
+
+def test_two_nodes_that_are_the_same_client_are_one(capsys):
+    config = tiny("magnitude")
+    nodes = Nodes(partitioned(config) | {7: {"partition-id": 1}, 8: {"partition-id": 99}})
+    assert schema.canonical(on_nodes(config, nodes)) == in_process("magnitude")
+    told = capsys.readouterr().out
+    assert told.count("says that it is client 1, which is taken") == 1
+    assert told.count("this SuperNode is client 99, and the run has clients 0 to 3") == 1
+
+
+# --- what is not trusted ----------------------------------------------------------------------------------
+
+
+def test_a_message_is_bytes_and_plain_values_and_nothing_else():
+    content = enclosed(b"question", memory="0a", round=-1)
+    assert opened(content) == (b"question", {"memory": "0a", "round": -1})
+    assert opened(enclosed(b""))[0] == b""
+    for wrong in (RecordDict(), RecordDict({"about": ConfigRecord({})}), RecordDict({"message": ConfigRecord({})})):
+        with pytest.raises(ValueError, match="a Flower message without"):
+            opened(wrong)
+
+
+def test_what_a_node_says_about_its_answer_is_checked():
+    right = dict(memory="0a", trained_on=["dense"], flops=1, kept=2, state_bytes=3)
+    assert read_answer(b"reply", right) == Heard(b"reply", "0a", 1, 2, 3, ("dense",))
+    assert read_answer(b"", {"forgot": True}) is FORGOT
+    for name, values in {
+        "memory": (None, 3, "x" * 65),
+        "trained_on": (None, "dense"),
+        "flops": (-1, 1.5, None, 2**70),
+        "kept": ("2", True),
+        "state_bytes": (None,),
+    }.items():
+        for value in values:
+            assert isinstance(read_answer(b"reply", right | {name: value}), Lost), (name, value)
+
+
+def test_a_device_without_samples_or_with_strange_ones_is_named(tmp_path):
+    write_split(tmp_path, SAMPLES, Split(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2])))
+    assert len(read_split(tmp_path, SAMPLES)) == 3
+    with pytest.raises(ValueError, match="labels from 0 to 1"):
+        client_app.checked(read_split(tmp_path, SAMPLES), 2)
+    np.savez(tmp_path / "samples.npz", images=np.zeros((3, 8, 8)), labels=np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match=r"samples\.npz: images must be uint8 .*it must hold images"):
+        read_split(tmp_path, SAMPLES)
+    (tmp_path / "samples.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(ValueError, match=r"samples\.npz"):
+        read_split(tmp_path, SAMPLES)
+    (tmp_path / "server.json").write_text("[]")
+    with pytest.raises(ValueError, match="must name the classes"):
+        read_holdings(tmp_path)
+    with pytest.raises(ValueError, match="which client it is"):
+        client_app.number(Context(1, 1, {}, RecordDict(), {}))
+
+
+def test_what_leaves_a_device_is_the_reply_and_a_few_values(tmp_path):
+    """No image, no label, no memory."""
+    config = tiny()
+    replies = []
+
+    def note(k, question, answer):
+        replies.append(answer)
+        return answer
+
+    on_nodes(config, Nodes(partitioned(config), note))
+    for reply in replies:
+        data, about = opened(reply.content)
+        assert about.keys() in ({"client"}, {"memory", "trained_on", "flops", "kept", "state_bytes"})
+        assert len(json.dumps(about)) < 200 and unpack(data).tensors.keys().isdisjoint({"images", "labels", "pool"})
