@@ -17,7 +17,7 @@ from fedtiny_lite.experiments.notebook_runner import find_notebooks
 def counts(path: Path) -> dict[str, float]:
     """The counts of one notebook, by name of column."""
     cells = nbformat.read(path, as_version=4).cells
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    code = [as_python(cell.source) for cell in cells if cell.cell_type == "code"]
     lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in code]
     words = [len(cell.source.split()) for cell in cells if cell.cell_type == "markdown"]
     called = [name for source in code for name in _called(source)]
@@ -30,6 +30,12 @@ def counts(path: Path) -> dict[str, float]:
         "exercises": called.count("check"),
         "figures": called.count("figure") + called.count("savefig"),
     }
+
+
+def as_python(source: str) -> str:
+    """The code of a cell; of one that writes a file, what it writes."""
+    magic, _, rest = source.partition("\n")
+    return rest if magic.startswith("%%") else source
 
 
 def _called(source: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from benchmarks.notebook_counts import counts
+from benchmarks.notebook_counts import as_python, counts
 from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_notebooks
 from fedtiny_lite.records.claims import claims_path, expected_bands
 
@@ -53,7 +53,7 @@ def test_committed_clean(path):
 def test_cells_are_thin(path):
     """No number is set outside the parameters cell; what is written by hand takes functions, and no class."""
     for cell in code_cells(path):
-        tree = ast.parse(cell.source)
+        tree = ast.parse(as_python(cell.source))
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)), cell.source
         if "parameters" not in cell.metadata.get("tags", []):
             values = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]

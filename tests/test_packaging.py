@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from benchmarks.notebook_counts import as_python
 from fedtiny_lite.records.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -92,7 +93,7 @@ def test_citation_and_changelog_name_the_version():
 def sources(folder) -> list[str]:
     """The Python code of a folder: its modules, and its notebooks' cells."""
     cells = [
-        cell.source
+        as_python(cell.source)
         for path in (ROOT / folder).glob("*.ipynb")
         for cell in nbformat.read(path, as_version=4).cells
         if cell.cell_type == "code"

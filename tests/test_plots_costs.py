@@ -8,11 +8,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
+from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import client_costs, costs
 from fedtiny_lite.report import exchanges, tables
 from fedtiny_lite.widgets.costs import density_panel, draw_layers
-from fedtiny_lite.widgets.densities import kept_by_mask
 
 CONFIG = make_config("smoke", density=0.05)
 

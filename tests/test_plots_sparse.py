@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from fedtiny_lite.config import make_config
+from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import export, planes, sparse
 from fedtiny_lite.report import engines
 from fedtiny_lite.sparse import kernels
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, pack, tiles
 from fedtiny_lite.sparse.patterns import build_pattern
-from fedtiny_lite.widgets.densities import kept_by_mask, macs_by_mask, predicted_speed
+from fedtiny_lite.widgets.densities import macs_by_mask, predicted_speed
 from fedtiny_lite.widgets.sparse import draw_speed, speed_panel
 from tests.helpers import seeded
 

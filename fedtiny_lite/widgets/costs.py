@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedtiny_lite.config import Config
+from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import LayerShape, model_bytes, model_state_memory, other_sizes, training_flops
 from fedtiny_lite.plots import clients, costs
 from fedtiny_lite.report import engines
-from fedtiny_lite.widgets.densities import kept_by_mask, speed_at
+from fedtiny_lite.widgets.densities import speed_at
 from fedtiny_lite.widgets.panel import panel
 
 

@@ -7,25 +7,11 @@ from functools import cache
 from torch import nn
 
 from fedtiny_lite.config import Config
+from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import LayerShape
-from fedtiny_lite.model.masks import erk_counts, uniform_counts, weight_budget
-from fedtiny_lite.model.networks import prunable_names
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.files import read_json
 from fedtiny_lite.report import engines
-
-LayerCounts = dict[str, dict[str, int]]
-
-
-def kept_by_mask(config: Config, model: nn.Module) -> LayerCounts:
-    """Weights kept per prunable layer of `model` at the config's density: dense (nothing is pruned), uniform, ERK.
-
-    Raises ValueError if the density does not leave a weight for each layer.
-    """
-    shapes = {name: model.get_parameter(name).shape for name in prunable_names(model, config.prunes_linear)}
-    sizes = {name: shape.numel() for name, shape in shapes.items()}
-    budget = weight_budget(sizes, config.density)
-    return {"dense": sizes, "uniform": uniform_counts(sizes, budget), "ERK": erk_counts(shapes, budget)}
 
 
 def macs_by_mask(config: Config, model: nn.Module, layers: Sequence[LayerShape]) -> dict[str, dict[int, int]]:
