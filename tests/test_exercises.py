@@ -7,11 +7,14 @@ solutions stands in `notebooks/solutions/` under the name of its notebook.
 import ast
 import linecache
 
+import nbformat
 import pytest
 import torch
 
+from benchmarks.notebook_counts import as_python
 from fedtiny_lite.exercises.checking import EXERCISES, check, hint
 from fedtiny_lite.exercises.judging import NOT_TRIED, RIGHT, judge
+from fedtiny_lite.experiments.notebook_runner import find_notebooks
 from fedtiny_lite.records.files import ROOT
 
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.py"))
@@ -21,6 +24,7 @@ SOURCES = {
     for node in ast.parse(path.read_text(encoding="utf-8")).body
     if isinstance(node, ast.FunctionDef)
 }
+LESSONS = [path for path in find_notebooks() if "Lesson(" in path.read_text(encoding="utf-8")]
 BREAKS = [
     # exercise, what is exchanged, for what, what the judgement says
     ("keep_largest", ".abs()", "", "signed"),
@@ -291,3 +295,23 @@ def test_hints(capsys):
         hint("combine", 3)
     with pytest.raises(ValueError, match="no exercise is called 'x'; there are: density"):
         check("x", print)
+
+
+def asked(path):
+    """Exercise -> the stub that a notebook gives for it, for each of its checks."""
+    cells = [as_python(cell.source) for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell))]
+    stubs = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"]
+    return {call.args[0].value: stubs[call.args[1].id] for call in calls}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_asks_for_what_its_solutions_solve(path):
+    solutions = ast.parse((path.parent / "solutions" / f"{path.stem}.py").read_text(encoding="utf-8")).body
+    solved = {node.name: node for node in solutions if isinstance(node, ast.FunctionDef)}
+    stubs = asked(path)
+    assert stubs.keys() == solved.keys()
+    for name, stub in stubs.items():
+        assert ast.dump(stub.args) == ast.dump(solved[name].args), name
+        assert judge(EXERCISES[name], compiled(ast.unparse(stub))) == NOT_TRIED

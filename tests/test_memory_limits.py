@@ -68,9 +68,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(machine, monkeypa
     machine(64 * GB)
     monkeypatch.setattr(task_module, "layer_shapes", lambda *_: pytest.fail("a model was built"))
     config = four_clients(method="fedavg", model="resnet18", width=1024)
-    with pytest.raises(
-        ValueError, match=r"at least 10\d\.\d\d GB .*has 64\.00 GB; lower width, batch_size"
-    ):
+    with pytest.raises(ValueError, match=r"at least 10\d\.\d\d GB .*has 64\.00 GB; lower width, batch_size"):
         simulate.run(config, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
