@@ -16,16 +16,10 @@ from fedtiny_lite.model.costs import layer_shapes
 from fedtiny_lite.pruning.progressive import exchange_counts
 from fedtiny_lite.sparse import kernels, norms
 from fedtiny_lite.sparse.growth import sparse_growth_lists
-from fedtiny_lite.sparse.patterns import build_pattern
 
 GROWTH_RATE = 0.3  # of a layer's kept weights, as in the paper's first adjustment
-DIRECTIONS = {
-    "forward": "forward",
-    "output": "backward",
-    "norm_backward": "backward",
-    "conv_backward": "backward",
-}
-"""Methods of a ConvNorm -> direction. `output` makes its output once more."""
+DIRECTIONS = {"forward_all": "forward", "backward_all": "backward"}
+"""Methods of `Convolutions` -> direction."""
 
 
 def kernel_parts() -> dict[tuple[ModuleType, str], str]:
@@ -63,10 +57,11 @@ def stopwatch(calls: Mapping[tuple[Any, str], Any]) -> Iterator[Counter]:
 def sparse_parts(client: Client, steps: int) -> tuple[dict[str, float], list[dict]]:
     """Mean seconds of a sparse step by part, the rest among them; and of each convolution with its norm.
 
-    A layer's backward pass includes making its output again; ReLU and residual sum are in the norm's kernels.
+    What norms and ReLU do to values
+    that a convolution reads or writes is in the convolution's kernels.
     """
-    parts, convs = kernel_parts(), client.network.convs
-    methods = {(conv, name): (conv.name, direction) for conv in convs for name, direction in DIRECTIONS.items()}
+    parts, layers = kernel_parts(), client.network.convolutions
+    methods = {(own, name): (own.convs[0].name, way) for own in layers for name, way in DIRECTIONS.items()}
     with stopwatch(parts | methods) as spent:
         total = sum(cpu_seconds(client.step) for _ in range(steps))
     seconds = {part: spent[part] / steps for part in parts.values() if part in spent}
@@ -82,7 +77,7 @@ def dense_layers(client: Client, steps: int) -> list[dict]:
     spent, hooks = Counter(), []
     for conv, norm in conv_norms(client.model).items():
         for name in (conv, norm):
-            hooks += _watch(client.model.get_submodule(name), conv, spent)
+            hooks += _watch(client.model.get_submodule(name), row_of(conv), spent)
     for _ in range(steps):
         client.step()
     for hook in hooks:
@@ -119,14 +114,21 @@ def _watch(module: nn.Module, label: str, spent: Counter) -> list:
 
 
 def _layer_rows(client: Client, spent: Mapping[tuple[str, str], float], steps: int) -> list[dict]:
-    kept = client.mask.kept if client.mask else {}
-    rows = []
+    kept, rows = client.mask.kept if client.mask else {}, {}
     for shape in layer_shapes(client.model, SHAPE):
         name, count = shape.name.removesuffix(".weight"), kept.get(shape.name, shape.weights)
         if name in conv_norms(client.model):  # the linear layer is not timed
-            seconds = {direction: spent[name, direction] / steps for direction in ("forward", "backward")}
-            rows.append({"name": name, "kept": count, "macs": count * shape.positions} | seconds)
-    return rows
+            row = rows.setdefault(row_of(name), Counter())
+            row.update(kept=count, macs=count * shape.positions)
+    return [
+        {"name": name, **row} | {way: spent[name, way] / steps for way in ("forward", "backward")}
+        for name, row in rows.items()
+    ]
+
+
+def row_of(conv: str) -> str:
+    """The row of a convolution: its name, but a block's shortcut is in the row of the first convolution beside it."""
+    return conv.replace("downsample.0", "conv1")
 
 
 def growth_seconds(case: Case, turns: int) -> dict[str, float]:
@@ -143,10 +145,10 @@ def growth_seconds(case: Case, turns: int) -> dict[str, float]:
 
 def pattern_seconds(case: Case, turns: int) -> dict[str, float]:
     """Seconds to build the patterns of all layers."""
-    convs = prepare(case).network.convs
+    convolutions = prepare(case).network.convolutions
 
     def build() -> None:
-        for conv in convs:
-            build_pattern(conv.keep, conv.stride, conv.before)
+        for own in convolutions:
+            own.build_pattern()
 
     return interleaved({"seconds": build}, turns)

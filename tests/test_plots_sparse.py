@@ -6,7 +6,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
@@ -17,7 +17,8 @@ from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import export, planes, sparse
 from fedtiny_lite.report import engines
 from fedtiny_lite.sparse import kernels
-from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, pack, tiles
+from fedtiny_lite.sparse.layers import stored
+from fedtiny_lite.sparse.layout import Geometry, Workspace, aligned, in_use, pack, window
 from fedtiny_lite.sparse.patterns import build_pattern
 from fedtiny_lite.widgets.densities import macs_by_mask, predicted_speed
 from fedtiny_lite.widgets.sparse import draw_speed, speed_panel
@@ -72,49 +73,60 @@ pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 # Where numbers lie
 
 
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
-def test_pixels_are_where_the_engine_writes_them(channels, height, width, blocks):
-    """Ones packed as images, all lanes in use, are what `is_pixel` calls pixels."""
-    geometry = Geometry(channels, height, width, blocks)
-    buffer = Planes(geometry, np.zeros(geometry.size, np.float32), 16 * blocks)
-    pack(torch.ones(16 * blocks, channels, height, width), buffer)
-    written = buffer.data.reshape(-1, planes.LANES).all(1)
-    assert planes.is_pixel(geometry.size, geometry.shape).tolist() == written.tolist()
+def convolved(images: torch.Tensor, keep: torch.Tensor, weights: np.ndarray):
+    """Output [N, 1, H, W], and the window [size] it was read from with its shape and the pattern."""
+    channels, height, width = images.shape[1:]
+    workspace, shape = Workspace(), window(channels, height, width, 1, 1)
+    x = stored(pack(images, workspace.take(Geometry(channels, height, width), len(images))))
+    y, memory = workspace.take(Geometry(1, height, width), len(images)), aligned(shape.size)
+    pattern = build_pattern(keep, 1, shape, window(1, height, width, 1, 1))
+    kernels.conv_forward(
+        y.data, np.empty((3, 1)), *x.reading, pattern.first, pattern.tap, weights, in_use(len(images)), memory,
+        shape.shape, 1,
+    )  # fmt: skip
+    return y.data, memory, shape.shape, pattern
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
+@settings(deadline=None)  # the first call compiles
+def test_pixels_are_where_the_engine_writes_them(channels, height, width):
+    """Ones, all lanes in use, are what `is_pixel` calls pixels of the window."""
+    nothing = torch.zeros(1, channels, 3, 3, dtype=torch.bool)
+    _, memory, shape, _ = convolved(torch.ones(16, channels, height, width), nothing, np.empty(0, np.float32))
+    written = memory.reshape(-1, planes.LANES).all(1)
+    assert planes.is_pixel(memory.size, shape).tolist() == written.tolist()
 
 
 def test_a_plane_is_what_a_kept_weight_reads():
     """The sum of planes times weights is what the kernel puts out, and what torch does."""
     images = torch.randn(3, 1, 4, 5, generator=seeded())
-    image = pack(images, Workspace().take(Geometry(1, 4, 5, 1), 3))
-    output, shape = Workspace().take(image.geometry, 3), image.geometry.shape
     keep, weights = torch.tensor([1, 0, 0, 0, 1, 0, 0, 1, 0]).bool(), np.array([2, -1, 0.5], np.float32)
-    pattern = build_pattern(keep.view(1, 1, 3, 3), 1, image.geometry)
-    kernels.conv_forward(output.data, image.data, pattern.first, pattern.tap, weights, tiles(4, 5, 3), shape)
-    read = [planes.plane(image.data, shape, int(tap), lane=2) for tap in pattern.tap]
-    total = planes.plane(output.data, shape, lane=2)
+    y, memory, shape, pattern = convolved(images, keep.view(1, 1, 3, 3), weights)
+    read = [planes.plane(memory, shape, int(tap), lane=2) for tap in pattern.tap]
+    total = y[0, 0, :, :, 2]
     np.testing.assert_allclose(
-        sum(w * p for w, p in zip(weights, read, strict=True))[:, :5], total[:, :5], rtol=1e-5, atol=1e-6
+        sum(w * p for w, p in zip(weights, read, strict=True))[:, :5], total, rtol=1e-5, atol=1e-6
     )
-    assert not total[:, 5].any()
     kernel = torch.zeros(9).masked_scatter(keep, torch.from_numpy(weights)).view(1, 1, 3, 3)
     right = torch.nn.functional.conv2d(images, kernel, padding=1)[2, 0]
-    np.testing.assert_allclose(total[:, :5], right, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(total, right, rtol=1e-5, atol=1e-6)
     *parts, whole = planes.planes_figure(
         dict(zip(pattern.tap, zip(weights, read, strict=True), strict=True)), total, ""
     ).axes
     assert [ax.get_title() for ax in parts] == ["+2.00 × plane -7", "-1.00 × plane 0", "+0.50 × plane +6"]
-    assert whole.images[0].get_array().tolist() == total.tolist()
+    assert whole.images[0].get_array()[:, :5].tolist() == total.tolist()
 
 
 def test_memory_figure_has_an_arrow_per_pixel_all_of_one_length():
-    buffer = pack(torch.rand(3, 2, 2, 3), Workspace().take(Geometry(2, 2, 3, 1), 3))
-    fig = planes.memory_figure(buffer.data, 3, buffer.geometry.shape, 16 * 7, "drawn")
+    keep = torch.arange(18).view(1, 2, 3, 3) == 9
+    _, memory, shape, pattern = convolved(torch.rand(3, 2, 2, 3), keep, np.ones(1, np.float32))
+    assert pattern.tap[0] // 16 == 16 - 4 - 1  # a channel of four lines of four cells on, a line up and a cell left
+    fig = planes.memory_figure(memory, 3, shape, int(pattern.tap[0]), "drawn")
     strip, *taps = fig.axes
-    assert np.array_equal(strip.images[0].get_array(), buffer.data.reshape(-1, 16).T)
+    assert np.array_equal(strip.images[0].get_array(), memory.reshape(-1, 16).T)
     ends = [arrow._posA_posB for arrow in strip.patches if isinstance(arrow, FancyArrowPatch)]
-    lead = buffer.geometry.lead // 16
-    assert [first[0] - lead for first, _ in ends] == [0, 1, 2, 4, 5, 6]
-    assert {last[0] - first[0] for first, last in ends} == {7}
+    assert [first[0] for first, _ in ends] == [5, 6, 7, 9, 10, 11]
+    assert {last[0] - first[0] for first, last in ends} == {11}
     assert [[text.get_text() for text in ax.texts] for ax in taps] == [
         ["-5", "-4", "-3", "-1", "0", "+1", "+3", "+4", "+5"]
     ] * 3

@@ -1,7 +1,7 @@
-"""The sparse engine's memory in pictures: where pixels and zeros lie, what a kept weight reads, how planes add up.
+"""The sparse engine's windows in pictures: where pixels and zeros lie, what a kept weight reads, how planes add up.
 
-A buffer is float32 [size]; `shape` is its (lead, stride, height, width), as the kernels take it. A cell of the pictures
-is one pixel of sixteen samples, sixteen floats.
+A window is float32 [size]; `shape` is its (rows, above, stride, line), as the kernels take it. It holds whole images of
+one block. A cell of the pictures is one pixel of sixteen samples, sixteen floats.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,15 @@ Shape = tuple[int, int, int, int]
 
 
 def is_pixel(size: int, shape: Shape) -> np.ndarray:
-    """Which cells of a buffer of `size` floats are pixels, bool [cells]; the others are padding."""
-    lead, stride, height, width = shape
-    place = np.arange(size // LANES) - lead // LANES
-    channels = (size - lead) // stride
-    row, column = place // (width + 1) % (height + 1), place % (width + 1)
-    return (place >= 0) & (place < channels * stride // LANES) & (row < height) & (column < width)
+    """Which cells of a window of `size` floats are pixels, bool [cells]; the others are padding."""
+    rows, above, stride, line = shape
+    place = np.arange(size // LANES) - 1  # one cell of zeros comes first
+    row, column = place % (stride // LANES) // (line // LANES) - above, place % (line // LANES)
+    return (place >= 0) & (row >= 0) & (row < rows) & (column < line // LANES - 1)
 
 
 def memory_figure(data: np.ndarray, samples: int, shape: Shape, tap: int, text: str) -> Figure:
-    """A whole buffer as a strip, with what one kept weight reads; below, the nine taps of a 3x3 at three pixels.
+    """A whole window as a strip, with what one kept weight reads; below, the nine taps of a 3x3 at three pixels.
 
     `samples`: lanes in use. `tap`: floats from a pixel of channel 0 to the one that the weight reads.
     """
@@ -36,7 +35,7 @@ def memory_figure(data: np.ndarray, samples: int, shape: Shape, tap: int, text: 
     top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.05))[:, 0]
     _strip(top.subplots(), data, samples, shape)
     _arrows(top.axes[0], data.size, shape, tap // LANES)
-    pixels = {"inside": (1, 1), "at the left edge": (1, 0), "in the first row": (0, shape[3] - 1)}
+    pixels = {"inside": (1, 1), "at the left edge": (1, 0), "in the first row": (0, shape[3] // LANES - 2)}
     for ax, (where, (row, column)) in zip(bottom.subplots(1, 3), pixels.items(), strict=True):
         _taps(ax, shape, row, column)
         ax.set_title(f"the nine taps of a pixel {where}", fontsize=9)
@@ -44,7 +43,7 @@ def memory_figure(data: np.ndarray, samples: int, shape: Shape, tap: int, text: 
     bottom.legend(
         handles, ["padding: always zero", "lanes without a sample: zero"], loc="outside lower center", ncols=2
     )
-    subtitle(fig, "One buffer of the sparse engine: every tap is one distance", text)
+    subtitle(fig, "One window of the sparse engine: every tap is one distance", text)
     return fig
 
 
@@ -58,9 +57,9 @@ def _strip(ax: Axes, data: np.ndarray, samples: int, shape: Shape) -> None:
     for cell in np.flatnonzero(pixel).tolist():
         ax.add_patch(Rectangle((cell - 0.5, samples - 0.5), 1, LANES - samples, color=UNUSED, lw=0))
     ax.vlines(np.arange(len(cells) + 1) - 0.5, -0.5, LANES - 0.5, color="white", lw=1)
-    lead, stride = shape[0] // LANES, shape[1] // LANES
-    for channel in range((len(cells) - lead) // stride):
-        first = lead + channel * stride
+    stride = shape[2] // LANES
+    for channel in range(len(cells) // stride):
+        first = 1 + channel * stride
         ax.plot([first - 0.4, first + stride - 0.6], [LANES + 0.7] * 2, color=PALETTE[2 * channel], lw=4, clip_on=False)
         ax.text(first + stride / 2, LANES + 2.9, f"channel {channel}", ha="center", va="center", fontsize=9)
     ax.set(xlim=(-0.6, len(cells) - 0.4), ylim=(LANES + 4, -14), ylabel="lane (sample)")
@@ -72,8 +71,8 @@ def _strip(ax: Axes, data: np.ndarray, samples: int, shape: Shape) -> None:
 
 def _arrows(ax: Axes, size: int, shape: Shape, distance: int) -> None:
     """From each pixel of channel 0 to the cell `distance` cells on; those that end in padding in colour."""
-    pixel, lead, stride = is_pixel(size, shape), shape[0] // LANES, shape[1] // LANES
-    for cell in np.flatnonzero(pixel[: lead + stride]).tolist():
+    pixel = is_pixel(size, shape)
+    for cell in np.flatnonzero(pixel[: 1 + shape[2] // LANES]).tolist():
         inside = pixel[cell + distance]
         style = dict(color=GREY, alpha=0.5) if inside else dict(color=PALETTE[1])
         ends = ((cell, -0.7), (cell + distance, -0.7))
@@ -81,15 +80,16 @@ def _arrows(ax: Axes, size: int, shape: Shape, distance: int) -> None:
         ax.add_patch(
             FancyArrowPatch(*ends, arrowstyle="->", mutation_scale=8, connectionstyle=f"arc3,rad={rad}", **style)
         )
-    words = f"one kept weight: all {shape[2] * shape[3]} pixels read {distance:+d} cells on; orange: they read a zero"
+    pixels = shape[0] * (shape[3] // LANES - 1)
+    words = f"one kept weight: all {pixels} pixels read {distance:+d} cells on; orange: they read a zero"
     ax.text(0.5, 0.99, words, transform=ax.transAxes, ha="center", va="top", fontsize=9)
 
 
 def _taps(ax: Axes, shape: Shape, row: int, column: int) -> None:
     """Channel 0 in lines of W + 1 cells, as it lies in memory, with the distances of a 3x3's taps from one pixel."""
-    height, width = shape[2:]
-    line = width + 1
-    places = range(-line - 1, (height + 1) * line)  # the padding before the channel comes first
+    height, line = shape[0], shape[3] // LANES
+    width = line - 1
+    places = range(-line - 1, (height + 1) * line)  # the padding above comes first
     for place in places:
         y, x = divmod(place, line)
         inside = 0 <= y < height and x < width
@@ -107,23 +107,23 @@ def _taps(ax: Axes, shape: Shape, row: int, column: int) -> None:
 
 
 def plane(data: np.ndarray, shape: Shape, tap: int = 0, lane: int = 0) -> np.ndarray:
-    """One sample's plane of the first block, `tap` floats on from channel 0: [H, W + 1], its column of zeros last."""
-    lead, _, height, width = shape
-    run = data[lead + tap :][: height * (width + 1) * LANES]
-    return run.reshape(height, width + 1, LANES)[:, :, lane]
+    """One sample's plane in a window, `tap` floats on from channel 0: [H, W + 1], its column of zeros last."""
+    rows, above, _, line = shape
+    run = data[LANES + above * line + tap :][: rows * line]
+    return run.reshape(rows, line // LANES, LANES)[:, :, lane]
 
 
 def planes_figure(planes: Mapping[int, tuple[float, np.ndarray]], total: np.ndarray, text: str) -> Figure:
     """One output plane of one sample as a sum. `planes[tap]`: a kept weight's value, and the plane it reads [H, W + 1].
 
-    `tap` in floats; `total`: the output plane, of the same shape.
+    `tap` in floats; `total`: the output plane [H, W].
     """
     fig = figure((1.9 * (len(planes) + 1) + 0.4, 2.6))
     axes = fig.subplots(1, len(planes) + 1)
     largest = max(float(np.abs(read).max()) for _, read in planes.values()) or 1
     for ax, (tap, (value, read)) in zip(axes, planes.items(), strict=False):
         _plane(ax, read, f"{value:+.2f} × plane {_signed(tap // LANES)}", largest)
-    _plane(axes[-1], total, "= output", float(np.abs(total).max()) or 1)
+    _plane(axes[-1], np.pad(total, ((0, 0), (0, 1))), "= output", float(np.abs(total).max()) or 1)
     subtitle(fig, "A sum of shifted planes", text)
     return fig
 

@@ -9,8 +9,8 @@ from fedtiny_lite.data.datasets import image_shape
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.training import gradient
 from fedtiny_lite.pruning.progressive import GrowthList, check_growth_batch, keep_largest
-from fedtiny_lite.sparse.layers import ConvNorm, Observer
-from fedtiny_lite.sparse.layout import Planes, block_count
+from fedtiny_lite.sparse.layers import ConvNorm, Observer, convolutions_of
+from fedtiny_lite.sparse.layout import Planes
 from fedtiny_lite.sparse.patterns import tap_source
 from fedtiny_lite.sparse.training import sparse_twin
 
@@ -21,7 +21,7 @@ def sparse_growth_lists(
     """`progressive.growth_lists` on the sparse engine; the model stays as it is.
 
     The network makes one forward pass, and a backward pass down to the first named layer. When the backward pass
-    reaches a named layer, the layer's list is made from its input and its output gradient as they lie in the workspace.
+    reaches a named layer, the layer's list is made from its input and its output gradient.
     Raises ValueError for fewer than two images.
     """
     check_growth_batch(images)
@@ -29,7 +29,7 @@ def sparse_growth_lists(
     lists: dict[str, GrowthList] = {}
     down_to = len(network.layers)
     for number, layer in reversed([*enumerate(network.layers)]):
-        for conv in layer.convs:
+        for conv in [conv for joint in convolutions_of(layer) for conv in joint.convs]:
             name = f"{conv.name}.weight"
             if name in counts:
                 conv.observer, down_to = _collector(lists, name, conv, counts[name]), number
@@ -56,15 +56,18 @@ def _collector(lists: dict[str, GrowthList], name: str, conv: ConvNorm, count: i
 def _tap_gradient(conv: ConvNorm, x: Planes, gy: Planes, ky: int, kx: int) -> Tensor:
     """The dense gradient [C_out, C_in] of tap (ky, kx): the sum, over all pixels, of gy times the pixel of x it reads.
 
-    The padding between the rows of pixels is zero in `x` and in `gy`, so that rows are multiplied as they lie.
+    Lanes without a sample are zero in `gy`. A block is multiplied at a time, for less memory.
     """
     phase, dy, dx = tap_source(ky, kx, conv.keep.shape[-1], conv.stride)
-    top, rows = max(0, -dy), gy.geometry.height - abs(dy)  # the rows of gy whose row of x lies in the image
+    read = torch.from_numpy(x.data)[:, :, phase // 2 :: conv.stride, phase % 2 :: conv.stride]
+    ours, theirs = torch.from_numpy(gy.data), read
+    for axis, shift in ((2, dy), (3, dx)):  # the pixels of gy whose pixel of x lies in the image
+        first = max(0, -shift)
+        count = min(ours.shape[axis], theirs.shape[axis] - shift) - first
+        ours, theirs = ours.narrow(axis, first, count), theirs.narrow(axis, first + shift, count)
     total = torch.zeros(conv.keep.shape[:2])
-    for block in range(block_count(x.samples)):
-        # Channel c of a strided layer's input lies in its phases; one of them is read.
-        read = x.matrix(block, top + dy, rows, dx)[phase :: conv.stride**2]
-        total.addmm_(gy.matrix(block, top, rows), read.T)
+    for block in range(ours.shape[1]):
+        total.addmm_(ours[:, block].flatten(1), theirs[:, block].flatten(1).T)
     return total
 
 

@@ -1,81 +1,110 @@
-"""The layers of a sparse network, forward and backward: convolution with its norm, max-pool, residual block.
+"""The layers of a sparse network, forward and backward: convolutions with their norms, max-pool, residual block.
 
-Every layer has three methods.
+Every layer has two methods.
 - `forward` takes the input activation and returns the output activation. With a `momentum`, a norm uses the statistics
   of the batch, and the running statistics move towards them by `momentum`; if `momentum` is None, it uses the running
-  statistics. If `keep`, the layer keeps for the backward pass what it cannot make again: a convolution keeps its result
-  before the norm, a pool and a residual block keep their output.
-- `output` returns the output activation once more and hands it over to the caller. A convolution makes it again from
-  the result before the norm.
-- `backward` takes the gradient g of the output, the input x and the output z, and returns the gradient of x. It gives g
-  and z back to the workspace.
+  statistics. If `keep`, the layer keeps what the backward pass needs, and the input stays where it is.
+- `backward` takes the gradient of the output and returns that of the input. It gives the former and what the layer kept
+  back to the workspace.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedtiny_lite.model.networks import BN_STATS, BasicBlock
-from fedtiny_lite.model.training import gradient
 from fedtiny_lite.sparse import kernels, norms
-from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, block_count, tiles
-from fedtiny_lite.sparse.patterns import build_pattern
+from fedtiny_lite.sparse.layout import LANES, Geometry, Planes, Workspace, in_use, window
+from fedtiny_lite.sparse.patterns import Pattern, build_pattern
 
 Observer = Callable[[Planes, Planes], None]
 """Called with a convolution's input and the gradient of its result, in the backward pass."""
 
 
-class ConvNorm:
-    """A convolution by its kept weights, then batch norm, the residual sum if there is one, and ReLU if `relu`.
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """What a layer hands on: values in memory, and what they stand for.
 
-    `name`, `norm_name`: names of the convolution and of the norm in the torch model. `before`: geometry of the input,
-    or of its phases at stride 2. `first`: whether this is the network's first layer, whose input needs no gradient.
-    Raises ValueError for a convolution with a bias or another padding than half its kernel.
+    A value v of channel c stands for max((v - norm[0, c]) norm[1, c] + norm[2, c], floor); `norm` float32 [3, C].
+    `relu`: whether the floor is 0, where gradients stop; else it is -infinity. `of`, `mean`: the result of the
+    convolution whose norm came last, and the mean that the norm took off, float32 [C].
     """
 
-    keeps_output = False
+    planes: Planes
+    norm: np.ndarray
+    relu: bool
+    of: np.ndarray
+    mean: np.ndarray
 
-    def __init__(
-        self, model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace, relu: bool = True
-    ):
+    @property
+    def floor(self) -> np.float32:
+        return np.float32(0 if self.relu else -np.inf)
+
+    @property
+    def reading(self) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """Memory, norm and floor, as the kernels take them."""
+        return self.planes.data, self.norm, self.floor
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The gradient of what an activation stands for; `sums` float64 [2, C]: of it, and of it times (of - mean)."""
+
+    planes: Planes
+    sums: np.ndarray
+
+
+def stored(planes: Planes, relu: bool = False, made_from: Activation | None = None) -> Activation:
+    """An activation that lies in memory as it is; `made_from`: the norm's output that went into it last, if any."""
+    norm = np.zeros((3, planes.geometry.channels), np.float32)
+    norm[1] = 1
+    if made_from:
+        return Activation(planes, norm, relu, made_from.of, made_from.mean)
+    return Activation(planes, norm, relu, planes.data, norm[0])
+
+
+class ConvNorm:
+    """One convolution by its kept weights, and its norm: names in the torch model, mask, parameters, statistics.
+
+    `values`, `gamma` and `beta` are views of the network's parameters. Raises ValueError for a convolution with a bias
+    or another padding than half its kernel.
+    """
+
+    values: Tensor
+    gamma: Tensor
+    beta: Tensor
+
+    def __init__(self, model: nn.Module, name: str, norm_name: str):
         conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         if conv.bias is not None or conv.padding != (conv.kernel_size[0] // 2,) * 2:
             raise ValueError(f"the sparse engine has no convolution such as {name}: {conv}")
-        self.name, self.norm_name, self.relu, self.first, self.workspace = name, norm_name, relu, False, workspace
-        self.before, self.after = before, replace(before, channels=conv.out_channels)
-        self.stride, self.eps, self.momentum = conv.stride[0], norm.eps, norm.momentum
+        self.name, self.norm_name, self.channels, self.stride = name, norm_name, conv.out_channels, conv.stride[0]
+        self.eps, self.momentum = norm.eps, norm.momentum
         self.keep = torch.empty(0, dtype=torch.bool)  # nothing is loaded yet
         self.observer: Observer | None = None
 
-    @property
-    def convs(self) -> list["ConvNorm"]:
-        """A list of this layer alone.
+    def take_mask(self, keep: Tensor) -> bool:
+        """Takes over the mask; whether it is another than before."""
+        if torch.equal(self.keep, keep):
+            return False
+        self.keep, self.index = keep, keep.flatten().nonzero().squeeze(1)
+        return True
 
-        The list is made anew at each call. A list kept as an attribute would be a reference cycle, which keeps a
-        dropped network's memory until the garbage collector runs.
-        """
-        return [self]
-
-    # --- parameters -----------------------------------------------------------------------------------------
-
-    def load(self, model: nn.Module, keep: Tensor) -> None:
-        """Copies the weights that `keep` keeps, and the norm's parameters and statistics."""
-        if not torch.equal(self.keep, keep):
-            self.keep, self.pattern = keep, build_pattern(keep, self.stride, self.before)
-        weight, *norm = self._state_in(model)
-        self.values = weight.flatten()[torch.from_numpy(self.pattern.index)]
-        self.gamma, self.beta, self.running_mean, self.running_var = (tensor.clone() for tensor in norm)
-        for parameter in self.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+    def load(self, model: nn.Module) -> list[Tensor]:
+        """Takes over the statistics; returns copies of kept weights, gamma and beta."""
+        weight, gamma, beta, *statistics = self._state_in(model)
+        self.running_mean, self.running_var = (tensor.clone() for tensor in statistics)
+        return [weight.flatten()[self.index], gamma, beta]
 
     def store(self, model: nn.Module) -> None:
         """Writes weights, the norm's parameters and its statistics into the torch model; pruned weights become 0."""
         weight, *norm = self._state_in(model)
-        weight.zero_().view(-1)[torch.from_numpy(self.pattern.index)] = self.values
+        weight.zero_().view(-1)[self.index] = self.values
         for theirs, own in zip(norm, (self.gamma, self.beta, self.running_mean, self.running_var), strict=True):
             theirs.copy_(own)
 
@@ -85,191 +114,229 @@ class ConvNorm:
         statistics = (f"{self.norm_name}.{name}" for name in BN_STATS)
         return [model.get_parameter(n).detach() for n in parameters] + [model.get_buffer(n) for n in statistics]
 
-    def parameters(self) -> list[Tensor]:
-        return [self.values, self.gamma, self.beta]
+
+class Convolutions:
+    """Convolutions that read the same input, each with its norm: one, or a block's first and its shortcut's.
+
+    They are computed as one convolution, whose output channels are theirs in a row. ReLU follows the first one's norm.
+    `before`: geometry of the input. `first`: whether this is the network's first layer, whose input needs no gradient.
+    """
+
+    def __init__(self, convs: Sequence[ConvNorm], before: Geometry, workspace: Workspace):
+        self.convs, self.before, self.workspace, self.first = list(convs), before, workspace, False
+        self.stride, channels = convs[0].stride, sum(conv.channels for conv in convs)
+        height, width = (-(-side // self.stride) for side in (before.height, before.width))
+        self.joint = Geometry(channels, height, width)
+        self.after = replace(self.joint, channels=convs[0].channels)
+        self.ahead = window(self.stride**2 * before.channels, height, width, 1, 2 - self.stride)
+        self.back = window(channels, height, width, 2 - self.stride, 1)
+        self.eps = np.concatenate([np.full(conv.channels, conv.eps) for conv in convs])
+
+    # --- parameters -----------------------------------------------------------------------------------------
+
+    def take_masks(self, keeps: Sequence[Tensor]) -> None:
+        """Takes over the masks of the convolutions; a pattern is made anew if one of them changed."""
+        if any([conv.take_mask(keep) for conv, keep in zip(self.convs, keeps, strict=True)]):
+            self.pattern = self.build_pattern()
+
+    def build_pattern(self) -> Pattern:
+        """The pattern of all convolutions together; a 1x1 is the middle of a 3x3."""
+        size = max(conv.keep.shape[-1] for conv in self.convs)
+        keeps = [F.pad(conv.keep, [(size - conv.keep.shape[-1]) // 2] * 4) for conv in self.convs]
+        return build_pattern(torch.cat(keeps), self.stride, self.ahead, self.back)
+
+    def load(self, model: nn.Module) -> list[Tensor]:
+        """Takes over the statistics; returns copies of all kept weights, all gammas and all betas."""
+        return [torch.cat(tensors) for tensors in zip(*(conv.load(model) for conv in self.convs), strict=True)]
+
+    def bind(self, parameters: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Takes the memory of its three parameters and their gradients; each convolution has a view of its own part."""
+        self.parameters = values, gamma, beta = [next(parameters) for _ in range(3)]
+        self.values, self.gvalues = (tensor.numpy() for tensor in values)
+        self.gamma, self.ggamma = (tensor.numpy() for tensor in gamma)
+        self.beta, self.gbeta = (tensor.numpy() for tensor in beta)
+        sizes = ([len(conv.index) for conv in self.convs], *[[conv.channels for conv in self.convs]] * 2)
+        for name, (tensor, grad), parts in zip(("values", "gamma", "beta"), self.parameters, sizes, strict=True):
+            for conv, own, its_grad in zip(self.convs, tensor.split(parts), grad.split(parts), strict=True):
+                own.grad = its_grad
+                setattr(conv, name, own)
 
     # --- forward --------------------------------------------------------------------------------------------
 
-    def forward(self, x: Planes, momentum: float | None, keep: bool, shortcut: Planes | None = None) -> Planes:
-        y = self.workspace.take(self.after, x.samples)
-        p, shape = self.pattern, self.after.shape
-        kernels.conv_forward(y.data, x.data, p.first, p.tap, self.values.numpy(), _tiles(y), shape)
+    def forward(self, x: Activation, momentum: float | None, keep: bool) -> Activation:
+        [z] = self.forward_all(x, momentum, keep)
+        return z
+
+    def forward_all(self, x: Activation, momentum: float | None, keep: bool) -> list[Activation]:
+        """The output of each convolution's norm."""
+        y, p, sums = self.workspace.take(self.joint, x.planes.samples), self.pattern, np.empty((3, self.joint.channels))
+        kernels.conv_forward(
+            y.data, sums, *x.reading, p.first, p.tap, self.values, in_use(y.samples),
+            self._scratch(self.ahead.size), self.ahead.shape, self.stride,
+        )  # fmt: skip
+        self.x, self.y, self.norm = x, y, np.empty((3, self.joint.channels), np.float32)
+        self.mean, self.variance = self._statistics(sums, momentum)
+        norms.reading(self.norm, self.mean, self.variance, self.gamma, self.beta, self.eps)
+        if len(self.convs) == 1:
+            return [Activation(y, self.norm, True, y.data, self.norm[0])]
+        return [self._output(self.convs[0], 0, True), self._output(self.convs[1], self.convs[0].channels, False)]
+
+    def _output(self, conv: ConvNorm, at: int, relu: bool) -> Activation:
+        """The output of one norm of two: a view of its channels, which begin at channel `at`."""
+        planes, norm = self.y.channels(at, at + conv.channels), self.norm[:, at : at + conv.channels].copy()
+        return Activation(planes, norm, relu, planes.data, norm[0])
+
+    def _statistics(self, sums: np.ndarray, momentum: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of each channel: the running ones, or the batch's, towards which the running ones move."""
         if momentum is None:
-            self.mean, self.inverse = self.running_mean.numpy(), _inverse(self.running_var.numpy(), self.eps)
-            z = self._normalise(y, shortcut)
-        else:
-            z = self._normalise_batch(y, momentum, shortcut)
-        if keep:
-            self.y = y
-        else:
-            self.workspace.give(y)
-        return z
-
-    def _normalise_batch(self, y: Planes, momentum: float, shortcut: Planes | None) -> Planes:
-        """Normalises by the batch's own statistics and moves the running ones, as torch does."""
-        count = y.samples * self.after.height * self.after.width
+            running = ([conv.running_mean for conv in self.convs], [conv.running_var for conv in self.convs])
+            mean, variance = (torch.cat(tensors).double().numpy() for tensors in running)
+            return mean, variance
+        count = self._count()
         if count == 1:
-            raise ValueError(f"{self.norm_name} normalises over one value per channel; train on two images or more")
-        z = self.workspace.take(self.after, y.samples)
-        self.mean, variance = np.empty(self.after.channels), np.empty(self.after.channels)
-        norms.forward(
-            z.data, self.mean, variance, y.data, self.gamma.numpy(), self.beta.numpy(), self.eps,
-            (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
-        )  # fmt: skip
-        self.inverse = _inverse(variance, self.eps)
-        self.running_mean.lerp_(torch.from_numpy(self.mean).float(), momentum)
-        self.running_var.lerp_(torch.from_numpy(variance * count / (count - 1)).float(), momentum)
-        return z
+            name = self.convs[0].norm_name
+            raise ValueError(f"{name} normalises over one value per channel; train on two images or more")
+        mean, variance = np.empty(len(self.eps)), np.empty(len(self.eps))
+        norms.moments(mean, variance, sums, count)
+        sizes = [conv.channels for conv in self.convs]
+        batch = (torch.from_numpy(mean).float(), torch.from_numpy(variance * (count / (count - 1))).float())
+        for conv, own_mean, own_variance in zip(self.convs, *(tensor.split(sizes) for tensor in batch), strict=True):
+            conv.running_mean.lerp_(own_mean, momentum)
+            conv.running_var.lerp_(own_variance, momentum)
+        return mean, variance
 
-    def _normalise(self, y: Planes, shortcut: Planes | None) -> Planes:
-        z = self.workspace.take(self.after, y.samples)
-        norms.apply(
-            z.data, y.data, np.float64(self.mean), self.gamma.numpy() * self.inverse, self.beta.numpy(),
-            (shortcut or y).data, shortcut is not None, self.relu, y.samples, self.after.shape,
-        )  # fmt: skip
-        return z
+    def _count(self) -> int:
+        """Values of a channel over which the norm goes."""
+        return self.y.samples * self.joint.pixels
 
-    def output(self) -> Planes:
-        return self._normalise(self.y, None)
+    def _scratch(self, floats: int) -> np.ndarray:
+        return self.workspace.scratch(floats + LANES * self.pattern.longest)
 
     # --- backward -------------------------------------------------------------------------------------------
 
-    def backward(self, g: Planes, x: Planes, z: Planes) -> Planes | None:
-        self.norm_backward(g, z)
-        self.workspace.give(g)
-        self.workspace.give(z)
-        gx = None if self.first else self.workspace.take(self.before, x.samples)
-        self.conv_backward(x, gx)
+    def backward(self, g: Gradient) -> Gradient | None:
+        """The gradient of the input; None for the network's first layer."""
+        gx = self.backward_all([g])
+        self.workspace.give(g.planes)
         return gx
 
-    def norm_backward(self, g: Planes, z: Planes) -> None:
-        """Replaces the convolution's result by its gradient. If `relu`, g is set to zero where z is zero."""
-        norms.backward(
-            self.y.data, gradient(self.gamma).numpy(), gradient(self.beta).numpy(), g.data, z.data, self.relu,
-            self.mean, self.inverse, self.gamma.numpy(), g.samples, self.after.shape,
+    def backward_all(self, gradients: Sequence[Gradient], onto: Planes | None = None) -> Gradient | None:
+        """The gradient of the input, from those of the norms' outputs; added to what lies in `onto`, if given."""
+        sums, terms = np.concatenate([g.sums for g in gradients], 1), np.empty((4, self.joint.channels), np.float32)
+        norms.gradient_terms(
+            terms, self.ggamma, self.gbeta, sums, self.mean, self.variance, self.gamma, self.eps, self._count()
+        )
+        self._show(gradients, terms)
+        gx = None
+        if self.first:
+            self._weight_gradient(gradients[0], terms)
+        else:
+            gx = self._both_gradients(gradients, terms, onto)
+        self.workspace.give(self.y)
+        return gx
+
+    def _weight_gradient(self, g: Gradient, terms: np.ndarray) -> None:
+        kernels.weight_gradient(
+            self.gvalues, g.planes.data, self.y.data, terms, *self.x.reading, self.pattern.first, self.pattern.tap,
+            in_use(self.y.samples), self._scratch(self.ahead.size), self.ahead.shape, self.stride,
         )  # fmt: skip
 
-    def conv_backward(self, x: Planes, gx: Planes | None, add: bool = False) -> None:
-        """Sets gx to the gradient of x, or adds it to gx if `add`. gx is None for the first layer, which needs none."""
-        gy = self.y
-        if self.observer:
-            self.observer(x, gy)
-        p, gvalue, shape = self.pattern, np.zeros(len(self.values), np.float32), self.before.shape
-        if gx is None:
-            kernels.weight_gradient(gvalue, gy.data, x.data, p.back_first, p.back_tap, _tiles(x), shape)
-        else:
-            kernels.conv_backward(
-                gx.data, gvalue, gy.data, x.data, p.back_first, p.back_tap,
-                self.values.numpy()[p.back_order], _tiles(x), shape, add,
-            )  # fmt: skip
-        gradient(self.values).numpy()[p.back_order] = gvalue
-        self.workspace.give(gy)
+    def _both_gradients(self, gradients: Sequence[Gradient], terms: np.ndarray, onto: Planes | None) -> Gradient:
+        x, p = self.x, self.pattern
+        gx = Gradient(onto or self.workspace.take(self.before, self.y.samples), np.empty((2, self.before.channels)))
+        gvalue = np.empty_like(self.values)
+        kernels.conv_backward(
+            gx.planes.data, gvalue, gx.sums, gradients[0].planes.data, gradients[-1].planes.data, self.y.data, terms,
+            *x.reading, x.of, x.mean, p.back_first, p.back_tap, self.values[p.back_order], in_use(self.y.samples),
+            self._scratch(self.back.size), self.back.shape, self.stride, onto is not None, x.relu,
+        )  # fmt: skip
+        self.gvalues[p.back_order] = gvalue
+        return gx
+
+    def _show(self, gradients: Sequence[Gradient], terms: np.ndarray) -> None:
+        """Calls the observers with what they observe, in memory of its own."""
+        at = 0
+        for conv, g in zip(self.convs, gradients, strict=True):
+            end = at + conv.channels
+            if conv.observer:
+                x, gy = (self.workspace.take(of.geometry, of.samples) for of in (self.x.planes, g.planes))
+                norms.apply(x.data, *self.x.reading)
+                norms.apply_gradient(gy.data, g.planes.data, self.y.data[at:end], terms[:, at:end].copy())
+                gy.data[:, -1, :, :, in_use(gy.samples)[-1] == 0] = 0
+                conv.observer(x, gy)
+                self.workspace.give(x)
+                self.workspace.give(gy)
+            at = end
 
 
 class MaxPool:
     """The largest of each 2x2 pixels. The last row or column of an image of odd size is left out."""
 
-    keeps_output, convs = True, ()
-
     def __init__(self, before: Geometry, workspace: Workspace):
         self.before, self.workspace = before, workspace
         self.after = replace(before, height=before.height // 2, width=before.width // 2)
 
-    def forward(self, x: Planes, momentum: float | None, keep: bool) -> Planes:
-        self.z = self.workspace.take(self.after, x.samples)
-        norms.max_pool(self.z.data, x.data, x.samples, self.after.shape, self.before.shape)
-        return self.z
+    def forward(self, x: Activation, momentum: float | None, keep: bool) -> Activation:
+        self.x, self.out = x, self.workspace.take(self.after, x.planes.samples)
+        norms.max_pool(self.out.data, *x.reading)
+        return stored(self.out)
 
-    def output(self) -> Planes:
-        return self.z
-
-    def backward(self, g: Planes, x: Planes, z: Planes) -> Planes:
-        gx = self.workspace.take(self.before, x.samples)
-        norms.max_pool_backward(gx.data, g.data, x.data, x.samples, self.after.shape, self.before.shape)
-        self.workspace.give(g)
-        self.workspace.give(z)
+    def backward(self, g: Gradient) -> Gradient:
+        gx = Gradient(self.workspace.take(self.before, self.out.samples), np.empty((2, self.before.channels)))
+        norms.max_pool_backward(gx.planes.data, gx.sums, g.planes.data, self.out.data, *self.x.reading)
+        self.workspace.give(g.planes)
+        self.workspace.give(self.out)
         return gx
 
 
 class Residual:
     """Two convolutions and a shortcut, which is the input itself or, where shapes change, its 1x1 convolution."""
 
-    keeps_output = True
-
     def __init__(self, model: nn.Module, name: str, before: Geometry, workspace: Workspace):
         unit = model.get_submodule(name)
         assert isinstance(unit, BasicBlock)
-        self.workspace, self.wide, self.stride = workspace, before, unit.conv1.stride[0]
-        inner = phases_of(before) if self.stride == 2 else before
-        self.conv1 = ConvNorm(model, f"{name}.conv1", f"{name}.bn1", inner, workspace)
-        self.conv2 = ConvNorm(model, f"{name}.conv2", f"{name}.bn2", self.conv1.after, workspace)
-        self.after = self.conv1.after
-        self.shortcut: ConvNorm | None = None
+        self.workspace, reading = workspace, [ConvNorm(model, f"{name}.conv1", f"{name}.bn1")]
         if len(unit.downsample):
-            self.shortcut = ConvNorm(model, f"{name}.downsample.0", f"{name}.downsample.1", inner, workspace, False)
-        self.convs = [conv for conv in (self.conv1, self.conv2, self.shortcut) if conv]
+            reading.append(ConvNorm(model, f"{name}.downsample.0", f"{name}.downsample.1"))
+        self.conv1 = Convolutions(reading, before, workspace)
+        self.after = self.conv1.after
+        self.conv2 = Convolutions([ConvNorm(model, f"{name}.conv2", f"{name}.bn2")], self.after, workspace)
 
-    def forward(self, x: Planes, momentum: float | None, keep: bool) -> Planes:
-        inner = self._split(x)
-        z1 = self.conv1.forward(inner, momentum, keep)
-        beside = self.shortcut.forward(inner, momentum, keep) if self.shortcut else x
-        self._give_split(inner)
-        self.z = self.conv2.forward(z1, momentum, keep, beside)
-        self.workspace.give(z1)
-        if self.shortcut:
-            self.workspace.give(beside)
-        return self.z
+    def forward(self, x: Activation, momentum: float | None, keep: bool) -> Activation:
+        z1, *beside = self.conv1.forward_all(x, momentum, keep)
+        z2, self.beside = self.conv2.forward(z1, momentum, keep), beside
+        self.z = self.workspace.take(self.after, x.planes.samples)
+        norms.join(self.z.data, z2.planes.data, z2.norm, *(beside[0] if beside else x).reading)
+        if not keep:
+            self.workspace.give(self.conv1.y)
+            self.workspace.give(self.conv2.y)
+        return stored(self.z, relu=True, made_from=z2)
 
-    def output(self) -> Planes:
-        return self.z
-
-    def backward(self, g: Planes, x: Planes, z: Planes) -> Planes:
-        self.conv2.norm_backward(g, z)
-        self.workspace.give(z)
-        z1 = self.conv1.output()
-        gz1 = self.workspace.take(self.conv2.before, x.samples)
-        self.conv2.conv_backward(z1, gz1)
-        self.conv1.norm_backward(gz1, z1)
-        self.workspace.give(z1)
-        self.workspace.give(gz1)
-        inner, gx = self._split(x), g
-        if self.shortcut:
-            self.shortcut.norm_backward(g, g)
-            self.workspace.give(g)
-            gx = self.workspace.take(self.conv1.before, x.samples)
-            self.shortcut.conv_backward(inner, gx)
-        self.conv1.conv_backward(inner, gx, add=True)
-        self._give_split(inner)
-        return self._merge(gx)
-
-    def _split(self, x: Planes) -> Planes:
-        if self.stride == 1:
-            return x
-        inner = self.workspace.take(self.conv1.before, x.samples)
-        kernels.split_phases(inner.data, x.data, block_count(x.samples), inner.geometry.shape, self.wide.shape)
-        return inner
-
-    def _give_split(self, inner: Planes) -> None:
-        if self.stride == 2:
-            self.workspace.give(inner)
-
-    def _merge(self, gx: Planes) -> Planes:
-        if self.stride == 1:
-            return gx
-        whole = self.workspace.take(self.wide, gx.samples)
-        kernels.merge_phases(whole.data, gx.data, block_count(gx.samples), gx.geometry.shape, self.wide.shape)
-        self.workspace.give(gx)
-        return whole
+    def backward(self, g: Gradient) -> Gradient | None:
+        self.workspace.give(self.z)
+        g1 = self.conv2.backward_all([g])
+        assert g1
+        if self.beside:
+            gx = self.conv1.backward_all([g1, summed(g.planes, self.beside[0])])
+            self.workspace.give(g.planes)
+        else:
+            gx = self.conv1.backward_all([g1], onto=g.planes)
+        self.workspace.give(g1.planes)
+        return gx
 
 
-def phases_of(wide: Geometry) -> Geometry:
-    """Geometry of the phases of `wide`: half the height and width, rounded up, and four times the channels."""
-    return replace(wide, channels=4 * wide.channels, height=-(-wide.height // 2), width=-(-wide.width // 2))
+Layer = Convolutions | MaxPool | Residual
 
 
-def _tiles(planes: Planes) -> np.ndarray:
-    return tiles(planes.geometry.height, planes.geometry.width, planes.samples)
+def summed(g: Planes, z: Activation) -> Gradient:
+    """The gradient g of what z stands for, set to 0 where z's ReLU stopped it, with its sums."""
+    gradient = Gradient(g, np.empty((2, g.geometry.channels)))
+    norms.output_gradient(g.data, gradient.sums, *z.reading, z.of, z.mean, z.relu)
+    return gradient
 
 
-def _inverse(variance: np.ndarray, eps: float) -> np.ndarray:
-    return 1 / np.sqrt(variance.astype(np.float64) + eps)
+def convolutions_of(layer: Layer) -> list[Convolutions]:
+    """The convolutions of a layer, in the order of the torch model's modules."""
+    if isinstance(layer, Residual):
+        return [layer.conv1, layer.conv2]
+    return [layer] if isinstance(layer, Convolutions) else []

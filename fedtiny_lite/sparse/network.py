@@ -6,111 +6,155 @@ from torch.nn import functional as F
 
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import PlainNet, ResNet18
-from fedtiny_lite.sparse.layers import ConvNorm, MaxPool, Residual
-from fedtiny_lite.sparse.layout import LANES, Geometry, Workspace, block_count, pack, unpack
-
-Layer = ConvNorm | MaxPool | Residual
+from fedtiny_lite.model.training import gradient
+from fedtiny_lite.sparse import norms
+from fedtiny_lite.sparse.layers import (
+    Activation,
+    ConvNorm,
+    Convolutions,
+    Gradient,
+    Layer,
+    MaxPool,
+    Residual,
+    convolutions_of,
+    stored,
+    summed,
+)
+from fedtiny_lite.sparse.layout import Geometry, Workspace, pack, unpack
 
 
 class SparseNetwork:
-    """A PlainNet or ResNet18 on batches of at most `batch_size` images of `in_shape` (channels, height, width).
+    """A PlainNet or ResNet18 on batches of images of `in_shape` (channels, height, width).
 
     The network has parameters and running statistics of its own: `load` copies them from a torch model, `store` writes
-    them back. The room for a batch is `batch_size` rounded up to a multiple of 16, the `capacity`. The linear layer is
-    a dense torch tensor; whoever makes a step calls `mask_linear` after it. Raises ValueError for another model.
+    them back. All parameters lie side by side in one tensor, so that an optimiser moves them at once. The linear layer
+    is dense; whoever makes a step calls `mask_linear` after it. `predict` takes at most `batch_size` images at a time.
+    Raises ValueError for another model.
     """
 
     def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
-        self.in_shape, self.workspace = in_shape, Workspace()
-        self.before = Geometry(*in_shape, block_count(batch_size))
-        self.capacity = self.before.blocks * LANES
+        self.batch_size, self.in_shape, self.workspace = batch_size, in_shape, Workspace()
+        self.before = Geometry(*in_shape)
         self.grid = model.grid if isinstance(model, PlainNet) else 1
         self.layers = _layers(model, self.before, self.workspace)
-        self.convs = [conv for layer in self.layers for conv in layer.convs]
-        self.convs[0].first, self.momentum = True, self.convs[0].momentum
+        self.convolutions = [own for layer in self.layers for own in convolutions_of(layer)]
+        self.convolutions[0].first, self.momentum = True, self.convs[0].momentum
+
+    @property
+    def convs(self) -> list[ConvNorm]:
+        return [conv for joint in self.convolutions for conv in joint.convs]
 
     def load(self, model: nn.Module, mask: Mask) -> None:
         """Copies the model's state; the pattern of a layer is made anew if the layer's mask changed."""
-        for conv in self.convs:
-            name = f"{conv.name}.weight"
-            conv.load(model, mask[name] if name in mask else torch.ones_like(model.get_parameter(name)).bool())
-        self.weight, self.bias = (tensor.clone().requires_grad_() for tensor in _linear_of(model))
+        parameters = []
+        for joint in self.convolutions:
+            joint.take_masks([_keep(model, mask, f"{conv.name}.weight") for conv in joint.convs])
+            parameters += joint.load(model)
+        parameters += _linear_of(model)
+        self.joined = torch.cat([parameter.flatten() for parameter in parameters])
+        self.joined.grad = torch.zeros_like(self.joined)
+        sizes = [parameter.numel() for parameter in parameters]
+        views = zip(self.joined.split(sizes), self.joined.grad.split(sizes), strict=True)
+        for joint in self.convolutions:
+            joint.bind(views)
+        self.weight, self.bias = (self._view(*view, of) for view, of in zip(views, _linear_of(model), strict=True))
         self.pruned = mask.pruned.get("linear.weight")
         self.mask_linear()
+
+    @staticmethod
+    def _view(parameter: Tensor, grad: Tensor, of: Tensor) -> Tensor:
+        view = parameter.view_as(of)
+        view.grad = grad.view_as(of)
+        return view
 
     def store(self, model: nn.Module) -> None:
         """Writes parameters and running statistics into the torch model; pruned weights become 0."""
         for conv in self.convs:
             conv.store(model)
         for theirs, own in zip(_linear_of(model), (self.weight, self.bias), strict=True):
-            theirs.copy_(own.detach())
+            theirs.copy_(own)
 
     def parameters(self) -> list[Tensor]:
-        """All that SGD moves: kept weights, gamma and beta of each norm, and the linear layer."""
-        return [p for conv in self.convs for p in conv.parameters()] + [self.weight, self.bias]
+        """One tensor of all that SGD moves: kept weights, gamma and beta of each norm, and the linear layer."""
+        return [self.joined]
 
     def mask_linear(self) -> None:
         """Sets the linear layer's pruned weights to zero; convolutions do not hold theirs."""
         if self.pruned is not None:
-            self.weight.detach().masked_fill_(self.pruned, 0)
+            self.weight.masked_fill_(self.pruned, 0)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W], N of any size, by the running statistics."""
         # The head takes all images at once, because its last bits depend on how many there are.
-        parts = images.split(self.capacity)
-        return self._head(torch.cat([self._forward(part, momentum=None, keep=False) for part in parts]))
+        parts = [self._features(part, momentum=None) for part in images.split(self.batch_size)]
+        return self._head(torch.cat(parts), self.weight, self.bias)
 
     def recalibrate(self, images: Tensor, momentum: float) -> None:
         """Moves the running statistics towards those of a batch, as torch does in training mode.
 
         A statistic becomes (1 - momentum) running + momentum batch, with the unbiased variance of the batch. Nothing is
-        kept for a backward pass. Raises ValueError for more images than the network has room for.
+        kept for a backward pass.
         """
-        self._forward(images, momentum, keep=False)
+        self._features(images, momentum)
 
     def backward(self, images: Tensor, labels: Tensor, down_to: int = 0) -> Tensor:
         """The mean loss of a training batch, a scalar; sets the parameters' `grad` and moves the running statistics.
 
         `images`: float [N, C, H, W]; `labels`: int64 [N]. `down_to`: number of the layer at which to stop; the layers
-        before it get no gradient. Raises ValueError as `recalibrate` does, and where one image leaves a norm one value.
+        before it get no gradient. Raises ValueError where one image leaves a norm one value.
         """
-        features = self._forward(images, self.momentum, keep=True).requires_grad_()
-        loss = F.cross_entropy(self._head(features), labels)
-        of_features, self.weight.grad, self.bias.grad = torch.autograd.grad(loss, (features, self.weight, self.bias))
-        z = self.layers[-1].output()
-        g = pack(of_features, self.workspace.take(z.geometry, len(images)))
-        for number in reversed(range(down_to, len(self.layers))):
-            x = self.layers[number - 1].output() if number else self.input
-            g, z = self.layers[number].backward(g, x, z) or g, x  # the first layer returns no gradient
+        z = self._forward(images, self.momentum, keep=True)
+        leaves = [leaf.detach().requires_grad_() for leaf in (self._values_of(z), self.weight, self.bias)]
+        loss = F.cross_entropy(self._head(*leaves), labels)
+        of_features, *of_linear = torch.autograd.grad(loss, leaves)
+        for parameter, own in zip((self.weight, self.bias), of_linear, strict=True):
+            gradient(parameter).copy_(own)
+        g: Gradient | None = summed(pack(of_features, self.workspace.take(z.planes.geometry, len(images))), z)
+        for layer in reversed(self.layers[down_to:]):
+            assert g  # the first layer alone returns no gradient
+            g = layer.backward(g)
         if not down_to:
-            self.workspace.give(self.input)
+            self.workspace.give(self.input.planes)
         return loss.detach()
 
-    def _forward(self, images: Tensor, momentum: float | None, keep: bool) -> Tensor:
-        """The last map [N, C, H, W]. An activation that no layer keeps goes back to the workspace after its use."""
-        if len(images) > self.capacity:
-            raise ValueError(f"{len(images)} images in a network for {self.capacity}; give it a larger batch_size")
-        self.workspace.clear()  # of what a pass that ended early left out
-        x = pack(images, self.workspace.take(self.before, len(images)))
-        self.input, kept = x, keep
-        for layer in self.layers:
-            z = layer.forward(x, momentum, keep)
-            if not kept:
-                self.workspace.give(x)
-            x, kept = z, keep and layer.keeps_output
-        features = unpack(x)
-        if not kept:
-            self.workspace.give(x)
+    def _features(self, images: Tensor, momentum: float | None) -> Tensor:
+        """The last map [N, C, H, W]; all memory goes back to the workspace."""
+        z = self._forward(images, momentum, keep=False)
+        features = self._values_of(z)
+        self.workspace.give(z.planes)
         return features
 
-    def _head(self, features: Tensor) -> Tensor:
-        return F.linear(F.adaptive_avg_pool2d(features, self.grid).flatten(1), self.weight, self.bias)
+    def _forward(self, images: Tensor, momentum: float | None, keep: bool) -> Activation:
+        """The last activation. If not `keep`, an activation goes back to the workspace after its use."""
+        self.workspace.clear()  # of what a pass that ended early left out
+        x = self.input = stored(pack(images, self.workspace.take(self.before, len(images))))
+        for layer in self.layers:
+            z = layer.forward(x, momentum, keep)
+            if not keep:
+                self.workspace.give(x.planes)
+            x = z
+        return x
+
+    def _values_of(self, z: Activation) -> Tensor:
+        """What z stands for, as images [N, C, H, W]."""
+        values = self.workspace.take(z.planes.geometry, z.planes.samples)
+        norms.apply(values.data, *z.reading)
+        images = unpack(values)
+        self.workspace.give(values)
+        return images
+
+    def _head(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(F.adaptive_avg_pool2d(features, self.grid).flatten(1), weight, bias)
 
 
 def has_twin(model: nn.Module) -> bool:
     """Whether the sparse engine has this kind of model."""
     return isinstance(model, PlainNet | ResNet18)
+
+
+def _keep(model: nn.Module, mask: Mask, name: str) -> Tensor:
+    return mask[name] if name in mask else torch.ones_like(model.get_parameter(name)).bool()
 
 
 def _linear_of(model: nn.Module) -> list[Tensor]:
@@ -129,7 +173,7 @@ def _layers(model: nn.Module, before: Geometry, workspace: Workspace) -> list[La
 def _plain_layers(model: PlainNet, before: Geometry, workspace: Workspace) -> list[Layer]:
     layers: list[Layer] = []
     for number in range(1, model.depth + 1):
-        layers.append(ConvNorm(model, f"conv{number}", f"bn{number}", before, workspace))
+        layers.append(_single(model, f"conv{number}", f"bn{number}", before, workspace))
         before = layers[-1].after
         if number in model.pool_after and min(before.height, before.width) > 1:
             layers.append(MaxPool(before, workspace))
@@ -138,8 +182,12 @@ def _plain_layers(model: PlainNet, before: Geometry, workspace: Workspace) -> li
 
 
 def _resnet_layers(model: ResNet18, before: Geometry, workspace: Workspace) -> list[Layer]:
-    layers: list[Layer] = [ConvNorm(model, "conv1", "bn1", before, workspace)]
+    layers: list[Layer] = [_single(model, "conv1", "bn1", before, workspace)]
     for stage in range(1, 5):
         for unit in range(2):
             layers.append(Residual(model, f"layer{stage}.{unit}", layers[-1].after, workspace))
     return layers
+
+
+def _single(model: nn.Module, name: str, norm_name: str, before: Geometry, workspace: Workspace) -> Convolutions:
+    return Convolutions([ConvNorm(model, name, norm_name)], before, workspace)

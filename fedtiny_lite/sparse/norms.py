@@ -1,188 +1,154 @@
-"""Batch normalisation with ReLU and the residual sum, one channel at a time, while the channel lies in the cache."""
+"""Batch normalisation where no convolution does it on the way: its numbers, residual sums, pooling, the last output.
+
+How an activation is read, by `norm` and `floor`, is told in `kernels`.
+"""
 
 import numpy as np
 
-from fedtiny_lite.sparse.kernels import clear_padding, kernel, part
+from fedtiny_lite.sparse.kernels import kernel, norm_gradient, part
+from fedtiny_lite.sparse.pixels import (
+    at_least,
+    float_sum,
+    larger,
+    load,
+    store,
+    where_above,
+    where_equal,
+    where_other,
+    zeros,
+)
 
 
 @kernel
-def forward(z, mean, variance, y, gamma, beta, eps, shortcut, residual, relu, samples, shape):
-    """z = norm of y by the batch's own statistics; sets `mean` and the biased `variance` of each channel, float64.
-
-    `shortcut`, `residual` and `relu` are as in `apply`. Sums are taken over distances from the channel's first value,
-    which avoids cancellation: a channel of one constant has a variance of exactly 0.
-    """
-    lead, stride, height, width = shape
-    count = samples * height * width
+def reading(norm, mean, variance, gamma, beta, eps):
+    """Sets `norm`, float32 [3, C], to how the norm's output is read from its input."""
     for c in range(len(mean)):
-        at = lead + c * stride
-        total, squares = _channel_sums(y, at, samples, height, width)
-        mean[c] = y[at] + total / count
-        variance[c] = max(squares / count - (total / count) ** 2, 0.0)
-        scale = gamma[c] * (1 / np.sqrt(variance[c] + eps))  # as `apply` is given it
-        _apply_channel(z, y, at, mean[c], scale, beta[c], shortcut, residual, relu, samples, height, width)
-
-
-@part
-def _channel_sums(y, at, samples, height, width):
-    """Sums of the distances from y[at] and of their squares over a channel, float64."""
-    total, squares = 0.0, 0.0
-    for n in range(-(-samples // 16) * (height + 1)):
-        if n % (height + 1) < height:
-            line = y[at + n * (width + 1) * 16 :][: width * 16]
-            a, b = _sums(line, y[at], min(16, samples - n // (height + 1) * 16))
-            total, squares = total + a, squares + b
-    return total, squares
-
-
-@part
-def _sums(line, pivot, lanes):
-    total, squares = np.float32(0), np.float32(0)
-    if lanes == 16:
-        for i in range(len(line)):
-            distance = line[i] - pivot
-            total += distance
-            squares += distance * distance
-    else:
-        for at in range(0, len(line), 16):
-            for i in range(at, at + lanes):
-                distance = line[i] - pivot
-                total += distance
-                squares += distance * distance
-    return np.float64(total), np.float64(squares)
+        norm[0, c] = mean[c]
+        norm[1, c] = gamma[c] / np.sqrt(variance[c] + eps[c])
+        norm[2, c] = beta[c]
 
 
 @kernel
-def apply(z, y, mean, scale, beta, shortcut, residual, relu, samples, shape):
-    """z = (y - mean) scale + beta by channel, plus `shortcut` if `residual`; negative values become 0 if `relu`."""
-    lead, stride, height, width = shape
-    for c in range(len(scale)):
-        at = lead + c * stride
-        _apply_channel(z, y, at, mean[c], scale[c], beta[c], shortcut, residual, relu, samples, height, width)
-
-
-@part
-def _apply_channel(z, y, at, mean, scale, beta, shortcut, residual, relu, samples, height, width):
-    middle, factor = np.float32(mean), np.float32(scale)
-    floor = np.float32(0 if relu else -np.inf)
-    for n in range(-(-samples // 16) * (height + 1)):
-        if n % (height + 1) == height:
-            continue
-        start = at + n * (width + 1) * 16
-        out, line = z[start:][: width * 16], y[start:][: width * 16]
-        if residual:
-            other = shortcut[start:][: width * 16]
-            for i in range(len(out)):
-                value = (line[i] - middle) * factor + beta + other[i]
-                out[i] = floor if value < floor else value
-        else:
-            for i in range(len(out)):
-                value = (line[i] - middle) * factor + beta
-                out[i] = floor if value < floor else value
-        _clear_lanes(out, samples - n // (height + 1) * 16)
-    clear_padding(z, at, 0, -(-samples // 16) * (height + 1), height, width)
-
-
-@kernel
-def backward(y, gscale, gshift, g, z, relu, mean, inverse, gamma, samples, shape):
-    """The backward pass of the norm: y, the norm's input, is replaced by the gradient of y.
-
-    g: gradient of the norm's output z. If `relu`, g is first set to 0, in place, where z is 0; what then is in g is the
-    gradient of the shortcut. gscale and gshift are set to the gradients of gamma and beta. `inverse`: 1 / standard
-    deviation of each channel. With x = (y - mean) inverse, the gradient of y is
-    gamma inverse (g - mean of g - x times mean of g x).
-    """
-    lead, stride, height, width = shape
-    count = samples * height * width
-    lines = -(-samples // 16) * (height + 1)
+def moments(mean, variance, sums, count):
+    """Mean and biased variance of each channel, float64, from the `sums` of `conv_forward` over `count` values."""
     for c in range(len(mean)):
-        at = lead + c * stride
-        m = np.float32(mean[c])
-        total, product = 0.0, 0.0
-        for n in range(lines):
-            start = at + n * (width + 1) * 16
-            a, b = _masked_sums(g[start:][: width * 16], y[start:][: width * 16], z[start:][: width * 16], m, relu)
-            total, product = total + a, product + b
-        gscale[c], gshift[c] = product * inverse[c], total
-        factor = np.float32(gamma[c] * inverse[c])
-        slope = np.float32(-gamma[c] * inverse[c] ** 3 * product / count)
-        offset = np.float32(-gamma[c] * inverse[c] * total / count)
-        for n in range(lines):
-            if n % (height + 1) < height:
-                start = at + n * (width + 1) * 16
-                line, grad = y[start:][: width * 16], g[start:][: width * 16]
-                for i in range(len(line)):
-                    line[i] = grad[i] * factor + (line[i] - m) * slope + offset
-                _clear_lanes(line, samples - n // (height + 1) * 16)
-
-
-@part
-def _masked_sums(g, y, z, mean, relu):
-    """Sums of g and of g (y - mean); if `relu`, g is first set to 0 where z is 0."""
-    total, product = np.float32(0), np.float32(0)
-    if relu:
-        for i in range(len(g)):
-            value = g[i] if z[i] > 0 else np.float32(0)
-            g[i] = value
-            total += value
-            product += value * (y[i] - mean)
-    else:
-        for i in range(len(g)):
-            total += g[i]
-            product += g[i] * (y[i] - mean)
-    return np.float64(total), np.float64(product)
-
-
-@part
-def _clear_lanes(line, lanes):
-    """Sets to zero the lanes of a line of pixels that hold no sample; `lanes`: how many hold one."""
-    if lanes < 16:
-        for at in range(0, len(line), 16):
-            for i in range(at + lanes, at + 16):
-                line[i] = 0
+        shift = sums[1, c] / count
+        mean[c] = sums[0, c] + shift
+        squares = sums[2, c] / count - shift**2
+        variance[c] = 0.0 if squares < 0 else squares
 
 
 @kernel
-def max_pool(out, x, samples, shape, wide):
-    """out = the largest of each 2x2 pixels of x. `shape`: shape of `out`; `wide`: shape of x."""
-    lead, stride, height, width = shape
-    blocks = -(-samples // 16)
-    for c in range((len(out) - lead) // stride):
+def gradient_terms(terms, gscale, gshift, sums, mean, variance, gamma, eps, count):
+    """The norm's backward pass but for its last step: gradients of gamma and beta, and `terms`, float32 [4, C].
+
+    `sums`: of `conv_backward`. The gradient of the norm's input y is g terms[1] + (y - terms[0]) terms[2] + terms[3].
+    """
+    for c in range(len(mean)):
+        inverse = 1 / np.sqrt(variance[c] + eps[c])
+        gscale[c], gshift[c] = sums[1, c] * inverse, sums[0, c]
+        terms[0, c] = mean[c]
+        terms[1, c] = gamma[c] * inverse
+        terms[2, c] = -gamma[c] * inverse**3 * sums[1, c] / count
+        terms[3, c] = -gamma[c] * inverse * sums[0, c] / count
+
+
+@part
+def value_at(x, at, norm, floor, c):
+    """One pixel of what x stands for."""
+    return at_least((load(x, at, 16, zeros(1)) - norm[0, c]) * norm[1, c] + norm[2, c], floor)
+
+
+@kernel
+def apply(z, x, norm, floor):
+    """z = what x stands for."""
+    plane = z[0].size
+    for c in range(len(z)):
+        for at in range(c * plane, (c + 1) * plane, 16):
+            store(z, at, 16, value_at(x, at, norm, floor, c))
+
+
+@kernel
+def join(z, y, norm, x, x_norm, floor):
+    """z = ReLU of the norm of y plus what x stands for."""
+    plane, none = z[0].size, np.float32(-np.inf)
+    for c in range(len(z)):
+        for at in range(c * plane, (c + 1) * plane, 16):
+            total = value_at(y, at, norm, none, c) + value_at(x, at, x_norm, floor, c)
+            store(z, at, 16, at_least(total, np.float32(0)))
+
+
+@kernel
+def apply_gradient(gy, g, y, terms):
+    """gy = the gradient of y, from the gradient g of its norm's output."""
+    plane = y[0].size
+    for c in range(len(y)):
+        for at in range(c * plane, (c + 1) * plane, 16):
+            store(gy, at, 16, norm_gradient(g, at, y, at, terms, c, zeros(1)))
+
+
+@kernel
+def output_gradient(g, sums, x, norm, floor, of, middle, relu):
+    """Sets g to 0 where x stands for 0, if `relu`, and sets `sums` as `conv_backward` does."""
+    plane = g[0].size
+    for c in range(len(g)):
+        sums[0, c], sums[1, c] = 0, 0
+        for first in range(c * plane, (c + 1) * plane, 4096):
+            total, product = zeros(1), zeros(1)
+            for at in range(first, min(first + 4096, (c + 1) * plane), 16):
+                gradient = load(g, at, 16, total)
+                if relu:
+                    gradient = where_above(gradient, value_at(x, at, norm, floor, c), np.float32(0))
+                    store(g, at, 16, gradient)
+                total = total + gradient
+                product = product + gradient * (load(of, at, 16, total) - middle[c])
+            sums[0, c] += float_sum(total)
+            sums[1, c] += float_sum(product)
+
+
+@kernel
+def max_pool(out, x, norm, floor):
+    """out = the largest of each 2x2 pixels of what x stands for."""
+    channels, blocks, height, width, _ = out.shape
+    for c in range(channels):
         for n in range(blocks * height):
-            to, at = _window(c, n, shape, wide)
             for j in range(width):
-                for i in range(16):
-                    a = at + j * 32 + i
-                    b = a + (wide[3] + 1) * 16
-                    out[to + j * 16 + i] = max(max(x[a], x[a + 16]), max(x[b], x[b + 16]))
-        clear_padding(out, lead + c * stride, 0, blocks * (height + 1), height, width)
+                a, b, to = _corners(out, x, c, n, j)
+                upper = larger(value_at(x, a, norm, floor, c), value_at(x, a + 16, norm, floor, c))
+                lower = larger(value_at(x, b, norm, floor, c), value_at(x, b + 16, norm, floor, c))
+                store(out, to, 16, larger(upper, lower))
 
 
 @kernel
-def max_pool_backward(gx, g, x, samples, shape, wide):
-    """gx = g at the largest of each 2x2 pixels of x, at the first of equal ones; 0 at the others."""
+def max_pool_backward(gx, sums, g, out, x, norm, floor):
+    """gx = g at the largest of each 2x2 pixels of what x stands for, the first of equal ones, if that is above the
+    floor; 0 at the others. `out`: of `max_pool`. Sets `sums` as `conv_backward` does, with x for `of`.
+    """
+    channels, blocks, height, width, _ = out.shape
     gx[:] = 0
-    for c in range((len(g) - shape[0]) // shape[1]):
-        for n in range(-(-samples // 16) * shape[2]):
-            to, at = _window(c, n, shape, wide)
-            for j in range(shape[3]):
-                for i in range(16):
-                    a = at + j * 32 + i
-                    b = a + (wide[3] + 1) * 16
-                    largest, value = max(max(x[a], x[a + 16]), max(x[b], x[b + 16])), g[to + j * 16 + i]
-                    if x[a] == largest:
-                        gx[a] = value
-                    elif x[a + 16] == largest:
-                        gx[a + 16] = value
-                    elif x[b] == largest:
-                        gx[b] = value
-                    else:
-                        gx[b + 16] = value
+    sums[:] = 0
+    for c in range(channels):
+        for n in range(blocks * height):
+            total, product = zeros(1), zeros(1)
+            for j in range(width):
+                a, b, to = _corners(out, x, c, n, j)
+                largest = load(out, to, 16, total)
+                left = where_above(load(g, to, 16, total), largest, floor)
+                for at in (a, a + 16, b, b + 16):
+                    value = value_at(x, at, norm, floor, c)
+                    own = where_equal(left, value, largest)
+                    left = where_other(left, value, largest)
+                    store(gx, at, 16, own)
+                    total, product = total + own, product + own * (load(x, at, 16, total) - norm[0, c])
+            sums[0, c] += float_sum(total)
+            sums[1, c] += float_sum(product)
 
 
 @part
-def _window(c, n, shape, wide):
-    """Row n of channel c: (where the row starts in the small image, where its first row starts in the wide image)."""
-    block, i = n // shape[2], n % shape[2]
-    to = shape[0] + c * shape[1] + (block * (shape[2] + 1) + i) * (shape[3] + 1) * 16
-    return to, wide[0] + c * wide[1] + (block * (wide[2] + 1) + 2 * i) * (wide[3] + 1) * 16
+def _corners(out, x, c, n, j):
+    """Where pixel j of row n of channel c is made from, a place in each of two rows, and where it lies itself."""
+    height, width = out.shape[2:4]
+    tall, wide = x.shape[2:4]
+    row = (c * out.shape[1] + n // height) * tall + n % height * 2
+    at = (row * wide + 2 * j) * 16
+    return at, at + 16 * wide, ((c * out.shape[1] * height + n) * width + j) * 16

@@ -1,9 +1,9 @@
 """Which pixels a sparse convolution reads: a mask as lists of distances, forward and backward.
 
-A 3x3 convolution has padding 1, and a 1x1 convolution has none. So the output is as large as the input at stride 1, and
-half as large at stride 2. At stride 2 the convolution works on the four phases of its input (`kernels.split_phases`):
-phase channel 4 c + 2 py + px holds the pixels of channel c in odd (py = 1) or even (py = 0) rows, and in odd or even
-columns by px. Output row i reads the input rows 2 i + ky - 1. Among the phases these are:
+A 3x3 convolution has padding 1, and a 1x1 convolution has none: it is the middle of a 3x3. So the output is as large as
+the input at stride 1, and half as large at stride 2. At stride 2 the window holds the four phases of the input
+(`kernels.fill`): phase channel 4 c + 2 py + px holds the pixels of channel c in odd (py = 1) or even (py = 0) rows, and
+in odd or even columns by px. Output row i reads the input rows 2 i + ky - 1. Among the phases these are:
     ky = 0   row i - 1 of the odd rows
     ky = 1   row i of the even rows
     ky = 2   row i of the odd rows
@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from fedtiny_lite.sparse.layout import LANES, Geometry
+from fedtiny_lite.sparse.layout import LANES, Window
 
 Taps = TypeVar("Taps", int, np.ndarray)
 
@@ -24,39 +24,36 @@ Taps = TypeVar("Taps", int, np.ndarray)
 class Pattern:
     """The K kept weights of a convolution [C_out, C_in, k, k], in order of their flat index.
 
-    `index`: flat index of each weight, int64 [K]. `first`, `tap`: the rows of output channels for `conv_forward`, int32
-    [C_out + 1] and [K]. `back_first`, `back_tap`: the rows of input channels (or phases) for the gradients, int32
-    [channels + 1] and [K]. `back_order`: the order of the weights in these rows, int32 [K].
+    `first`, `tap`: the rows of output channels for `conv_forward`, int32 [C_out + 1] and [K]. `back_first`, `back_tap`:
+    the rows of input channels (or phases) for the gradients, int32 [channels + 1] and [K]. `back_order`: the order of
+    the weights in these rows, int32 [K]. `longest`: weights of the longest row of either kind.
     """
 
-    index: np.ndarray
     first: np.ndarray
     tap: np.ndarray
     back_order: np.ndarray
     back_first: np.ndarray
     back_tap: np.ndarray
+    longest: int
 
 
-def build_pattern(keep: Tensor, stride: int, before: Geometry) -> Pattern:
+def build_pattern(keep: Tensor, stride: int, ahead: Window, back: Window) -> Pattern:
     """The pattern of the mask `keep`, bool [C_out, C_in, k, k].
 
-    `before`: geometry of the convolution's input, or of its phases at stride 2. Raises ValueError if a distance does
-    not fit into 32 bits.
+    `ahead`: the window of the input, or of its phases at stride 2; `back`: that of the output's gradient.
     """
-    index = keep.flatten().nonzero().squeeze(1).numpy()
-    out, channel, ky, kx = np.unravel_index(index, keep.shape)
+    out, channel, ky, kx = np.unravel_index(keep.flatten().nonzero().squeeze(1).numpy(), keep.shape)
     phase, dy, dx = tap_source(ky, kx, keep.shape[-1], stride)
-    channel, shift = stride**2 * channel + phase, dy * before.line + dx * LANES
-    if max(before.size, keep.shape[0] * before.stride) > np.iinfo(np.int32).max:
-        raise ValueError(f"a batch of {before.blocks * LANES} is too large for the sparse engine; take a smaller one")
+    channel = stride**2 * channel + phase
     order = np.argsort(channel, kind="stable")
+    first, back_first = _row_starts(out, keep.shape[0]), _row_starts(channel[order], ahead.channels)
     return Pattern(
-        index=index,
-        first=_row_starts(out, keep.shape[0]),
-        tap=(channel * before.stride + shift).astype(np.int32),
+        first=first,
+        tap=(channel * ahead.stride + dy * ahead.line + dx * LANES).astype(np.int32),
         back_order=order.astype(np.int32),
-        back_first=_row_starts(channel[order], before.channels),
-        back_tap=(out * before.stride - shift)[order].astype(np.int32),
+        back_first=back_first,
+        back_tap=(out * back.stride - dy * back.line - dx * LANES)[order].astype(np.int32),
+        longest=int(max(np.diff(first).max(), np.diff(back_first).max())),
     )
 
 

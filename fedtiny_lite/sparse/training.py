@@ -35,7 +35,7 @@ def sparse_twin(model: nn.Module, mask: Mask, batch_size: int, in_shape: tuple[i
     than the twin's room makes a new twin. Results do not depend on the room.
     """
     twin = _networks.get(model)
-    if twin is None or twin.capacity < batch_size or twin.in_shape != in_shape:
+    if twin is None or twin.in_shape != in_shape:
         twin = _networks[model] = SparseNetwork(model, batch_size, in_shape)
     twin.load(model, mask)
     return twin
