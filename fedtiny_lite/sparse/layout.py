@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from fedtiny_lite.sparse.pixels import LANES
 
-WINDOW = 2**18
-"""Floats of a window, about: 1 MiB, what a core's second cache holds."""
+WINDOW = 2**19
+"""Floats of a window, about: 2 MiB. Smaller ones, which a core's second cache would hold whole, read more rows twice."""
 SLAB = 2**26
 """Floats of address space that a workspace asks for at a time: 256 MiB."""
 
