@@ -7,6 +7,8 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 PROCESSES ?= 2
 CONSTRAINTS ?= constraints.txt
+PORT ?= 8888
+IP ?= localhost
 LOWEST ?= .venv-lowest
 # A thread each: torch and the processes would else wait for one another.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
@@ -20,7 +22,7 @@ help:
 	@echo "make test        lint, types, unit tests, and every notebook at profile smoke"
 	@echo "make quick       unit tests alone, without the slow ones and the notebooks"
 	@echo "make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
-	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make lab         open the notebooks in JupyterLab (PORT=$(PORT); BROWSER=no opens none; in a container also IP=0.0.0.0)"
 	@echo "make site        the report anew from what is in $(OUT)/, to open in a browser; runs no notebook"
 	@echo "make figures     draw accuracy over rounds and density of every run in $(OUT)/"
 	@echo "make bench       time the benchmarks"
@@ -45,8 +47,11 @@ quick: $(INSTALLED)
 test-lowest:
 	$(MAKE) VENV=$(LOWEST) CONSTRAINTS=constraints-lowest.txt OPTIONS="-W default" quick
 
+# The folder .jupyter tells JupyterLab not to ask about news. As root, which is who one is in a container, it wants a flag.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab --notebook-dir=. \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --LabApp.extension_manager=readonly \
+	  --port=$(PORT) --ip=$(IP) $(if $(filter no,$(BROWSER)),--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
 
 site: $(INSTALLED)
 	$(BIN)/python -m fedtiny_lite report --out $(OUT)

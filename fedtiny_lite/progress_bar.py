@@ -19,7 +19,7 @@ class Lines(std.tqdm):
     """A bar of tqdm as plain lines, for logs: `refresh` prints one, and so does an `update` once in a while."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
-        told = "{desc}: {n_fmt} of {total_fmt}{unit}s, {remaining} left{postfix}"
+        told = "{desc}: {n_fmt} of {total_fmt} {unit}s, {remaining} left{postfix}"
         late = {"delay": sys.float_info.min, "mininterval": SECONDS_BETWEEN_LINES}  # nothing is told before the start
         super().__init__(*given, **options | late | {"bar_format": told})
 
@@ -46,4 +46,4 @@ def progress_bar(of: Iterable | int, name: str, unit: str, **options: Any) -> An
     watched = auto.notebook_tqdm != std.tqdm or sys.stderr.isatty()
     bar = auto.tqdm if watched else Lines
     # Without smoothing, the time left follows from the mean of all steps.
-    return bar(**steps, desc=name, unit=f" {unit}", smoothing=0, leave=False, **options)
+    return bar(**steps, desc=name, unit=unit, smoothing=0, leave=False, **options)

@@ -20,7 +20,7 @@ from benchmarks.notebook_counts import as_python
 from fedtiny_lite.records.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONDA_NAMES = {"pytorch": "torch"}
+CONDA_NAMES = {"pytorch": "torch", "playwright-python": "playwright"}
 
 
 def requirements(lines) -> dict[str, Requirement]:
@@ -68,8 +68,8 @@ def test_the_lowest_versions_are_the_lower_bounds():
 
 def test_the_workflow_calls_the_two_commands_on_the_lowest_python_and_a_newer_one():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
-    commands = [step["run"] for step in jobs["two-commands"]["steps"] if "run" in step]
-    assert commands == ["make test", "make reproduce"]
+    browser, *commands = [step["run"] for step in jobs["two-commands"]["steps"] if "run" in step]
+    assert commands == ["make test", "make reproduce"] and "chromium" in browser
     lowest, newest = (Version(version) for version in jobs["two-commands"]["strategy"]["matrix"]["python"])
     assert str(SpecifierSet(PROJECT["requires-python"])) == f">={lowest}" and newest > lowest
 

@@ -27,7 +27,10 @@ def panel(draw: Callable[..., Figure], interactive: bool, **controls: ipywidgets
     if not interactive:
         return drawn()
     places: Places = {}
-    busy, picture = ipywidgets.Label(), ipywidgets.HTML(as_html(drawn(), places))
+    busy, picture = (
+        ipywidgets.Label(layout={"height": "1.2em", "margin": "0"}),
+        ipywidgets.HTML(as_html(drawn(), places)),
+    )
 
     def redraw(_: object) -> None:
         busy.value = BUSY
