@@ -55,6 +55,9 @@ class Config(Settings):
 
     clients: int = _clients(10, "number of clients", low=1, high=1_000_000)
     clients_per_round: int = _clients(0, "clients that take part in a round, drawn anew for each; 0 = all", low=0)
+    update_limit: float = _clients(
+        0.0, "a reply whose update is longer than this many times the round's median is rejected; 0 = no limit", low=0
+    )
     partition: str = _clients(
         "dirichlet",
         "how training images are spread over clients",

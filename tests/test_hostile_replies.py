@@ -324,6 +324,7 @@ def test_these_cases_are_those_that_the_methods_have():
         "votes: one weight too few", "votes: for a kept weight", "lists: at a kept position", "codes: one number",
         "growth_value: nan at 0", "stats: inf at -1", "one tensor more", "a bit flipped",
     }  # fmt: skip
+    assert len(tried) >= 60
     exchanges = {stage.given[1].name for method in METHODS for stage in stages(method)}
     assert exchanges >= {"bn_statistics", "candidate_losses", "saliency", "initial_pruning", "initial_weights", "train"}
 

@@ -5,6 +5,7 @@ ended). `pages.site` makes pages of them.
 """
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from fedtiny_lite.records.claims import claims_path
 from fedtiny_lite.records.explored import changed_parameters, own_folder
-from fedtiny_lite.records.files import ROOT, write_json
+from fedtiny_lite.records.files import ROOT, aside, write_json
 
 
 class NotebookRun(NamedTuple):
@@ -95,35 +96,49 @@ def _literal(path: Path) -> str:
 
 def _run_one(source: Path, out: Path, given: Mapping[str, object]) -> NotebookRun:
     """Execute one notebook, its copy and outcome below `out`; `given` may name another folder for its records."""
-    executed = out / "notebooks" / source.name
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    claims_path(out, source.name).unlink(missing_ok=True)  # claims of an earlier run are not this run's
+    executed, outcome = out / "notebooks" / source.name, out / "outcomes" / f"{source.stem}.json"
+    for path in (claims_path(out, source.name), outcome):  # those of an earlier run are not this run's
+        path.unlink(missing_ok=True)
     print(f"{source.stem}: running at profile {given['profile']}", flush=True)
     start = time.perf_counter()
     error = _execute(source, executed, given)
     run = NotebookRun(source.stem, time.perf_counter() - start, error)
     print(f"{run.name}: {error or 'ok'} ({run.seconds:.1f} s)", flush=True)
-    write_json(out / "outcomes" / f"{run.name}.json", {"profile": given["profile"]} | run._asdict())
+    write_json(outcome, {"profile": given["profile"]} | run._asdict())
     return run
 
 
 def _execute(source: Path, executed: Path, given: Mapping[str, object]) -> str | None:
-    """Run one notebook; returns None, or the cell and the error that stopped it, on one line."""
-    executed.unlink(missing_ok=True)
+    """Run one notebook; returns None, or the cell and the error that stopped it, on one line.
+
+    The copy is written aside, so that another run into the same folder, a kill or a full disk tears none.
+    """
     try:
-        papermill.execute_notebook(
-            _literal(source),
-            _literal(executed),
-            dict(given),
-            kernel_name="python3",
-            language="python",
-            cwd=source.parent,
-            progress_bar={"desc": source.stem, "leave": False},
-            kernel_manager_class=OwnPython,
-        )
+        with aside(executed) as beside:
+            return _execute_to(beside, source, given)
+    except OSError as error:
+        return f"failed: {type(error).__name__}: {error}"
+
+
+def _execute_to(copy: Path, source: Path, given: Mapping[str, object]) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The specified file .* does not end in", UserWarning)
+            papermill.execute_notebook(
+                _literal(source),
+                _literal(copy),
+                dict(given),
+                kernel_name="python3",
+                language="python",
+                cwd=source.parent,
+                progress_bar={"desc": source.stem, "leave": False},
+                kernel_manager_class=OwnPython,
+            )
     except PapermillExecutionError as error:
         lines = [*str(error.evalue).splitlines(), ""]
         return f"failed in cell [{error.exec_count}]: {error.ename}: {lines[0]}"
-    except Exception as error:  # a dead kernel, a full disk: the other notebooks still run
+    except OSError:  # a full disk: the copy may be torn
+        raise
+    except Exception as error:  # a dead kernel: the other notebooks still run
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
     return None

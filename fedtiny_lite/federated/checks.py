@@ -5,6 +5,7 @@ each tensor that its replies hold; `inspect` is the one place where they are car
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fedtiny_lite.federated.encodings import GROWTH_PARTS, decode_growth_lists
 from fedtiny_lite.federated.formats import decode_mask
-from fedtiny_lite.federated.messages import Message, state_lengths
+from fedtiny_lite.federated.messages import Message, encode_state, state_lengths
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
 
@@ -155,3 +156,30 @@ def whole_number(meta: Mapping[str, object], name: str, low: int = 0, high: int 
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r} in place of a whole number from {low} to {high}")
     return value
+
+
+# --- the norm rule ----------------------------------------------------------------------------------------
+
+
+def update_norm(task: Task, weights: Mapping[str, Tensor], mask: Mask, reply: Message) -> float:
+    """The Euclidean length of a client's update: of the weights in its reply, less those that the server holds.
+
+    `mask`: what the client trained under, unless its reply brings another; what that adds was zero on the server.
+    """
+    own = read_whole_mask(task, reply.tensors["mask"]) if "mask" in reply.tensors else mask
+    before = {name: tensor * own[name] if name in own else tensor for name, tensor in weights.items()}
+    return float((reply.tensors["weights"].double() - encode_state(before, own).double()).norm())
+
+
+def too_long(norms: Mapping[int, float], limit: float) -> dict[int, str]:
+    """Why clients' updates are rejected, whose length is above `limit` times the median of the round's updates.
+
+    Example: of lengths 1, 2, 2 and 9 the median is 2; with a limit of 4 the last is rejected, with one of 5 none. The
+    median is that of honest clients only as long as these are the most; of two replies neither is ever 2 medians long.
+    """
+    longest = limit * statistics.median(norms.values())
+    return {
+        k: f"its update is {norm:.3g} long, and {longest:.3g} is allowed: {limit:g} times the round's median"
+        for k, norm in norms.items()
+        if norm > longest
+    }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import inspect, reason, whole_number
+from fedtiny_lite.federated.checks import inspect, reason, too_long, update_norm, whole_number
 from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.messages import Message, encode_state, pack, unpack
 from fedtiny_lite.federated.protocol import Exchange, Lost, Method
@@ -137,8 +137,9 @@ def accept(
 ) -> Accepted:
     """Checks every reply, the one place where that is done; `packed`: client number -> the bytes that came, if any did.
 
-    A reply that fails a check is left out. Raises FloatingPointError, with the reasons, when fewer than half of those
-    asked are left, or fewer than `min_replies`: the average of a few is not the federation's.
+    A reply that fails a check is left out, and one that moved too far where `update_limit` is set. Raises
+    FloatingPointError, with the reasons, when fewer than half of those asked are left, or fewer than `min_replies`: the
+    average of a few is not the federation's.
     """
     replies, held, samples = [], dict(ledger.held), dict(ledger.samples)
     lost = {k: found.why for k, found in sorted(packed.items()) if isinstance(found, Lost)}
@@ -155,9 +156,22 @@ def accept(
             replies.append(replace(reply, meta=reply.meta | {"client": k}))
         except (ValueError, KeyError) as error:
             rejections[k] = reason(error)
+    long = _too_long(method, server, state, replies)
+    rejections = dict(sorted((rejections | long).items()))
+    replies = [reply for reply in replies if reply.meta["client"] not in long]
     if len(replies) < max(len(packed) / 2, min(server.task.config.min_replies, len(packed))):
         raise FloatingPointError(_too_few(rejections | lost, len(packed)))
     return Accepted(replies, rejections, lost, replace(ledger, held=held, samples=samples))
+
+
+def _too_long(method: Method, server: Server, state: State, replies: list[Message]) -> dict[int, str]:
+    """The clients whose weights moved too far in this exchange, if there is a limit, each with the reason."""
+    limit, task = server.task.config.update_limit, server.task
+    norms = {
+        k: update_norm(task, state.weights, mask_for(method, server, state, k), reply)
+        for k, reply in ((reply.meta["client"], reply) for reply in replies if limit and "weights" in reply.tensors)
+    }
+    return too_long(norms, limit) if norms else {}
 
 
 def _said(reply: Message, name: str) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from fedtiny_lite.federated.client import EMPTY_MEMORY
-from fedtiny_lite.records.files import write_bytes
+from fedtiny_lite.records.files import sweep, write_bytes
 
 SUFFIX = ".memory"
 
@@ -57,6 +57,7 @@ class Memories:
         """Forget all others."""
         self.held = {name: self.held[name] for name in self.held if name in names or name == NOTHING}
         if self.folder and self.folder.is_dir():
+            sweep(self.folder)
             for path in self.folder.glob(f"*{SUFFIX}"):
                 if path.stem not in names:
                     path.unlink()

@@ -8,6 +8,8 @@ import errno
 import json
 import math
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,12 +83,21 @@ def _remedy(error: OSError) -> str:
     return "choose a folder that can be written to"
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
     """Delete what `aside` left in `folder` of processes that were killed; that of running ones stays."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(pattern):
         pid = path.suffixes[-2].removeprefix(".") if len(path.suffixes) > 1 else ""
         if pid.isdecimal() and not _is_running(int(pid)):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the time of the block; if the process is killed in it, the next call sweeps the folder away."""
+    name = ".fedtiny-lite."
+    sweep(Path(tempfile.gettempdir()), f"{name}*.tmp")
+    with tempfile.TemporaryDirectory(prefix=name, suffix=f".{os.getpid()}.tmp") as folder:
+        yield Path(folder)
 
 
 def _is_running(pid: int) -> bool:

@@ -8,7 +8,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +23,7 @@ from fedtiny_lite.federated.memory import Memories, digest
 from fedtiny_lite.federated.personal import weigh_classes
 from fedtiny_lite.federated.protocol import Answered, Heard, Lost, answer_question, exchange_at
 from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records.files import scratch_folder
 from fedtiny_lite.simulation.setup import Federation, build_federation, client_of, hand_out, largest_first
 
 
@@ -157,10 +157,10 @@ def place_for(config: Config, folder: Path | None = None) -> Iterator[Place]:
         return
     context = multiprocessing.get_context("spawn")
     with (
-        tempfile.TemporaryDirectory() as messages,
+        scratch_folder() as messages,
         ProcessPoolExecutor(workers, context, initializer=start_worker) as pool,
     ):
-        yield InWorkers(config, folder, pool, Path(messages))
+        yield InWorkers(config, folder, pool, messages)
 
 
 def start_worker() -> None:
