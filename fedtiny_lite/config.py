@@ -21,8 +21,9 @@ from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setti
 FILE = "file:"
 """How the method in a file of one's own is named: file:PATH."""
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
-_run, _data, _clients, _model, _training, _budget, _machine = (
-    partial(setting, group=group) for group in ("run", "data", "clients", "model", "training", "budget", "machine")
+_run, _data, _clients, _model, _training, _budget, _privacy, _machine = (
+    partial(setting, group=group)
+    for group in ("run", "data", "clients", "model", "training", "budget", "privacy, an experiment", "machine")
 )
 Kind = TypeVar("Kind", bound=Settings)
 
@@ -86,6 +87,9 @@ class Config(Settings):
         "auto", "whether the last layer is pruned; auto = only above density 0.005", choices=("auto", "yes", "no")
     )
 
+    clip_norm: float = _privacy(0.0, "longest update and longest list that a client sends; 0 = as they are", low=0)
+    noise: float = _privacy(0.0, "Gaussian noise on both, in units of clip_norm; no epsilon follows", low=0)
+
     engine: str = _machine(
         "dense",
         "what computes masked layers: dense torch, the sparse engine (CPU), or auto = sparse where little is kept",
@@ -112,6 +116,8 @@ class Config(Settings):
             object.__setattr__(self, "own", kind())
         elif type(self.own) is not kind:
             raise ValueError(f"own = {self.own!r}: {self.method} takes {kind.__module__}.{kind.__name__}")
+        if self.noise and not self.clip_norm:
+            raise ValueError(f"noise = {self.noise:g}: it is a multiple of clip_norm, which is 0; set clip_norm too")
         if self.clients_per_round > self.clients:
             raise ValueError(
                 f"clients_per_round = {self.clients_per_round}: there are {self.clients} clients; "

@@ -32,6 +32,8 @@ OUT_OF_RANGE = {
     "clients": ([0, -3, 1000001], "at least 1 and at most 1000000"),
     "clients_per_round": ([-1], "at least 0"),
     "update_limit": ([-1, NAN, INF], "at least 0"),
+    "clip_norm": ([-1, NAN, INF], "at least 0"),
+    "noise": ([-1, NAN, INF], "at least 0"),
     "alpha": ([0, 0.0, -0.5, NAN, INF], "above 0"),
     "min_samples": ([1], "at least 2"),
     "width": ([0, 1025], "at least 1 and at most 1024"),

@@ -13,9 +13,10 @@ from torch import nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.federated.checks import Check
-from fedtiny_lite.federated.client import Client, packed_memory, take_mask
+from fedtiny_lite.federated.client import Client, packed_memory, receive, take_mask
 from fedtiny_lite.federated.messages import Message, pack, unpack
 from fedtiny_lite.federated.participation import in_round
+from fedtiny_lite.federated.privacy import disturb
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import Question, Reply, State
 from fedtiny_lite.federated.task import Task
@@ -123,9 +124,12 @@ def answer_question(client: Client, exchange: Exchange, question: bytes) -> Answ
     if not take_mask(client, message):
         refusal = pack({}, samples=len(client.split), version=held, holds=held)
         return Answered(refusal, packed_memory(client), 0, 0, 0, ())
+    private = client.config.clip_norm > 0
+    before = receive(client, message)[0] if private and "weights" in message.tensors else {}
     found = exchange.answer(client, message)
+    tensors = disturb(client, before, found.tensors) if private else found.tensors
     meta = dict(found.meta) | {"samples": len(client.split), "version": message.meta["version"]}
-    packed = pack(found.tensors, **meta, holds=client.version)
+    packed = pack(tensors, **meta, holds=client.version)
     engines = tuple(sorted(client.trained_on))
     return Answered(packed, packed_memory(client), found.flops, found.kept, found.state_bytes, engines)
 
