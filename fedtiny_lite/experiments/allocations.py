@@ -22,16 +22,18 @@ CANDIDATES = 6
 """Each kind of candidate once."""
 TRIAL_EPOCHS = 5
 
-_FEDTINY: Values = dict(method="fedtiny", selection="adaptive", pool="paper", trial_epochs=0)
+_FEDTINY: Values = dict(method="fedtiny", selection="adaptive", progressive="yes", pool="paper", trial_epochs=0)
 _OURS: Values = {**_FEDTINY, "pool": "allocations", "pool_size": CANDIDATES}
 _FLOW_MASK: Values = {**_OURS, "selection": "fixed", "candidate": 3}
 OURS, OURS_TRIED = "pool of allocations (ours)", "pool of allocations, tried (ours)"
 CONTROL, CONTROL_TRIED = "SynFlow's mask, then progressive", "SynFlow's mask, tried, then progressive"
+STATIC_TRIED = "SynFlow's mask, tried, static"
 ARMS: Mapping[str, Values] = {
     OURS_TRIED: {**_OURS, "trial_epochs": TRIAL_EPOCHS},
     OURS: _OURS,
     CONTROL_TRIED: {**_FLOW_MASK, "trial_epochs": TRIAL_EPOCHS},
     CONTROL: _FLOW_MASK,
+    STATIC_TRIED: {**_FLOW_MASK, "trial_epochs": TRIAL_EPOCHS, "progressive": "no"},
     "paper's pool, tried (ours)": {**_FEDTINY, "trial_epochs": TRIAL_EPOCHS},
     "FedTiny": _FEDTINY,
     "SynFlow": {"method": "synflow"},
@@ -39,7 +41,7 @@ ARMS: Mapping[str, Values] = {
     "magnitude": {"method": "magnitude"},
 }
 """What is compared. Tried: the server trains each candidate for some epochs before it sends it."""
-TUNED = (OURS_TRIED, OURS, CONTROL_TRIED, CONTROL)
+TUNED = (OURS_TRIED, OURS, CONTROL_TRIED, CONTROL, STATIC_TRIED)
 
 
 def allocations_tuning(out: str | Path) -> list[Config]:
