@@ -64,3 +64,16 @@ def test_pool_panel_without_sliders_is_a_figure():
     config = make_config("smoke", pool_size=2, pretrain_epochs=0, samples=300)
     fig = pool_panel(config, interactive=False)
     assert fig.axes[0].images[0].get_array().shape == (4, 2)
+
+
+def test_statistics_stand_channel_by_channel():
+    [ax] = candidates.statistics_figure([0.0, 1.0], [[2.0, 3.0], [4.0, 5.0]], [3.0, 4.0], "text").axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert drawn["each client"] == [2, 3] and drawn["combined by the server"] == [3, 4]
+    assert drawn["stored before pruning"] == [0, 1]
+
+
+def test_judged_candidates_stand_under_each_set_of_statistics():
+    [ax] = candidates.judged_figure({"stored": [2.0, 1.0, 3.0], "adapted": [0.0, 0.5, 1.0]}, "text").axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [[2, 1, 3], [0, 0.5, 1]]
+    assert list(ax.get_xticks()) == [0, 1, 2]

@@ -87,3 +87,14 @@ def test_numbers_are_written_by_claim_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "CLAIMS", {"x": study.Claim("x", lambda runs: runs["a"]["final"]["test_accuracy"])})
     path = study.write_numbers(tmp_path, {7: {"a": record(0.5)}, 8: {"a": record(0.25)}})
     assert json.loads(path.read_text())["claims"] == {"x": [0.5, 0.25]}
+
+
+def test_a_finding_says_on_which_side_of_zero_the_interval_lies(monkeypatch):
+    numbers = {"02-vanilla-ranks": [1.0, 2.0, 3.0], "03-forward": [-1.0, 1.0], "03-layer": [-2.0, -2.0]}
+    monkeypatch.setattr(study, "recorded_numbers", lambda: numbers)
+    assert (
+        study.finding("02-vanilla-ranks")
+        == "ranking, vanilla: +2.000 [-0.484, +4.484] over 3 seeds, not told apart from 0"
+    )
+    assert study.finding("03-forward").endswith("over 2 seeds, not told apart from 0")
+    assert study.finding("03-layer") == "layer − block: -2.000 [-2.000, -2.000] over 2 seeds, below 0"

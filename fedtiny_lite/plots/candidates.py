@@ -121,3 +121,37 @@ def cost_figure(entries: Mapping[str, Mapping[str, float]], clients: int, text: 
         ax.margins(y=0.15)
     subtitle(fig, "What selection costs a client", text)
     return fig
+
+
+def statistics_figure(
+    stored: Sequence[float], clients: Sequence[Sequence[float]], combined: Sequence[float], text: str
+) -> Figure:
+    """One BN layer of a candidate, channel by channel: means stored before pruning, of each client, and combined.
+
+    `clients[k][channel]`.
+    """
+    fig = figure((WIDE[0], 3.6))
+    ax = fig.subplots()
+    channels = range(len(stored))
+    for k, means in enumerate(clients):
+        ax.plot(channels, means, "o", color=PALETTE[0], alpha=0.4, markersize=5, label=None if k else "each client")
+    ax.plot(channels, combined, "_", color="black", markersize=16, label="combined by the server")
+    ax.plot(channels, stored, "x", color=PALETTE[3], label="stored before pruning")
+    ax.set(xlabel="channel", ylabel="running mean of\nbatch normalisation")
+    ax.legend(fontsize=8)
+    subtitle(fig, "The stored statistics belong to another network", text)
+    return fig
+
+
+def judged_figure(losses: Mapping[str, Sequence[float]], text: str) -> Figure:
+    """Each candidate's loss under other BN statistics; `losses[statistics][candidate]`."""
+    fig = figure((WIDE[0] * 0.7, 3.4))
+    ax = fig.subplots()
+    for (statistics, values), marker, colour in zip(losses.items(), MARKERS, PALETTE, strict=False):
+        ax.plot(range(len(values)), values, marker, color=colour, markersize=8, label=statistics)
+    ax.set_xticks(range(len(next(iter(losses.values())))))
+    ax.set(xlabel="candidate", ylabel="mean loss on\nclients' images (nats)")
+    ax.margins(x=0.2)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    subtitle(fig, "The same candidates under two sets of statistics", text)
+    return fig

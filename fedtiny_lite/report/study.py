@@ -120,3 +120,11 @@ def bands(live: Mapping[str, Sequence[float]], profile: str) -> dict[str, tuple[
     """The band of the mean of each claim's live numbers; none at profiles whose runs are not those of the study."""
     numbers = recorded_numbers()
     return {name: band(numbers[name], len(found)) for name, found in live.items() if profile == "digits" and len(found)}
+
+
+def finding(name: str) -> str:
+    """What the study says of a claim, in words: mean, 95 % t interval, seeds, and on which side of 0 it lies."""
+    numbers = recorded_numbers()[name]
+    mean, low, high = t_interval(numbers)
+    side = "above 0" if low > 0 else "below 0" if high < 0 else "not told apart from 0"
+    return f"{CLAIMS[name].label}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over {len(numbers)} seeds, {side}"
