@@ -57,7 +57,7 @@ def test_cells_are_thin(path):
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)), cell.source
         if "parameters" not in cell.metadata.get("tags", []):
             values = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
-            numbers = [node for node in values if isinstance(node, ast.Constant) and node.value is not None]
+            numbers = [node for node in values if isinstance(node, ast.Constant) and type(node.value) in (int, float)]
             assert not numbers, f"move this setting to the parameters cell:\n{cell.source}"
 
 

@@ -4,6 +4,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.plots import pruning
@@ -74,3 +75,22 @@ def test_change_panel_starts_where_something_changed():
 def test_matrices_have_a_row_per_filter():
     mask = Mask({"conv.weight": torch.ones(4, 2, 3, 3, dtype=torch.bool)})
     assert matrices(mask)["conv.weight"].shape == (4, 18)
+
+
+def test_gradients_of_kept_and_pruned_weights_are_shares():
+    fig = pruning.gradient_figure([0.1, 0.2], [0.3, 0.4, 0.5, 0.6], 0.5, "text")
+    [ax] = fig.axes
+    assert ax.lines[0].get_xdata()[0] == 0.5
+    for patch in ax.patches:
+        tops = {round(float(y), 6) for _, y in patch.get_xy()} - {0.0}
+        assert tops == ({0.5} if patch.get_label() == "kept" else {0.25})
+
+
+def test_an_exchange_marks_what_went_and_what_came():
+    before, after = np.array([[True, False], [True, False]]), np.array([[True, True], [False, False]])
+    fig = pruning.exchange_figure([[0.5, 0.0], [0.1, 0.0]], [[0.0, -0.9], [0.0, 0.2]], before, after)
+    told = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    assert told == [["0.5", "0.1"], ["-0.9", "0.2"], ["0.5", "0"]]
+    coloured = [[to_hex(patch.get_facecolor()) for patch in ax.patches] for ax in fig.axes]
+    assert [colours.index(pruning.PRUNED) for colours in coloured[:1]] == [2]
+    assert [colours.index(pruning.GROWN) for colours in coloured[1:]] == [1, 1]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fedtiny_lite.plots.strips import strip
@@ -129,3 +130,53 @@ def variant_figure(accuracy: Mapping[str, Sequence[float]], text: str) -> Figure
     strip(right, gains, f"accuracy minus that of\n'{first}', same seed", zero=True)
     subtitle(fig, "What adjusting the mask brings", text)
     return fig
+
+
+def gradient_figure(kept: Sequence[float], pruned: Sequence[float], entry: float, text: str) -> Figure:
+    """How |gradients| of kept and of pruned weights of a layer are distributed.
+
+    `entry`: the least of the list, drawn as a line.
+    """
+    fig = figure((WIDE[0] * 0.8, 3.6))
+    ax = fig.subplots()
+    edges = np.linspace(0, max(*kept, *pruned), 41)
+    for values, label, colour in ((kept, "kept", GREY), (pruned, "pruned", GROWN)):
+        share = np.full(len(values), 1 / len(values))
+        ax.hist(values, edges.tolist(), weights=share, histtype="step", linewidth=1.5, color=colour, label=label)
+    ax.axvline(entry, color=PRUNED, linestyle="--", label="least |gradient| of the list")
+    ax.set(xlabel="|gradient| of the loss", ylabel="share of the weights", yscale="log")
+    ax.legend(fontsize=8)
+    subtitle(fig, "Pruned weights have gradients too", text)
+    return fig
+
+
+def exchange_figure(
+    weight: Sequence[Sequence[float]], gradient: Sequence[Sequence[float]], before: np.ndarray, after: np.ndarray
+) -> Figure:
+    """A small layer weight by weight: its weights, the merged gradients of pruned ones, and the mask afterwards.
+
+    `before`, `after`: bool [rows, columns], True = kept.
+    """
+    fig = figure((WIDE[0], 3.6))
+    left, middle, right = fig.subplots(1, 3)
+    grown, pruned = after & ~before, before & ~after
+    _cells(left, weight, before, pruned, PRUNED)
+    left.set_title("kept: smallest |w| marked", fontsize=10)
+    _cells(middle, gradient, ~before, grown, GROWN)
+    middle.set_title("pruned: largest |g| marked", fontsize=10)
+    _cells(right, np.where(after, weight, 0.0), after, grown, GROWN)
+    right.set_title("afterwards: grown start at 0", fontsize=10)
+    subtitle(fig, "As many weights come as go", "a layer of 4 × 4 made up for this figure")
+    return fig
+
+
+def _cells(ax: Axes, values: Sequence[Sequence[float]] | np.ndarray, shown: np.ndarray, marked: np.ndarray,
+           colour: str) -> None:  # fmt: skip
+    """The shown values in their places, the marked ones in colour; places that are not shown are left white."""
+    ax.set(xlim=(-0.5, shown.shape[1] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
+    for (row, column), value in np.ndenumerate(np.asarray(values)):
+        face = colour if marked[row, column] else KEPT if shown[row, column] else "white"
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=2))
+        if shown[row, column]:
+            ink = "white" if marked[row, column] else "black"
+            ax.text(column, row, f"{value:g}", ha="center", va="center", color=ink, fontsize=10)
