@@ -21,9 +21,8 @@ from ipywidgets import Widget
 from fedtiny_lite.config import make_config
 from fedtiny_lite.model.costs import layer_shapes
 from fedtiny_lite.model.networks import empty_model
-from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.environment import cpu_model
-from fedtiny_lite.records.files import read_json
+from fedtiny_lite.report.engines import step_record
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.widgets import candidates, clients, costs, runs, sparse
 
@@ -44,7 +43,7 @@ class Move(NamedTuple):
 def panels() -> dict[str, tuple[Callable[[], Widget], dict[int, tuple]]]:
     """Name -> what makes the panel, and the values that each of its controls, by place, is moved through."""
     model = empty_model(PAPER.model, PAPER.width, 10, (3, SIDE, SIDE))
-    layers, steps = layer_shapes(model, (3, SIDE, SIDE)), read_json(COMMITTED / "sparse_step.json")
+    layers, steps = layer_shapes(model, (3, SIDE, SIDE)), step_record()
     alphas, numbers, kinds = (0.1, 0.3, 1.0, 3.0, 10.0), (4, 7, 12, 16, 20), ("iid", "shards", "quantity")
     return {
         "density of the digits' model": (lambda: clients.density_panel(DIGITS, True), {0: DENSITIES}),

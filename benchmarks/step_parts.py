@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import torch
 from numba.core.dispatcher import Dispatcher
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from fedtiny_lite.model.costs import layer_shapes
 from fedtiny_lite.pruning.progressive import exchange_counts
 from fedtiny_lite.sparse import kernels, norms
 from fedtiny_lite.sparse.growth import sparse_growth_lists
+from fedtiny_lite.sparse.layers import MaxPool, Residual, convolutions_of
+from fedtiny_lite.sparse.layout import LANES, Geometry, block_count
+from fedtiny_lite.sparse.network import SparseNetwork
 
 GROWTH_RATE = 0.3  # of a layer's kept weights, as in the paper's first adjustment
 DIRECTIONS = {"forward_all": "forward", "backward_all": "backward"}
@@ -132,15 +136,16 @@ def row_of(conv: str) -> str:
 
 
 def growth_seconds(case: Case, turns: int) -> dict[str, float]:
-    """Seconds of the growth step on the model's last block, and of a training step at the same mask."""
+    """Seconds of the growth step on the slowest of the model's blocks, and of a training step at the same mask."""
     trained, (images, labels) = prepare(case), noise(case.batch)
     model, mask = trained.model, trained.mask
-    counts = exchange_counts(mask, model.blocks[-1], GROWTH_RATE)
 
-    def growth() -> None:
-        sparse_growth_lists(model, mask, counts, images, labels)
+    def growth(block: tuple[str, ...]) -> Callable[[], None]:
+        counts = exchange_counts(mask, block, GROWTH_RATE)
+        return lambda: sparse_growth_lists(model, mask, counts, images, labels)
 
-    return interleaved({"seconds": growth, "step_seconds": trained.step}, turns)
+    seconds = interleaved({"step": trained.step} | {block: growth(block) for block in model.blocks}, turns)
+    return {"step_seconds": seconds.pop("step"), "seconds": max(seconds.values())}
 
 
 def pattern_seconds(case: Case, turns: int) -> dict[str, float]:
@@ -152,3 +157,31 @@ def pattern_seconds(case: Case, turns: int) -> dict[str, float]:
             own.build_pattern()
 
     return interleaved({"seconds": build}, turns)
+
+
+def step_bytes(network: SparseNetwork, samples: int) -> int:
+    """Bytes of activations and gradients that a step of the sparse engine reads and writes, each pass counted once."""
+
+    def size(geometry: Geometry) -> int:
+        return 4 * LANES * block_count(samples) * geometry.channels * geometry.pixels
+
+    total = 0
+    for layer in network.layers:
+        for own in convolutions_of(layer):
+            # Forward reads x and writes y; backward reads the gradient, y and x, and writes the gradient of x.
+            total += 3 * size(own.joint) + (2 if own.first else 3) * size(own.before)
+        if isinstance(layer, MaxPool):
+            total += 3 * size(layer.after) + 3 * size(layer.before)
+        if isinstance(layer, Residual):
+            # The join reads two and writes one; the gradient of its output is summed with y; then the shortcut's.
+            total += 4 * size(layer.after) + (
+                2 * size(layer.after) if len(layer.conv1.convs) == 2 else size(layer.after)
+            )
+    return total
+
+
+def bandwidth(floats: int = 2**25, turns: int = 5) -> float:
+    """Bytes a second that one thread reads and writes while it copies more than any cache holds."""
+    source, target = torch.ones(floats), torch.empty(floats)
+    seconds = min(cpu_seconds(lambda: target.copy_(source)) for _ in range(turns))
+    return 2 * source.nbytes / seconds

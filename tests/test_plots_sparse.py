@@ -15,6 +15,7 @@ from fedtiny_lite.config import make_config
 from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import export, planes, sparse
+from fedtiny_lite.records.files import write_json
 from fedtiny_lite.report import engines
 from fedtiny_lite.sparse import kernels
 from fedtiny_lite.sparse.layers import stored
@@ -133,6 +134,12 @@ def test_memory_figure_has_an_arrow_per_pixel_all_of_one_length():
 
 
 # From the record
+
+
+def test_the_last_record_by_name_is_read(tmp_path):
+    for name in ("b", "a"):
+        write_json(tmp_path / "sparse_step" / f"{name}.json", {"turns": name})
+    assert engines.step_record(tmp_path)["turns"] == "b"
 
 
 def test_speed_is_against_the_faster_dense_layout():

@@ -6,12 +6,14 @@ nothing is pruned.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fedtiny_lite.records.bundles import provenance
+from fedtiny_lite.records.bundles import COMMITTED, provenance
+from fedtiny_lite.records.files import read_json
 
 FLOAT32 = ("dense contiguous", "dense channels_last")
 MASKS = {"uniform": "uniform", "erk": "ERK"}
@@ -24,6 +26,11 @@ PARTS = {  # what is drawn -> beginnings of its names in the record; all others 
 }
 Step = Mapping[str, Any]
 """A row of the record, as it was read from JSON."""
+
+
+def step_record(folder: Path = COMMITTED) -> Mapping:
+    """The record of training steps in `folder`: of those of each kind of processor, the last by name."""
+    return read_json(max((folder / "sparse_step").glob("*.json")))
 
 
 def rows_with(rows: Sequence[Step], **wanted: object) -> list[Step]:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from fedtiny_lite.sparse.pixels import LANES
 
 WINDOW = 2**19
-"""Floats of a window, about: 2 MiB. Smaller ones, which a core's second cache would hold whole, read more rows twice."""
+"""Floats of a window, about: 2 MiB. Smaller ones, which a second cache would hold whole, read more rows twice."""
 SLAB = 2**26
 """Floats of address space that a workspace asks for at a time: 256 MiB."""
 

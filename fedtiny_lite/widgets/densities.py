@@ -9,8 +9,6 @@ from torch import nn
 from fedtiny_lite.config import Config
 from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import LayerShape
-from fedtiny_lite.records.bundles import COMMITTED
-from fedtiny_lite.records.files import read_json
 from fedtiny_lite.report import engines
 
 
@@ -60,4 +58,4 @@ def speed_at(config: Config, model: nn.Module, layers: Sequence[LayerShape]) -> 
 
 @cache
 def _recorded_steps() -> Mapping:
-    return read_json(COMMITTED / "sparse_step.json")
+    return engines.step_record()
