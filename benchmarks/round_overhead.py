@@ -6,9 +6,10 @@ A round is timed inside `simulate.run`, as its record times it: asking, packing,
 unpacking, averaging, and here a test set of ten images. The bare loop takes the same number of batches of the
 same sizes from the same clients' images, augmented and normalised by the same functions (so that is in both),
 through the same model and SGD (torch's default loop over parameters, where the kit asks for `foreach`), with no
-mask, message or client. Everything runs on one torch thread. Rounds and bare loops alternate, and so do the rounds
-with one and with two workers; ratios are medians over pairs, a round against the mean of the loops before and after
-it, so that a machine that slows down favours neither.
+mask, message or client. A round on the sparse engine goes against a bare loop on that engine, under the round's mask.
+Everything runs on one torch thread. Rounds and bare loops alternate, and so do the rounds with one and with two
+workers; ratios are medians over pairs, a round against the mean of the loops before and after it, so that a machine
+that slows down favours neither.
 Evaluation and the checkpoint are timed apart. Exits with 1 if a target is missed.
 """
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,16 +29,21 @@ from statistics import median
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedtiny_lite.config import Config, make_config
 from fedtiny_lite.data.datasets import batches, default_data_dir, load_dataset
+from fedtiny_lite.federated.state import State
+from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.training import evaluate, training_batch
 from fedtiny_lite.records.environment import cpu_model
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import Federation, build_federation
+from fedtiny_lite.sparse.network import SparseNetwork
 
-DIGITS_OVERHEAD, RESNET_OVERHEAD, TWO_WORKERS = 1.15, 1.05, 1.6
+DIGITS_OVERHEAD, RESNET_OVERHEAD, SPARSE_OVERHEAD, TWO_WORKERS = 1.15, 1.05, 1.08, 1.6
+SPARSE_WIDTHS, SPARSE_ROUNDS = (16, 64), 5
 # No time goes into a start; one run times rounds with and without an adjustment.
 SHORT = dict(selection="fixed", pretrain_epochs=0, test_samples=10, torch_device="cpu", workers=1)
 DIGITS = make_config("digits", **SHORT | dict(rounds=31, adjust_every=2, adjust_until=31))
@@ -58,6 +64,9 @@ def main() -> int:
     misses += overhead(f"{config.dataset}, resnet18 of width {config.width}", timings, RESNET_OVERHEAD)
     misses += speed_up(timings)
     print_evaluation(config)
+    for width in SPARSE_WIDTHS:
+        sparse = replace(config, engine="sparse", width=width, density=0.01, rounds=SPARSE_ROUNDS)
+        misses += overhead(f"sparse engine at 0.01, resnet18 of width {width}", time_rounds([sparse]), SPARSE_OVERHEAD)
     print(*misses, sep="\n")
     return int(bool(misses))
 
@@ -69,23 +78,23 @@ def time_rounds(configs: Sequence[Config]) -> list[dict]:
     before and after its round; `checkpoint`: of the first config; `adjusted`: whether its round grew and pruned.
     """
     federation = build_federation(configs[0])
-    model = copy.deepcopy(federation.server.model)
+    step = bare_step(configs[0], federation)
     timings: list[dict] = [{} for _ in range(configs[0].rounds + 1)]
 
-    def after_round(number: int, entry: dict, wall: float) -> None:
+    def after_round(number: int, entry: dict, state: State, wall: float) -> None:
         row = timings[entry["round"] + 1]
         row[f"round{number}"] = entry.get("seconds", 0.0)
         if number == 0:
             row["checkpoint"], row["adjusted"] = wall - row["round0"], "adjusted" in entry
-            row["after"] = seconds(lambda: bare_round(model, federation, configs[0]))
+            row["after"] = seconds(lambda: bare_round(step(state.mask), federation, configs[0]))
 
     alternate(configs, after_round)
     bare = [{"bare": (before["after"] + row["after"]) / 2} for before, row in itertools.pairwise(timings)]
     return [row | around for row, around in zip(timings[1:], bare, strict=True)][1:]
 
 
-def alternate(configs: Sequence[Config], after_round: Callable[[int, dict, float], None]) -> None:
-    """Run all configs, one round of each in turn. after_round(number of the config, entry, seconds of its turn)."""
+def alternate(configs: Sequence[Config], after_round: Callable[[int, dict, State, float], None]) -> None:
+    """Run all configs, one round of each in turn. after_round(config's number, entry, state, seconds of its turn)."""
     turns = [threading.Semaphore(int(number == 0)) for number in range(len(configs))]
 
     def one_run(number: int) -> None:
@@ -95,7 +104,7 @@ def alternate(configs: Sequence[Config], after_round: Callable[[int, dict, float
 
         def hand_over(entry: dict, state) -> None:
             nonlocal began
-            after_round(number, entry, time.perf_counter() - began)
+            after_round(number, entry, state, time.perf_counter() - began)
             next_one.release()
             mine.acquire()
             began = time.perf_counter()
@@ -110,20 +119,54 @@ def alternate(configs: Sequence[Config], after_round: Callable[[int, dict, float
         list(pool.map(one_run, range(len(configs))))
 
 
-def bare_round(model: torch.nn.Module, federation: Federation, config: Config) -> int:
-    """The optimiser steps of one round as one would write them without federation; returns their number."""
+def bare_step(config: Config, federation: Federation) -> Callable[[Mask], Callable[[Tensor, Tensor], None]]:
+    """Mask -> an optimiser step on a batch (images, labels) as one would write it without federation, in the config's
+    engine. The dense one takes no notice of the mask.
+    """
+    model = copy.deepcopy(federation.server.model)
+    if config.engine != "sparse":
+        return lambda mask: dense_step(model, config)
+    network = SparseNetwork(model, config.batch_size, federation.task.in_shape)
+    return lambda mask: sparse_step(network, model, mask, config)
+
+
+def dense_step(model: torch.nn.Module, config: Config) -> Callable[[Tensor, Tensor], None]:
     model.train()
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimiser = _sgd(model.parameters(), config)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        loss = F.cross_entropy(model(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def sparse_step(
+    network: SparseNetwork, model: torch.nn.Module, mask: Mask, config: Config
+) -> Callable[[Tensor, Tensor], None]:
+    network.load(model, mask)
+    optimiser = _sgd(network.parameters(), config)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        network.backward(images, labels)
+        optimiser.step()
+        network.mask_linear()
+
+    return step
+
+
+def _sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def bare_round(step: Callable[[Tensor, Tensor], None], federation: Federation, config: Config) -> int:
+    """The optimiser steps of one round; returns their number."""
     generator, steps = torch.Generator().manual_seed(0), 0
     for split in federation.holdings.splits * config.local_epochs:
         for index in batches(len(split), config.batch_size, generator):
-            images, labels = training_batch(split, index, federation.task.pixels, config.augment, generator)
-            loss = F.cross_entropy(model(images), labels)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            step(*training_batch(split, index, federation.task.pixels, config.augment, generator))
             steps += 1
     return steps
 
