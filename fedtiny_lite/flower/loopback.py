@@ -50,6 +50,8 @@ class Loopback:
         try:
             self.start_link()
             for k in range(self.config.clients):
+                if self.secrets:
+                    self.command("supernode", "register", self.secrets / f"client{k}.pub", "loopback")
                 self.start_node(k)
         except BaseException:
             self.stop()
@@ -82,17 +84,21 @@ class Loopback:
             options += ["--auth-supernode-private-key", key or self.secrets / f"client{k}"]
         self._start(name or f"client{k}", "flower-supernode", *options, *self._insecure())
 
-    def run(self, *options: str, timeout: float | None = None) -> None:
-        """Submit the run and print its log until it has ended. Options go to `flwr run`."""
-        settings = " ".join(f"{name}={value}" for name, value in self.config.identity().items() if value != "")
-        given = {"profile": "digits", "settings": settings, "out": self.folder, "holdings": self.folder / "server"}
-        overrides = [f'{name}="{value}"' for name, value in given.items()]
-        command = [tool("flwr"), "run", ROOT, "loopback", "--stream", "--run-config", " ".join([*overrides, *options])]
-        subprocess.run([str(part) for part in command], env=self._environment(), check=True, timeout=timeout)
+    def submit(self, config: Config, round_timeout: float = 0, stream: bool = True) -> Path:
+        """Submit a run and, with `stream`, print its log until it has ended. Where its record will be.
 
-    def record_path(self) -> Path:
-        """Where the record of the run is, once it has ended."""
-        return self.folder / "runs" / self.config.run_id / "record.json"
+        `config` may differ from the one that samples were handed out for in what does not concern samples.
+        """
+        settings = " ".join(f"{name}={value}" for name, value in config.identity().items())
+        settings += f" min_replies={config.min_replies}"
+        told = {"settings": settings, "out": self.folder, "holdings": self.folder / "server"}
+        given = [f'{name}="{value}"' for name, value in told.items()] + [f"round-timeout={float(round_timeout)}"]
+        self.command("run", ROOT, "loopback", *(["--stream"] if stream else []), "--run-config", " ".join(given))
+        return self.folder / "runs" / config.run_id / "record.json"
+
+    def command(self, *arguments: object) -> None:
+        """Execute `flwr` with these arguments. Raises CalledProcessError if it fails, which a failed run is not."""
+        subprocess.run([tool("flwr"), *map(str, arguments)], env=self._environment(), check=True)
 
     def log(self, name: str) -> Path:
         """Where a process writes its log."""
@@ -167,15 +173,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--secrets", type=Path, help="folder of certificates and keys, made if it is empty: TLS")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left behind
     config = make_config("digits", **DEMO | parse_settings(options.set))
     if options.secrets:
         make_keys(options.secrets, config.clients)
     with Loopback(config, options.out, options.secrets) as loopback:
-        loopback.run()
-    record = read_record(loopback.record_path())
+        path = loopback.submit(config)
+    record = read_record(path)
     print(f"test accuracy {record['final']['test_accuracy']:.4f}, complete: {record['complete']}")
-    print(loopback.record_path())
-    return 0
+    print(path)
+    return 0 if record["complete"] else 1
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class OnFlower:
         self.clients, self.wait = clients or config.clients, wait
         self.nodes: dict[int, int] = {}  # client -> node
         self.asked_who: set[int] = set()  # nodes
+        self.silent: set[int] = set()  # clients that did not answer last
 
     def federation(self) -> Federation:
         """As `Place.federation`. Raises RuntimeError if too few clients come."""
@@ -82,7 +83,8 @@ class OnFlower:
                 continue
             reply, about = found
             k = about.get("client")
-            if isinstance(k, int) and 0 <= k < self.config.clients and k not in self.nodes:
+            taken = self.nodes.keys() - self.silent
+            if isinstance(k, int) and 0 <= k < self.config.clients and k not in taken:
                 self.nodes[k], answers[k] = node, reply
             else:
                 print(f"node {node} says that it is client {k!r}, which is taken or not of this run", flush=True)
@@ -91,13 +93,17 @@ class OnFlower:
     def _exchange(
         self, kind: str, contents: Mapping[int, RecordDict], group: str
     ) -> Iterator[tuple[int, tuple[bytes, dict] | Lost]]:
-        """The answers of these clients; new nodes are met first, as a client that was restarted may be one."""
+        """The answers of these clients; new nodes are met first, as a client that was restarted may be one.
+
+        Flower takes a node that was killed for connected for about a minute, so one that was silent can be replaced.
+        """
         self._meet()
         client_on = {self.nodes[k]: k for k in contents if k in self.nodes}
         for k in contents:
             if k not in self.nodes:
                 yield k, Lost("it is not connected")
         for node, found in self._send(kind, {node: contents[k] for node, k in client_on.items()}, group):
+            (self.silent.add if isinstance(found, Lost) else self.silent.discard)(client_on[node])
             yield client_on[node], found
 
     def _send(

@@ -1,0 +1,61 @@
+"""Real SuperLinks and SuperNodes on this machine's loopback: equal records, and a stranger who is refused.
+
+Each message starts a process that imports torch, so runs here are as small as they can be.
+"""
+
+import time
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from fedtiny_lite.config import PROFILES, make_config
+from fedtiny_lite.flower.keys import make_keys, make_node_key
+from fedtiny_lite.flower.loopback import Loopback
+from fedtiny_lite.records import schema
+from fedtiny_lite.simulation.rounds import run
+from tests.helpers import FOUR_CLIENTS
+
+pytestmark = pytest.mark.slow
+OWN = {"lotteryfl": dict(lottery_accuracy=0.15)}
+
+
+def two(method="fedtiny", **settings):
+    """Two clients and two rounds, the second of which adjusts."""
+    small = FOUR_CLIENTS | dict(clients=2, rounds=2, adjust_until=2)
+    return make_config(PROFILES["smoke"] | small | OWN.get(method, {}) | settings, method=method)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory):
+    """A federation with TLS and registered keys."""
+    folder = tmp_path_factory.mktemp("secured")
+    with Loopback(two(), folder, make_keys(folder / "secrets", 2)) as federation:
+        yield federation
+
+
+def wait_for(condition, seconds: float = 400) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "feddst"])
+def test_supernodes_with_tls_and_keys_leave_the_same_record(method, secured):
+    record = schema.read_record(secured.submit(two(method)))
+    assert schema.canonical(record) == schema.canonical(run(two(method)))
+
+
+def test_a_stranger_is_refused(secured):
+    """It has the certificate and says that it is client 1, but nobody registered its key."""
+    secured.start_node(1, "stranger", make_node_key(secured.folder / "stranger"))
+    wait_for(lambda: secured.processes["stranger"].poll() is not None)
+    assert secured.processes["stranger"].returncode != 0
+    secured.kill("stranger")
+    assert "[/v1/fleet/activate-node]" in secured.log("superlink").read_text()
+
+
+def test_secrets_are_not_readable_by_others(secured):
+    for name in ("server.key", "client0", "client1"):
+        assert (secured.secrets / name).stat().st_mode & 0o077 == 0
