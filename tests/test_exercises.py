@@ -203,6 +203,22 @@ BREAKS = [
     ("state_bytes", "2 * entries", "entries", "one word"),
     ("state_bytes", " + 2 * entries", "", "growth list"),
     ("state_bytes", "4 * ", "", "4 bytes"),
+    ("multiply_adds", "keep.sum()", "keep.numel()", "all weights"),
+    ("multiply_adds", "keep.sum()", "(~keep).sum()", "pruned weights"),
+    ("multiply_adds", " * height * width", "", "each kept weight once"),
+    ("multiply_adds", "return ", "return 2 * ", "FLOPs"),
+    ("shift", "def shift(plane, down, right)", "def shift(plane, right, down)", "exchanges rows and columns"),
+    ("shift", "rows, columns = plane.shape", "rows, columns, down, right = *plane.shape, -down, -right", "other way"),
+    ("shift", "return torch.nn", "return plane.roll((-down, -right), (0, 1)) + 0 * torch.nn", "wraps around"),
+    ("shift_and_add", "weight[o, c, i, j]", "weight[o, c, 2 - i, 2 - j]", "differs"),
+    (
+        "shift_and_add",
+        "padded[c, i:i + image.shape[1], j:j",
+        "padded[c, j:j + image.shape[1], i:i",
+        "columns exchanged",
+    ),
+    ("shift_and_add", "padded[c,", "padded.sum(0)[", "channel c alone"),
+    ("shift_and_add", "out[o] += ", "out[o] = ", "differs"),
 ]
 
 
