@@ -5,8 +5,7 @@ import pytest
 
 from fedtiny_lite.experiments import claim
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
-from fedtiny_lite.report import arms, deciding
-from fedtiny_lite.report.labels import DENSE
+from fedtiny_lite.report import deciding
 from fedtiny_lite.report.verdicts import ABSTRACT, verdicts
 
 AHEAD, BEHIND, UNSURE = [0.10, 0.11, 0.12], [-0.10, -0.11, -0.12], [-0.1, 0.0, 0.2]
@@ -134,9 +133,3 @@ def test_one_seed_is_no_verdict(tmp_path):
     lead, growth = accuracy_verdicts(plan_of(tmp_path, lambda arm, paper: 0.5, seeds=(10,)))
     assert lead.outcome == growth.outcome == "not tested yet"
     assert lead.numbers.startswith(f"{3 * (len(claim.ARMS) - 1) + 1} runs finished")
-
-
-def test_every_run_of_the_plan_finds_its_arm():
-    for name, arm in claim.ARMS.items():
-        found = arms.arm_of(claim.config_of(arm).identity())
-        assert found == (DENSE if name == "FedAvg" else name)

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fedtiny_lite.experiments.claim import DENSITIES
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.files import read_json
 from fedtiny_lite.report import deciding, exchanges
-from fedtiny_lite.report.arms import BASELINES, CIFAR, ablated, arm_frame, finished, stands_for
+from fedtiny_lite.report.arms import BASELINES, CIFAR, ablated, arms_at, finished, gaps_over, leads
 from fedtiny_lite.report.differences import Gaps, against_others
 from fedtiny_lite.report.frames import at_density
 from fedtiny_lite.report.labels import DENSE, FEDTINY
@@ -55,17 +56,17 @@ class Verdict(NamedTuple):
 
 def verdicts(out: str | Path) -> list[Verdict]:
     """Every claim of the paper that the kit tests. `out`: results of this machine, which come before committed ones."""
-    digits, resnet = load("digits", out).runs, arm_frame(load("claim", out).records)
+    digits, resnet = load("digits", out).runs, load("claim", out).records
     return [
         Verdict(
             "At density 0.01 FedTiny ends more accurate than every baseline (in the paper by 2.61 points).",
             ABSTRACT,
-            [_resnet_lead(out, resnet, 0.01), _over_baselines(digits, 0.01, DIGITS)],
+            [_resnet_lead(out, resnet, 0.01), _digits_lead(digits, 0.01)],
         ),
         Verdict(
             "FedTiny's lead over the best baseline is larger where models are extremely sparse.",
             ABSTRACT,
-            [_resnet_growth(out, resnet, 0.001, 0.01), _growing(digits, 0.01, 0.1, DIGITS)],
+            [_resnet_growth(out, resnet, 0.001, 0.01), _digits_growth(digits, 0.01, 0.1)],
         ),
         Verdict(
             "FedTiny saves 95.91 % of the state of the art's computation.",
@@ -113,46 +114,52 @@ def verdicts(out: str | Path) -> list[Verdict]:
 # --- accuracies -------------------------------------------------------------------------------------------
 
 
-def _over_baselines(runs: pd.DataFrame, density: float, where: str, planned: Sequence[str] = ()) -> Finding:
-    """FedTiny against every pruned baseline at one density, those among `planned` that have no runs yet included."""
-    gaps, where = _gaps(runs, density), f"{where}, density {density:g}"
-    if not gaps:
+def _over_baselines(gaps: Gaps, where: str, planned: Sequence[str] = ()) -> Finding:
+    """FedTiny against every pruned baseline, those among `planned` that have no runs yet included."""
+    known = {name: values for name, values in gaps.items() if len(values) > 1}
+    if not known:
         return Finding(where, deciding.UNTESTED, "", {})
-    best, ahead = deciding.best(gaps), deciding.ahead_of(gaps)
-    numbers = f"FedTiny − {best}, the best baseline: {deciding.in_numbers(gaps[best])}; "
-    numbers += f"surely ahead of {', '.join(ahead) or 'none'} of {len(gaps)}"
-    shown = {f"FedTiny − {name}": values for name, values in gaps.items()}
-    return Finding(where, deciding.of_all(gaps, planned), numbers, shown)
+    best, ahead = deciding.best(known), deciding.ahead_of(known)
+    numbers = f"FedTiny − {best}, the best baseline: {deciding.in_numbers(known[best])}; "
+    numbers += f"surely ahead of {', '.join(ahead) or 'none'} of {len(known)}"
+    shown = {f"FedTiny − {name}": values for name, values in known.items()}
+    return Finding(where, deciding.of_all(known, planned), numbers, shown)
 
 
-def _gaps(runs: pd.DataFrame, density: float) -> dict[str, list[float]]:
-    """Baseline -> differences in accuracy, where two seeds at least have both."""
-    found = against_others(at_density(runs, density)) if len(runs) else {}
-    return {name: values for name, values in found.items() if name != DENSE and len(values) > 1}
-
-
-def _growing(runs: pd.DataFrame, density: float, denser: float, where: str) -> Finding:
-    """FedTiny minus the best baseline of the seed, at `density` minus the same at the `denser` one."""
-    gaps = (_lead(runs, density) - _lead(runs, denser)).dropna().tolist() if len(runs) else []
-    numbers = f"lead at {density:g} − lead at {denser:g}: {deciding.in_numbers(gaps)}" if len(gaps) > 1 else ""
+def _growing(sparse: Mapping[int, float], denser: Mapping[int, float], where: str) -> Finding:
+    """FedTiny minus the best baseline of each seed, where models are sparse minus where they are less so."""
+    gaps = [sparse[seed] - denser[seed] for seed in sorted(sparse.keys() & denser.keys())]
+    numbers = f"lead at the first − lead at the second: {deciding.in_numbers(gaps)}" if len(gaps) > 1 else ""
     return Finding(where, deciding.of_one(gaps), numbers, {"growth of the lead": gaps})
 
 
-def _lead(runs: pd.DataFrame, density: float) -> pd.Series:
-    """Seed -> FedTiny's accuracy minus the best baseline's, for the seeds in which all have finished."""
+def _digits_lead(runs: pd.DataFrame, density: float) -> Finding:
+    gaps = against_others(at_density(runs, density)) if len(runs) else {}
+    baselines = {name: values for name, values in gaps.items() if name != DENSE}
+    return _over_baselines(baselines, f"{DIGITS}, density {density:g}")
+
+
+def _digits_growth(runs: pd.DataFrame, density: float, denser: float) -> Finding:
+    sparse, other = ((_digits_leads(runs, d) if len(runs) else {}) for d in (density, denser))
+    return _growing(sparse, other, f"{DIGITS}, density {density:g} and {denser:g}")
+
+
+def _digits_leads(runs: pd.DataFrame, density: float) -> dict[int, float]:
     pruned = runs[(runs["density"] == density) & (runs["label"] != DENSE)].astype({"label": str})
     reached = pruned.pivot_table("accuracy", "seed", "label").dropna()
-    if FEDTINY not in reached:
-        return pd.Series(dtype=float)
-    return reached[FEDTINY] - reached.drop(columns=FEDTINY).max(axis=1)
+    lead = reached[FEDTINY] - reached.drop(columns=FEDTINY).max(axis=1)
+    return dict(zip(lead.index.astype(int), lead.astype(float), strict=True))
 
 
-def _resnet_lead(out: str | Path, runs: pd.DataFrame, paper: float) -> Finding:
-    return _with_progress(_over_baselines(runs, stands_for(paper), CIFAR, BASELINES), "claim", out)
+def _resnet_lead(out: str | Path, records: Sequence[Mapping], paper: float) -> Finding:
+    where = f"{CIFAR}, density {DENSITIES[paper]:g}"
+    return _with_progress(_over_baselines(gaps_over(arms_at(records, paper)), where, BASELINES), "claim", out)
 
 
-def _resnet_growth(out: str | Path, runs: pd.DataFrame, paper: float, denser: float) -> Finding:
-    return _with_progress(_growing(runs, stands_for(paper), stands_for(denser), CIFAR), "claim", out)
+def _resnet_growth(out: str | Path, records: Sequence[Mapping], paper: float, denser: float) -> Finding:
+    where = f"{CIFAR}, density {DENSITIES[paper]:g} and {DENSITIES[denser]:g}"
+    sparse, other = (leads(arms_at(records, d)) for d in (paper, denser))
+    return _with_progress(_growing(sparse, other, where), "claim", out)
 
 
 def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
