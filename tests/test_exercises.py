@@ -219,6 +219,19 @@ BREAKS = [
     ),
     ("shift_and_add", "padded[c,", "padded.sum(0)[", "channel c alone"),
     ("shift_and_add", "out[o] += ", "out[o] = ", "differs"),
+    ("lead", "accuracies[1:].max(0).values", "accuracies[1 + int(accuracies[1:].mean(1).argmax())]", "best mean"),
+    ("lead", "accuracies[1:].max(0).values", "accuracies[1:].mean(0)", "mean of the baselines"),
+    ("lead", "accuracies[1:].max", "accuracies.max", "never above 0"),
+    ("lead", "accuracies[0] - accuracies[1:].max(0).values", "accuracies[1:].max(0).values - accuracies[0]", "sign"),
+    ("lead", ".max(0)", ".max(1)", "raises RuntimeError"),
+    ("holm", "torch.arange(len(p), 0, -1)", "len(p)", "Bonferroni"),
+    ("holm", "torch.arange(len(p), 0, -1)", "torch.arange(len(p) - 1, -1, -1)", "by n, not by n − 1"),
+    ("holm", "torch.arange(len(p), 0, -1)", "torch.arange(1, len(p) + 1)", "wrong way"),
+    ("holm", "corrected[order.argsort()]", "corrected", "sorted"),
+    ("holm", ".cummax(0).values", "", "smaller than one before"),
+    ("saved", "1 - ours / theirs", "ours / theirs", "what is left"),
+    ("saved", "1 - ours / theirs", "theirs / ours - 1", "FedTiny's own cost"),
+    ("saved", "1 - ours / theirs", "theirs - ours", "has a unit"),
 ]
 
 

@@ -3,12 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedtiny_lite.exercises import averaging, bn_selection, comparing, costs, heterogeneity, progressive, shifting
+from fedtiny_lite.exercises import (
+    averaging,
+    bn_selection,
+    comparing,
+    costs,
+    heterogeneity,
+    progressive,
+    reading,
+    shifting,
+)
 from fedtiny_lite.exercises.judging import Exercise, judge
 
 EXERCISES: Mapping[str, Exercise] = {
     name: exercise
-    for module in (averaging, heterogeneity, bn_selection, progressive, comparing, costs, shifting)
+    for module in (averaging, heterogeneity, bn_selection, progressive, comparing, reading, costs, shifting)
     for name, exercise in module.EXERCISES.items()
 }
 """All exercises by name; a module for each notebook that has some."""

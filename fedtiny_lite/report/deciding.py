@@ -57,6 +57,11 @@ def ahead_of(gaps: Gaps) -> list[str]:
     ]
 
 
+def saved(ours: float, theirs: float) -> float:
+    """The share of another method's cost that FedTiny saves; below 0 it costs more."""
+    return 1 - ours / theirs
+
+
 def of_shares(saved: Mapping[str, float], paper: float) -> str:
     """Whether what FedTiny saves, as a share of each other method's cost, is at least what the paper says."""
     reached = [name for name, share in saved.items() if share >= paper]

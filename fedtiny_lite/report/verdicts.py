@@ -111,6 +111,12 @@ def verdicts(out: str | Path) -> list[Verdict]:
     ]
 
 
+def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per verdict: claim, outcome, the setting that decides, and its numbers."""
+    rows = [(row.claim, row.decisive.outcome, row.decisive.where, row.decisive.numbers) for row in found]
+    return pd.DataFrame(rows, columns=["claim", "verdict", "found on", "numbers"])
+
+
 # --- accuracies -------------------------------------------------------------------------------------------
 
 
@@ -193,7 +199,9 @@ def _saved(cost_of: Callable[[str, Mapping[str, Any]], float], paper: float) -> 
     costs = read_json(COMMITTED / "client_costs.json")["methods"]
     ours = cost_of("fedtiny", costs["fedtiny"])
     others = {name: cost for name, cost in costs.items() if name not in NOT_COMPARED}
-    saved = {exchanges.label_of(name, cost).label: 1 - ours / cost_of(name, cost) for name, cost in others.items()}
+    saved = {
+        exchanges.label_of(name, cost).label: deciding.saved(ours, cost_of(name, cost)) for name, cost in others.items()
+    }
     told = (f"{name} {100 * saved[name]:.2f} %".replace("-", "−") for name in ("PruneFL", "SynFlow", "magnitude"))
     numbers = f"saved against {', '.join(told)} (below 0: FedTiny costs more)"
     return Finding(COUNTED, deciding.of_shares(saved, paper), numbers, {name: [share] for name, share in saved.items()})

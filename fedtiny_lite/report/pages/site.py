@@ -62,7 +62,7 @@ def _gallery(out: Path, folder: Path, titles: dict[str, str]) -> list[dict[str, 
     """The figures of the notebooks, copied; each carries its caption in the file."""
     shown = []
     for path in sorted((out / "figures").glob("*.png")):
-        notebook = next((name for name in titles if name.startswith(path.stem[:2])), "")
+        notebook = next((name for name in titles if name.split("_")[0] == path.stem.split("_")[0]), "")
         if notebook:
             shutil.copyfile(path, folder / "figures" / path.name)
             source, page = f"figures/{path.name}", f"{notebook}.html"
@@ -73,7 +73,7 @@ def _gallery(out: Path, folder: Path, titles: dict[str, str]) -> list[dict[str, 
 def _caption(figure: Path) -> str:
     """The description in the file, or its name in words."""
     with Image.open(figure) as image:
-        return image.info.get("Description", figure.stem[3:].replace("_", " ").capitalize() + ".")
+        return image.info.get("Description", figure.stem.partition("_")[2].replace("_", " ").capitalize() + ".")
 
 
 def _outcome(path: Path, titles: dict[str, str]) -> dict:

@@ -1,0 +1,17 @@
+"""Solutions of the exercises in notebook 05. Try yours first; `check` says what is wrong with it."""
+
+import torch
+
+
+def lead(accuracies):
+    return accuracies[0] - accuracies[1:].max(0).values
+
+
+def holm(p):
+    order = p.argsort()
+    corrected = (p[order] * torch.arange(len(p), 0, -1)).cummax(0).values.clamp(max=1)
+    return corrected[order.argsort()]
+
+
+def saved(ours, theirs):
+    return 1 - ours / theirs

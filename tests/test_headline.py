@@ -1,0 +1,26 @@
+"""The paper's headline by formula: ResNet18 of width 64 at density 0.01."""
+
+import pytest
+
+from fedtiny_lite.experiments.headline import PAPER, headline
+
+
+def test_shares_of_the_dense_model_worked_by_hand_in_the_cost_model():
+    """F_s / F_d = 0.01315; PruneFL's round costs (2 F_s + F_d) / 3 F_d, its memory is (1 + 2 d) / 2 of dense."""
+    shares = headline(0.01, 395)
+    static = shares.loc["uniform static mask", "FLOPs"]
+    assert static == pytest.approx(0.01315, abs=1e-5)
+    assert shares.loc["PruneFL", "FLOPs"] == pytest.approx((2 * static + 1) / 3)
+    assert shares.loc["PruneFL", "memory"] == pytest.approx(0.51, abs=0.002)
+    assert shares.loc["FedTiny", "FLOPs"] == pytest.approx(0.01336, abs=1e-5)
+    assert (shares.loc["uniform static mask"] < shares.loc["FedTiny"]).all()
+
+
+def test_a_longer_round_hides_the_growth_batch():
+    growth = [headline(0.01, batches).loc["FedTiny", "FLOPs"] - 0.0131464 for batches in (100, 200)]
+    assert growth[0] == pytest.approx(2 * growth[1], rel=0.01)
+
+
+def test_the_formula_of_prunefl_gives_what_the_paper_says():
+    found = headline(0.01, 395).loc["PruneFL"].round(2).tolist()
+    assert found == PAPER.loc["PruneFL"].tolist()
