@@ -70,6 +70,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "report", help="verdicts, figures and executed notebooks as pages, without running any"
     )
     report.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
+    report.add_argument("--readme", action="store_true", help="write the verdicts into README.md too")
     report.set_defaults(command=report_command)
 
     figures = commands.add_parser("figures", help="draw the figures of the records below --out, without training")
@@ -177,10 +178,14 @@ def notebooks_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """A line per verdict, then the path of the report; no notebook is run."""
+    from fedtiny_lite.report.readme import write_readme
     from fedtiny_lite.report.verdicts import verdicts
 
-    for found in verdicts(options.out):
-        print(f"{found.claim}\n  {found.decisive.outcome} ({found.decisive.where}): {found.decisive.numbers}")
+    found = verdicts(options.out)
+    for row in found:
+        print(f"{row.claim}\n  {row.decisive.outcome} ({row.decisive.where}): {row.decisive.numbers}")
+    if options.readme:
+        write_readme(found)
     print(_write_report(options.out))
     return 0
 

@@ -11,7 +11,7 @@ from fedtiny_lite.report.frames import run_frame
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.loading import load
 
-CIFAR = "ResNet18 of width 16, CIFAR-10 from JPEG copies"
+CIFAR = "ResNet18 w16, CIFAR-10 (JPEG copies)"
 BASELINES = [name for name, arm in claim.ARMS.items() if arm["method"] not in ("fedtiny", "fedavg")]
 
 
@@ -38,8 +38,10 @@ def leads(runs: Runs) -> dict[int, float]:
 
 
 def finished(plan: str, out: str | Path) -> str:
-    """How many runs of a plan are finished, or nothing where all of them are."""
+    """How many runs of a plan are finished, or nothing where none or all of them are."""
     done = len(load(plan, out).records)
+    if not done:
+        return ""
     try:
         planned = len(plan_configs(plan, out))
     except FileNotFoundError:  # it follows from a tuning that was not run yet

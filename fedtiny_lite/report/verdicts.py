@@ -23,7 +23,7 @@ from fedtiny_lite.report.study import CLAIMS, recorded_numbers
 
 ABSTRACT, METHOD = "the paper's abstract", "the paper's method"
 DIGITS = "small CNN, digits"
-COUNTED = "ResNet18 of width 64, density 0.01, counted"
+COUNTED = "ResNet18 w64, density 0.01, counted"
 SAVED = 0.9591, 0.9401
 """What the paper saves: shares of computation and of memory."""
 BATCHES = 395
@@ -59,34 +59,29 @@ def verdicts(out: str | Path) -> list[Verdict]:
     digits, resnet = load("digits", out).runs, load("claim", out).records
     return [
         Verdict(
-            "At density 0.01 FedTiny ends more accurate than every baseline (in the paper by 2.61 points).",
+            "At density 0.01 FedTiny is more accurate than every baseline (the paper: by 2.61 points).",
             ABSTRACT,
             [_resnet_lead(out, resnet, 0.01), _digits_lead(digits, 0.01)],
         ),
         Verdict(
-            "FedTiny's lead over the best baseline is larger where models are extremely sparse.",
+            "Its lead over the best baseline is larger where models are extremely sparse.",
             ABSTRACT,
             [_resnet_growth(out, resnet, 0.001, 0.01), _digits_growth(digits, 0.01, 0.1)],
         ),
         Verdict(
-            "FedTiny saves 95.91 % of the state of the art's computation.",
+            "It saves 95.91 % of the state of the art's computation.",
             ABSTRACT,
             [_saved(lambda name, cost: exchanges.round_flops(name, cost, BATCHES), SAVED[0])],
         ),
         Verdict(
-            "FedTiny saves 94.01 % of the state of the art's memory.",
+            "It saves 94.01 % of the state of the art's memory.",
             ABSTRACT,
             [_saved(lambda name, cost: exchanges.largest(cost, "state_bytes"), SAVED[1])],
         ),
         Verdict(
-            "Selection with the clients' BN statistics makes the final model more accurate.",
+            "Progressive pruning and selection both make the final model more accurate.",
             ABSTRACT,
-            [_without(out, "selection=fixed"), _of_study("04-selection-0.01", "04-selection-0.02")],
-        ),
-        Verdict(
-            "Progressive pruning makes the final model more accurate.",
-            ABSTRACT,
-            [_without(out, "selection only"), _of_study("04-progressive-0.01", "04-progressive-0.02")],
+            [_modules(out), _of_study("04-progressive-0.01", "04-selection-0.01")],
         ),
         Verdict(
             "The loss under the clients' BN statistics ranks candidates better than that under stale ones.",
@@ -117,6 +112,21 @@ def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "verdict", "found on", "numbers"])
 
 
+def in_markdown(found: Sequence[Verdict]) -> str:
+    """The verdicts on the abstract as a table for the README."""
+    rows = [
+        f"| {row.claim} | **{row.decisive.outcome}** | {'<br>'.join(map(_line, row.findings))} |"
+        for row in found
+        if row.source == ABSTRACT
+    ]
+    return "\n".join(["| the paper claims | here | numbers |", "|---|---|---|", *rows])
+
+
+def _line(found: Finding) -> str:
+    outcome = found.outcome if found.outcome == deciding.UNTESTED else ""
+    return f"{found.where}: {'; '.join(filter(None, (outcome, found.numbers)))}"
+
+
 # --- accuracies -------------------------------------------------------------------------------------------
 
 
@@ -126,7 +136,7 @@ def _over_baselines(gaps: Gaps, where: str, planned: Sequence[str] = ()) -> Find
     if not known:
         return Finding(where, deciding.UNTESTED, "", {})
     best, ahead = deciding.best(known), deciding.ahead_of(known)
-    numbers = f"FedTiny − {best}, the best baseline: {deciding.in_numbers(known[best])}; "
+    numbers = f"FedTiny − {best}, the best: {deciding.in_numbers(known[best])}; "
     numbers += f"surely ahead of {', '.join(ahead) or 'none'} of {len(known)}"
     shown = {f"FedTiny − {name}": values for name, values in known.items()}
     return Finding(where, deciding.of_all(known, planned), numbers, shown)
@@ -135,7 +145,7 @@ def _over_baselines(gaps: Gaps, where: str, planned: Sequence[str] = ()) -> Find
 def _growing(sparse: Mapping[int, float], denser: Mapping[int, float], where: str) -> Finding:
     """FedTiny minus the best baseline of each seed, where models are sparse minus where they are less so."""
     gaps = [sparse[seed] - denser[seed] for seed in sorted(sparse.keys() & denser.keys())]
-    numbers = f"lead at the first − lead at the second: {deciding.in_numbers(gaps)}" if len(gaps) > 1 else ""
+    numbers = f"growth of the lead: {deciding.in_numbers(gaps)}" if len(gaps) > 1 else ""
     return Finding(where, deciding.of_one(gaps), numbers, {"growth of the lead": gaps})
 
 
@@ -173,12 +183,17 @@ def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
     return found._replace(numbers="; ".join(filter(None, (found.numbers, finished(plan, out)))))
 
 
-def _without(out: str | Path, label: str) -> Finding:
+def _modules(out: str | Path) -> Finding:
     """FedTiny minus FedTiny without one of its modules, in the plan of the ablations."""
-    gaps = ablated(out, label)
-    numbers = deciding.in_numbers(gaps) if len(gaps) > 1 else ""
-    found = Finding(CIFAR, deciding.of_one(gaps), numbers, {f"FedTiny − {label}": gaps})
-    return _with_progress(found, "claim_ablations", out)
+    parts = {"progressive pruning − none": "selection only", "selection − none": "selection=fixed"}
+    shown = {words: ablated(out, label) for words, label in parts.items()}
+    tested = {words: values for words, values in shown.items() if len(values) > 1}
+    outcome = deciding.of_parts([deciding.of_one(values) for values in shown.values()])
+    return _with_progress(Finding(CIFAR, outcome, _each(tested), shown), "claim_ablations", out)
+
+
+def _each(gaps: Gaps) -> str:
+    return "; ".join(f"{words}: {deciding.in_numbers(values)}" for words, values in gaps.items())
 
 
 def _of_study(*names: str, sign: int = 1) -> Finding:
@@ -187,8 +202,8 @@ def _of_study(*names: str, sign: int = 1) -> Finding:
     shown = {CLAIMS[name].label: [sign * value for value in recorded[name]] for name in names}
     if sign < 0:
         shown = {" − ".join(reversed(label.split(" − "))): values for label, values in shown.items()}
-    numbers = "; ".join(f"{label}: {deciding.in_numbers(values)}" for label, values in shown.items())
-    return Finding(DIGITS, deciding.of_parts([deciding.of_one(values) for values in shown.values()]), numbers, shown)
+    outcome = deciding.of_parts([deciding.of_one(values) for values in shown.values()])
+    return Finding(DIGITS, outcome, _each(shown), shown)
 
 
 # --- costs ------------------------------------------------------------------------------------------------
@@ -203,5 +218,5 @@ def _saved(cost_of: Callable[[str, Mapping[str, Any]], float], paper: float) -> 
         exchanges.label_of(name, cost).label: deciding.saved(ours, cost_of(name, cost)) for name, cost in others.items()
     }
     told = (f"{name} {100 * saved[name]:.2f} %".replace("-", "−") for name in ("PruneFL", "SynFlow", "magnitude"))
-    numbers = f"saved against {', '.join(told)} (below 0: FedTiny costs more)"
+    numbers = f"saved against {', '.join(told)}"
     return Finding(COUNTED, deciding.of_shares(saved, paper), numbers, {name: [share] for name, share in saved.items()})

@@ -1,0 +1,51 @@
+"""README and docs: short, their links lead somewhere, and the verdicts are those of the records."""
+
+import re
+
+import pytest
+
+from fedtiny_lite.experiments.notebook_runner import find_notebooks
+from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.report.readme import BEGIN, END, with_verdicts, write_readme
+from fedtiny_lite.report.verdicts import verdicts
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_verdicts_are_those_of_the_committed_records(tmp_path):
+    assert with_verdicts(README, verdicts(tmp_path)) == README, "run: python -m fedtiny_lite report --readme"
+
+
+def test_the_readme_takes_a_few_minutes_to_read():
+    words = [word for word in README.split() if re.search(r"\w", word)]  # no rules of tables, no signs
+    assert len(words) <= 900
+
+
+def test_the_readme_leads_to_every_notebook_and_every_page():
+    for path in find_notebooks():
+        assert f"notebooks/{path.name}" in README
+    linked = {target for page in PAGES for target in re.findall(r"\]\((?:docs/|)(\w+\.md)\)", page.read_text())}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_repository_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_room_is_explained():
+    text = (ROOT / "docs" / "package.md").read_text(encoding="utf-8")
+    rooms = {path.stem for path in (ROOT / "fedtiny_lite").iterdir() if path.stem[0] not in "_."}
+    assert {room for room in rooms if f"[{room}/]" not in text and f"`{room}`" not in text} == set()
+
+
+def test_only_what_is_between_the_marks_changes(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n", encoding="utf-8")
+    text = write_readme(verdicts(tmp_path), path).read_text(encoding="utf-8")
+    assert text.startswith(f"a\n{BEGIN}\n| the paper claims |") and text.endswith(f"|\n{END}\nb\n")
+    with pytest.raises(ValueError, match="no place for the verdicts"):
+        with_verdicts("no marks", [])
