@@ -10,8 +10,8 @@ from PIL import Image
 
 from fedtiny_lite.plots.verdicts import CAPTION, verdicts_figure
 from fedtiny_lite.records.claims import check, save_claims
-from fedtiny_lite.records.files import write_json
-from fedtiny_lite.report.pages.notebook_page import title_of, with_formulas, write_page
+from fedtiny_lite.records.files import ROOT, write_json
+from fedtiny_lite.report.pages.notebook_page import with_formulas, write_page
 from fedtiny_lite.report.pages.site import colour, write_site
 from fedtiny_lite.report.pages.templates import fill
 from fedtiny_lite.report.verdicts import verdicts
@@ -74,14 +74,15 @@ def report(tmp_path_factory):
 
 def test_every_page_is_linked_and_every_link_and_picture_is_there(report):
     pages = {path.name: Page(path.read_text(encoding="utf-8")) for path in report.glob("*.html")}
-    assert pages.keys() == {"index.html", *(f"{name}.html" for name in NAMES)}
+    texts = {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
+    assert pages.keys() == {"index.html", *(f"{name}.html" for name in NAMES)} | texts
     for name, page in pages.items():
-        inside = [link for link in page.links if not link.startswith("https://arxiv.org/")]
+        inside = [link for link in page.links if not link.startswith("https://")]
         for link in inside:
             target, _, place = link.partition("#")
             assert not place or place in pages[target or name].ids, link
             assert not target or (report / target).is_file(), link
-        assert {f"{other}.html" for other in NAMES} - {name} <= set(inside)
+        assert name in texts or {f"{other}.html" for other in NAMES} - {name} <= set(inside)
         assert name == "index.html" or "index.html" in inside
         for source, text in page.pictures:
             assert text and (source.startswith("data:") or (report / source).is_file())
@@ -89,7 +90,7 @@ def test_every_page_is_linked_and_every_link_and_picture_is_there(report):
 
 def test_pictures_have_the_text_that_the_notebook_gave_them(report):
     texts = [text for _, text in Page((report / f"{NAMES[0]}.html").read_text(encoding="utf-8")).pictures]
-    assert texts == ["One dot.", f"a figure of notebook {NAMES[0]}"]
+    assert texts == ["One dot.", f"a figure of {NAMES[0]}"]
 
 
 def test_the_report_opens_with_every_verdict(report, tmp_path):
@@ -129,10 +130,17 @@ def test_formulas_of_text_cells_are_mathml_and_code_is_left_alone(report):
 
 
 def test_a_notebook_without_a_heading_goes_by_its_name(tmp_path):
-    nbformat.write(new_notebook(cells=[new_code_cell("# no heading")]), tmp_path / "03_x.ipynb")
-    assert title_of(tmp_path / "03_x.ipynb") == "03_x"
-    write_page(tmp_path / "03_x.ipynb", tmp_path / "x.html", tmp_path)
-    assert "<title>03_x</title>" in (tmp_path / "x.html").read_text()
+    write_page(new_notebook(cells=[new_code_cell("# no heading")]), tmp_path / "03_x.html", tmp_path)
+    assert "<title>03_x</title>" in (tmp_path / "03_x.html").read_text()
+
+
+def test_links_lead_to_pages_or_become_text(tmp_path):
+    text = "[a](../docs/glossary.md#words) [b](01_data.ipynb) [c](../fedtiny_lite/config.py) [d](https://e.org) [f](#g)"
+    node = new_notebook(cells=[new_markdown_cell(text)])
+    write_page(node, tmp_path / "x.html", tmp_path, pages=["glossary", "01_data"])
+    links = Page((tmp_path / "x.html").read_text()).links
+    assert links[1:-1] == ["glossary.html#words", "01_data.html", "https://e.org", "#g"]
+    assert " c " in (tmp_path / "x.html").read_text()
 
 
 def test_the_pages_know_dark_screens_and_narrow_ones():

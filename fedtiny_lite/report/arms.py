@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedtiny_lite.experiments import claim
 from fedtiny_lite.experiments.plans import plan_configs
-from fedtiny_lite.report.claim_tables import UNPRUNED, Runs, final_accuracy, gaps_at_equal_rounds, runs_at
+from fedtiny_lite.report.claim_tables import Runs, final_accuracy, gaps_at_equal_rounds, runs_at
 from fedtiny_lite.report.differences import paired
 from fedtiny_lite.report.frames import run_frame
 from fedtiny_lite.report.labels import FEDTINY
@@ -26,8 +26,8 @@ def gaps_over(runs: Runs) -> dict[str, list[float]]:
 
 
 def leads(runs: Runs) -> dict[int, float]:
-    """Seed -> FedTiny's accuracy minus the best baseline's, for the seeds that every arm has."""
-    pruned = {name: of_arm for name, of_arm in runs.items() if name != UNPRUNED}
+    """Seed -> FedTiny's accuracy minus the best baseline's, for the seeds that they all have."""
+    pruned = {name: of_arm for name, of_arm in runs.items() if name in (FEDTINY, *BASELINES)}
     if FEDTINY not in pruned or len(pruned) < 2:
         return {}
     reached = {

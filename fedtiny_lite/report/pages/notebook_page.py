@@ -3,12 +3,12 @@
 import html
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import nbformat
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from nbformat import NotebookNode
 
 from fedtiny_lite.records.files import write_bytes
 from fedtiny_lite.report.pages.templates import fill
@@ -16,30 +16,46 @@ from fedtiny_lite.report.pages.templates import fill
 _MARKDOWN = re.compile(r'(<div class="text_cell_render.*?\n</div>\n</div>\n</div>)', re.DOTALL)
 _CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^\s$](?:[^$]*[^\s$])?)\$", re.DOTALL)
+_LINK = re.compile(r'<a href="(?P<target>[^"]+)">(?P<text>.*?)</a>', re.DOTALL)
 _NO_ALT = 'alt="No description has been provided for this image"'
 
 
-def write_page(notebook: Path, page: Path, images: Path, neighbours: Sequence[tuple[str, str]] = ()) -> None:
+def write_page(
+    node: NotebookNode,
+    page: Path,
+    images: Path,
+    neighbours: Sequence[tuple[str, str]] = (),
+    pages: Collection[str] = (),
+) -> None:
     """Convert an executed notebook to `page`.
 
     Pictures are embedded, those that markdown cells name relative to the folder `images`. Widgets are left out: they
-    need scripts. `neighbours`: (name, title) of the pages before and after this one.
+    need scripts. `neighbours`: (name, title) of the pages before and after this one. `pages`: the names of all, to
+    which links to notebooks and texts lead; a link to any other file of the repository becomes plain text.
     """
     quiet = logging.Logger(__name__, logging.ERROR)  # pictures without a description get one below
     exporter = HTMLExporter(template_name="basic", embed_images=True, log=quiet)
-    node = nbformat.read(notebook, as_version=4)
     node.metadata.pop("widgets", None)
-    body, _ = exporter.from_notebook_node(node, {"metadata": {"name": notebook.stem, "path": str(images)}})
-    body = body.replace(_NO_ALT, f'alt="a figure of notebook {html.escape(notebook.stem)}"')
-    text = fill("notebook.html", title=title_of(notebook), body=with_formulas(body), neighbours=neighbours)
+    body, _ = exporter.from_notebook_node(node, {"metadata": {"name": page.stem, "path": str(images)}})
+    body = body.replace(_NO_ALT, f'alt="a figure of {html.escape(page.stem)}"')
+    body = _LINK.sub(lambda link: _relinked(link, pages), with_formulas(body))
+    text = fill("notebook.html", title=title_of(node) or page.stem, body=body, neighbours=neighbours)
     write_bytes(page, text.encode())
 
 
-def title_of(notebook: Path) -> str:
-    """The first heading of a notebook, or its name."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    lines = (line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
-    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), notebook.stem)
+def title_of(node: NotebookNode) -> str:
+    """The first heading of a notebook, or nothing."""
+    lines = (line for cell in node.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "")
+
+
+def _relinked(link: re.Match, pages: Collection[str]) -> str:
+    """A link as it is, or to the page of that name, or its text alone."""
+    target, text = link["target"], link["text"]
+    if target.startswith(("#", "https:")):
+        return link[0]
+    name, place = Path(target.partition("#")[0]).stem, target.partition("#")[2]
+    return f'<a href="{name}.html{"#" * bool(place)}{place}">{text}</a>' if name in pages else text
 
 
 def with_formulas(body: str) -> str:

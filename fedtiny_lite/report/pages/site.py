@@ -8,7 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
 from matplotlib.figure import Figure
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_notebook
 from PIL import Image
 
 from fedtiny_lite.records.claims import claim_cells, expected_bands, load_claims
@@ -28,8 +31,10 @@ def write_site(out: Path, found: Sequence[Verdict], picture: Figure, caption: st
     """Write `out`/report, which opens with the verdicts and their picture; returns the page to open first."""
     folder = out / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    titles = {path.stem: title_of(path) for path in sorted((out / "notebooks").glob("*.ipynb"))}
-    _write_notebooks(out, folder, titles)
+    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in sorted((out / "notebooks").glob("*.ipynb"))}
+    texts = {path.stem: _text(path) for path in sorted((ROOT / "docs").glob("*.md"))}
+    titles = {name: title_of(node) or name for name, node in (notebooks | texts).items()}
+    _write_pages(folder, list(notebooks), notebooks | texts, titles)
     picture.savefig(folder / "figures" / "verdicts.png", dpi=150)
     page = fill(
         "index.html",
@@ -37,7 +42,8 @@ def write_site(out: Path, found: Sequence[Verdict], picture: Figure, caption: st
         verdicts=found,
         colour=colour,
         picture={"source": "figures/verdicts.png", "caption": caption},
-        figures=_gallery(out, folder, titles),
+        figures=_gallery(out, folder, list(notebooks)),
+        texts=[(name, titles[name]) for name in texts],
         outcomes=[_outcome(path, titles) for path in sorted((out / "outcomes").glob("*.json"))],
         claims=_claims(out, titles),
         machine=_machine(),
@@ -50,19 +56,25 @@ def colour(outcome: str) -> str:
     return _COLOURS.get(outcome, "fair")
 
 
-def _write_notebooks(out: Path, folder: Path, titles: dict[str, str]) -> None:
-    names = list(titles)
-    for place, name in enumerate(names):
-        beside = [other for other in (place - 1, place + 1) if 0 <= other < len(names)]
-        neighbours = [(names[other], titles[names[other]]) for other in beside]
-        write_page(out / "notebooks" / f"{name}.ipynb", folder / f"{name}.html", ROOT / "notebooks", neighbours)
+def _text(path: Path) -> NotebookNode:
+    """A page of docs/ as a notebook of one text cell."""
+    return new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))])
 
 
-def _gallery(out: Path, folder: Path, titles: dict[str, str]) -> list[dict[str, str]]:
+def _write_pages(folder: Path, order: list[str], nodes: dict[str, NotebookNode], titles: dict[str, str]) -> None:
+    """A page for each notebook and text; notebooks lead to the one before and the one after."""
+    for name, node in nodes.items():
+        place = order.index(name) if name in order else len(order) + 1
+        beside = [order[other] for other in (place - 1, place + 1) if 0 <= other < len(order)]
+        images = ROOT / ("notebooks" if name in order else "docs")
+        write_page(node, folder / f"{name}.html", images, [(other, titles[other]) for other in beside], nodes)
+
+
+def _gallery(out: Path, folder: Path, notebooks: Sequence[str]) -> list[dict[str, str]]:
     """The figures of the notebooks, copied; each carries its caption in the file."""
     shown = []
     for path in sorted((out / "figures").glob("*.png")):
-        notebook = next((name for name in titles if name.split("_")[0] == path.stem.split("_")[0]), "")
+        notebook = next((name for name in notebooks if name.split("_")[0] == path.stem.split("_")[0]), "")
         if notebook:
             shutil.copyfile(path, folder / "figures" / path.name)
             source, page = f"figures/{path.name}", f"{notebook}.html"
