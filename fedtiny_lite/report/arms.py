@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedtiny_lite.experiments import claim
+from fedtiny_lite.experiments.claim import late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
-from fedtiny_lite.report.claim_tables import Runs, final_accuracy, gaps_at_equal_rounds, runs_at
-from fedtiny_lite.report.differences import paired
-from fedtiny_lite.report.frames import run_frame
+from fedtiny_lite.report.claim_tables import Runs, gaps_at_equal_rounds, runs_at
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.loading import load
 
@@ -31,7 +30,7 @@ def leads(runs: Runs) -> dict[int, float]:
     if FEDTINY not in pruned or len(pruned) < 2:
         return {}
     reached = {
-        seed: {name: final_accuracy(of_arm[seed]) for name, of_arm in pruned.items()}
+        seed: {name: late_accuracy(of_arm[seed]) for name, of_arm in pruned.items()}
         for seed in set.intersection(*(set(of_arm) for of_arm in pruned.values()))
     }
     return {seed: found.pop(FEDTINY) - max(found.values()) for seed, found in sorted(reached.items())}
@@ -49,11 +48,11 @@ def finished(plan: str, out: str | Path) -> str:
     return "" if done >= planned else f"{done} of {planned} runs finished"
 
 
-def ablated(out: str | Path, label: str) -> list[float]:
-    """FedTiny's accuracy minus that of its ablation `label`, per seed, at the middle density."""
+def ablated(out: str | Path, changed: claim.Values) -> list[float]:
+    """FedTiny's accuracy minus that of FedTiny with these settings `changed`, per seed, at the middle density."""
     ours = arms_at(load("claim", out).records, claim.MIDDLE).get(FEDTINY, {})
-    whole, parts = run_frame(ours.values()), run_frame(load("claim_ablations", out).records)
-    if whole.empty or parts.empty:
-        return []
-    usual = (parts["alpha"] == claim.SETTING["alpha"]) & (parts["server_set"] == claim.SETTING["server_set"])
-    return paired(whole, parts[usual & (parts["label"] == label)])
+    usual = {name: claim.SETTING[name] for name in ("alpha", "server_set")}
+    wanted = {**claim.ARMS[FEDTINY], **usual, "selection": "adaptive", "progressive": "yes", **changed}
+    parts = load("claim_ablations", out).records
+    theirs = {r["config"]["seed"]: r for r in parts if wanted.items() <= r["config"].items()}
+    return [late_accuracy(ours[seed]) - late_accuracy(theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]

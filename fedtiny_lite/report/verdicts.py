@@ -185,8 +185,8 @@ def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
 
 def _modules(out: str | Path) -> Finding:
     """FedTiny minus FedTiny without one of its modules, in the plan of the ablations."""
-    parts = {"progressive pruning − none": "selection only", "selection − none": "selection=fixed"}
-    shown = {words: ablated(out, label) for words, label in parts.items()}
+    parts = {"progressive pruning − none": {"progressive": "no"}, "selection − none": {"selection": "fixed"}}
+    shown = {words: ablated(out, changed) for words, changed in parts.items()}
     tested = {words: values for words, values in shown.items() if len(values) > 1}
     outcome = deciding.of_parts([deciding.of_one(values) for values in shown.values()])
     return _with_progress(Finding(CIFAR, outcome, _each(tested), shown), "claim_ablations", out)
