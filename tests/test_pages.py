@@ -129,6 +129,12 @@ def test_formulas_of_text_cells_are_mathml_and_code_is_left_alone(report):
     assert with_formulas("<p>$a$</p>") == "<p>$a$</p>", "it is no cell"
 
 
+def test_no_formula_of_the_texts_is_left_as_typed(report):
+    for path in report.glob("*.html"):
+        shown = re.sub(r"<(style|code|pre).*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.findall(r"\$[^$<]+\$|\\[a-z]+", shown), path.name
+
+
 def test_a_notebook_without_a_heading_goes_by_its_name(tmp_path):
     write_page(new_notebook(cells=[new_code_cell("# no heading")]), tmp_path / "03_x.html", tmp_path)
     assert "<title>03_x</title>" in (tmp_path / "03_x.html").read_text()

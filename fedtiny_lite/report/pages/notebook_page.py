@@ -70,4 +70,5 @@ def _outside_code(text: str) -> str:
 
 def _mathml(formula: re.Match) -> str:
     kind = "block" if formula["block"] else "inline"
-    return convert(html.unescape(formula[kind]).strip(), display=kind)
+    latex = html.unescape(formula[kind]).strip().replace(r"\arg", r"\operatorname{arg}")  # it knows no \arg
+    return convert(latex, display=kind)
