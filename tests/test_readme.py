@@ -25,7 +25,11 @@ def test_the_readme_takes_a_few_minutes_to_read():
 def test_the_readme_leads_to_every_notebook_and_every_page():
     for path in find_notebooks():
         assert f"notebooks/{path.name}" in README
-    linked = {target for page in PAGES for target in re.findall(r"\]\((?:docs/|)(\w+\.md)\)", page.read_text())}
+    linked = {
+        target
+        for page in PAGES
+        for target in re.findall(r"\]\((?:docs/|)(\w+\.md)\)", page.read_text(encoding="utf-8"))
+    }
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= linked
 
 
