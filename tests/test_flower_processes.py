@@ -1,4 +1,4 @@
-"""Real SuperLinks and SuperNodes on this machine's loopback: equal records, and a stranger who is refused.
+"""Real SuperLinks and SuperNodes on this machine's loopback: equal records, a stranger, processes that are killed.
 
 Each message starts a process that imports torch, so runs here are as small as they can be.
 """
@@ -59,3 +59,30 @@ def test_a_stranger_is_refused(secured):
 def test_secrets_are_not_readable_by_others(secured):
     for name in ("server.key", "client0", "client1"):
         assert (secured.secrets / name).stat().st_mode & 0o077 == 0
+
+
+def test_a_killed_link_and_its_server_go_on_and_a_killed_client_comes_back(tmp_path):
+    """The link dies with the server in it after round 0: a new one, on the same port, resumes to the same record.
+
+    Then a client is killed in the midst of a round, which closes without it as soon as Flower misses its heartbeat;
+    started again, it is another node.
+    """
+    config = two("magnitude")
+    with Loopback(config, tmp_path) as federation:
+        path = federation.submit(config, stream=False)
+        wait_for((path.parent / "checkpoint.ftl").exists)
+        federation.kill("superlink")
+        federation.start_link()
+        assert federation.submit(config) == path
+        assert schema.canonical(schema.read_record(path)) == schema.canonical(run(config))
+
+        config = two("magnitude", rounds=3)
+        path = federation.submit(config, round_timeout=300, stream=False)
+        wait_for((path.parent / "checkpoint.ftl").exists)
+        federation.kill("client1")
+        federation.start_node(1)
+        wait_for(path.exists)
+    record = schema.read_record(path)
+    lost = [entry.get("lost", {}) for entry in record["rounds"]]
+    assert record["complete"] and [list(clients) for clients in lost] == [[], ["1"], []]
+    assert "Node Unavailable" in lost[1]["1"]
