@@ -22,11 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat.v4 import new_code_cell, new_notebook
-
 from fedtiny_lite.config import make_config
-from fedtiny_lite.experiments.notebook_runner import run_notebooks
 from fedtiny_lite.experiments.sweep import run_all
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.environment import cpu_model
@@ -44,6 +40,12 @@ Call = Callable[[Path], object]
 
 def notebook(out: Path) -> None:
     """Run a notebook whose cell runs CONFIG below `out`."""
+    # Imported here, as worker processes import this module and need none of it.
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    from fedtiny_lite.experiments.notebook_runner import run_notebooks
+
     source = out.with_suffix(".nb") / "00_run.ipynb"
     source.parent.mkdir(exist_ok=True)
     lines = "profile, out, interactive = 'smoke', '', True"
