@@ -48,7 +48,7 @@ def notebook(out: Path) -> None:
 
     source = out.with_suffix(".nb") / "00_run.ipynb"
     source.parent.mkdir(exist_ok=True)
-    lines = "profile, out, interactive = 'smoke', '', True"
+    lines = 'profile: str = "smoke"\nout: str = ""\ninteractive: bool = True'
     code = f"""from fedtiny_lite.config import make_config
 from fedtiny_lite.simulation.rounds import run
 record = run(make_config({{}}, **{CONFIG.identity()!r}), out)"""
