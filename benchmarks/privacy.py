@@ -8,7 +8,7 @@ Gaussian noise on them, over seeds 100 to 104; the interval is that of Student's
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -53,9 +53,15 @@ def revealed(method: str) -> dict[str, int]:
 def cost(level: Mapping[str, float]) -> dict[str, Any]:
     """Final test accuracy over SEEDS: each, the mean, half of its 95 % interval; None where a run stopped."""
     found = [_accuracy(seed, level) for seed in SEEDS]
-    kept = [value for value in found if value is not None]
-    half = stats.t.ppf(0.975, len(kept) - 1) * stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None
-    return {**level, "accuracies": found, "mean": mean(kept) if kept else None, "half": half}
+    centre, half = interval([value for value in found if value is not None])
+    return {**level, "accuracies": found, "mean": centre, "half": half}
+
+
+def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and half the width of its 95 % interval; None where there are too few values for it."""
+    if len(values) < 2:
+        return (values[0] if values else None), None
+    return mean(values), stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
 
 
 def _accuracy(seed: int, level: Mapping[str, float]) -> float | None:
@@ -73,12 +79,14 @@ def main() -> int:
         kinds[method] = revealed(method)
         told = ", ".join(f"{name} {count:,}" for name, count in kinds[method].items())
         print(f"| {load_method(method).label} | {told} |", flush=True)
-    print("| clip_norm | noise | test accuracy, mean and 95 % interval | runs |\n|---|---|---|---|")
-    rows = []
+    print("| clip_norm | noise | test accuracy | less the first line, by seed | runs |\n|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = []
     for level in LEVELS:
         rows.append(row := cost(level))
+        pairs = zip(row["accuracies"], rows[0]["accuracies"], strict=True)
+        moved = interval([one - other for one, other in pairs if one is not None and other is not None])
+        told = " | ".join(f"{c:.3f} ± {half:.3f}" if half else "-" for c, half in ((row["mean"], row["half"]), moved))
         kept = sum(value is not None for value in row["accuracies"])
-        told = "none finished" if row["mean"] is None else f"{row['mean']:.3f} ± {row['half'] or 0:.3f}"
         print(f"| {level.get('clip_norm', 0):g} | {level.get('noise', 0):g} | {told} | {kept} |", flush=True)
     record = {"cpu": cpu_model(), "sent_bytes": kinds, "noise": rows}
     print(write_json(Path(COMMITTED) / "privacy.json", record))
