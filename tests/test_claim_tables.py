@@ -1,4 +1,4 @@
-"""FedTiny against each arm at equal rounds and at equal FLOPs, and the verdict, on records made by hand."""
+"""FedTiny against each arm at equal rounds and at equal FLOPs, on records made by hand."""
 
 import pytest
 
@@ -7,7 +7,6 @@ from fedtiny_lite.report.claim_tables import (
     accuracy_within,
     arm_of,
     claim_table,
-    claim_verdict,
     gaps_at_equal_flops,
     gaps_at_equal_rounds,
     runs_at,
@@ -78,27 +77,6 @@ def test_only_seeds_of_both_are_compared_and_only_at_the_density():
 
 def many(arm: str, accuracies: list[float]) -> list[dict]:
     return [record(arm, [0.1, accuracy], 1, seed) for seed, accuracy in enumerate(accuracies)]
-
-
-@pytest.mark.parametrize(
-    ("synflow", "expected"),
-    [
-        ([0.40, 0.42, 0.41], "holds"),
-        ([0.70, 0.71, 0.72], "does not hold: SynFlow is ahead by 0.210; holds against magnitude"),
-        ([0.40, 0.60, 0.51], "cannot be told against SynFlow; holds against magnitude"),
-    ],
-)
-def test_the_verdict_follows_from_the_intervals(synflow, expected):
-    runs = runs_at(
-        [*many("FedTiny", [0.50, 0.51, 0.49]), *many("SynFlow", synflow), *many("magnitude", [0.3, 0.31, 0.3])], 0.012
-    )
-    assert claim_verdict(runs) == expected
-
-
-def test_there_is_no_verdict_from_one_seed_or_without_rivals():
-    alone = many("FedTiny", [0.5, 0.6])
-    assert claim_verdict(runs_at(alone, 0.012)) == "not tested yet"
-    assert claim_verdict(runs_at([*alone, *many("SNIP", [0.3])], 0.012)) == "not tested yet"
 
 
 def test_the_table_puts_the_most_accurate_first_and_a_diverged_run_at_a_guess():

@@ -1,7 +1,7 @@
 """On Flower a run leaves the same record, bit for bit: on nodes in this process, and on real SuperNodes over loopback.
 
 Here `Nodes` stands in for Flower's simulation engine, which needs Ray (225 MB): it hands Flower's messages to the
-ClientApp. Where Ray is installed, the engine itself runs too.
+ClientApp.
 """
 
 import functools

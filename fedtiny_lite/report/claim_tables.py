@@ -1,4 +1,7 @@
-"""The paper's claim in tables: FedTiny against every arm of the plan `claim`, at equal rounds and at equal FLOPs."""
+"""The paper's claim in tables: FedTiny against every arm of the plan `claim`, at equal rounds and at equal FLOPs.
+
+The verdict that follows is `deciding.of_all`.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -7,7 +10,7 @@ from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, LATE, OURS, UNPRUNED, Values, late_accuracy
+from fedtiny_lite.experiments.claim import ARMS, LATE, UNPRUNED, Values, late_accuracy
 from fedtiny_lite.report.intervals import holm, p_value, t_interval
 from fedtiny_lite.report.labels import FEDTINY
 
@@ -109,26 +112,3 @@ def with_interval(values: Sequence[float], sign: str = "") -> str:
         return format(values[0], f"{sign}.3f") if values else "-"
     average, low, high = t_interval(values)
     return f"{average:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def claim_verdict(runs: Runs) -> str:
-    """The protocol's verdict at one density: holds, holds against some, does not hold, or cannot be told.
-
-    The kit's own arm is no baseline of the paper's claim.
-    """
-    rivals = [arm for arm in runs if arm not in (FEDTINY, OURS, UNPRUNED)]
-    gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in rivals}
-    if not rivals or any(len(found) < 2 for found in gaps.values()):
-        return "not tested yet"
-    corrected = holm([p_value(found) for found in gaps.values()])
-    ahead = [arm for arm, p in zip(rivals, corrected, strict=True) if p < 0.05 and mean(gaps[arm]) > 0]
-    best = max(rivals, key=lambda arm: mean(map(late_accuracy, runs[arm].values())))
-    if len(ahead) == len(rivals):
-        return "holds"
-    if t_interval(gaps[best])[2] < 0:
-        return f"does not hold: {best} is ahead by {-mean(gaps[best]):.3f}" + _against(ahead)
-    return f"cannot be told against {best}" + _against(ahead)
-
-
-def _against(arms: Sequence[str]) -> str:
-    return f"; holds against {', '.join(arms)}" if arms else ""
