@@ -12,15 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from fedtiny_lite.config import make_config
+from fedtiny_lite.experiments import two_engines
 from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import export, planes, sparse
 from fedtiny_lite.records.files import write_json
 from fedtiny_lite.report import engines
-from fedtiny_lite.sparse import kernels
-from fedtiny_lite.sparse.layers import stored
-from fedtiny_lite.sparse.layout import Geometry, Workspace, aligned, in_use, pack, window
-from fedtiny_lite.sparse.patterns import build_pattern
 from fedtiny_lite.widgets.densities import macs_by_mask, predicted_speed
 from fedtiny_lite.widgets.sparse import draw_speed, speed_panel
 from tests.helpers import seeded
@@ -46,6 +43,7 @@ def sparse_step(mask, density, macs):
 
 
 RECORD = {
+    "machine": "wide",
     "environment": ENVIRONMENT,
     "threads": 1,
     "batch": 64,
@@ -76,16 +74,9 @@ pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 
 def convolved(images: torch.Tensor, keep: torch.Tensor, weights: np.ndarray):
     """Output [N, 1, H, W], and the window [size] it was read from with its shape and the pattern."""
-    channels, height, width = images.shape[1:]
-    workspace, shape = Workspace(), window(channels, height, width, 1, 1)
-    x = stored(pack(images, workspace.take(Geometry(channels, height, width), len(images))))
-    y, memory = workspace.take(Geometry(1, height, width), len(images)), aligned(shape.size)
-    pattern = build_pattern(keep, 1, shape, window(1, height, width, 1, 1))
-    kernels.conv_forward(
-        y.data, np.empty((3, 1)), *x.reading, pattern.first, pattern.tap, weights, in_use(len(images)), memory,
-        shape.shape, 1,
-    )  # fmt: skip
-    return y.data, memory, shape.shape, pattern
+    weight = torch.zeros(keep.shape).masked_scatter(keep, torch.from_numpy(weights))
+    one = two_engines.convolve(images, weight, keep)
+    return one.output.data, one.window, one.shape, one.pattern
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
@@ -139,7 +130,8 @@ def test_memory_figure_has_an_arrow_per_pixel_all_of_one_length():
 def test_the_last_record_by_name_is_read(tmp_path):
     for name in ("b", "a"):
         write_json(tmp_path / "sparse_step" / f"{name}.json", {"turns": name})
-    assert engines.step_record(tmp_path)["turns"] == "b"
+    assert engines.step_record(tmp_path) == {"turns": "b", "machine": "b"}
+    assert list(engines.step_records(tmp_path)) == ["a", "b"]
 
 
 def test_speed_is_against_the_faster_dense_layout():
@@ -162,7 +154,8 @@ def test_speed_table_says_the_same():
 
 def test_captions_name_machine_and_method():
     text = engines.measured(RECORD)
-    assert text == "measured: a processor, torch 2, commit unknown; 1 thread, batch 64, CPU seconds, medians of 5 turns"
+    assert text.startswith("measured on wide (a processor, torch 2, commit unknown); 1 thread, batch 64, ")
+    assert text.endswith("CPU seconds, medians of 5 turns")
     text = engines.measured(RECORD, sparse.MEANS)
     assert text.endswith("CPU seconds, means of 5 steps, timed part by part")
     assert text in sparse.parts_figure(RECORD, "cnn", 8, "erk").texts[-1].get_text()

@@ -62,7 +62,7 @@ def _strip(ax: Axes, data: np.ndarray, samples: int, shape: Shape) -> None:
         first = 1 + channel * stride
         ax.plot([first - 0.4, first + stride - 0.6], [LANES + 0.7] * 2, color=PALETTE[2 * channel], lw=4, clip_on=False)
         ax.text(first + stride / 2, LANES + 2.9, f"channel {channel}", ha="center", va="center", fontsize=9)
-    ax.set(xlim=(-0.6, len(cells) - 0.4), ylim=(LANES + 4, -14), ylabel="lane (sample)")
+    ax.set(xlim=(-0.6, len(cells) - 0.4), ylim=(LANES + 4, -21), ylabel="lane (sample)")
     ax.set_yticks((0, samples - 1, LANES - 1))
     ax.set_xlabel("place in memory: cells of 16 floats", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)

@@ -28,9 +28,16 @@ Step = Mapping[str, Any]
 """A row of the record, as it was read from JSON."""
 
 
+def step_records(folder: Path = COMMITTED) -> dict[str, Mapping]:
+    """Kind of processor -> its record of training steps in `folder`, by name."""
+    return {
+        path.stem: read_json(path) | {"machine": path.stem} for path in sorted((folder / "sparse_step").glob("*.json"))
+    }
+
+
 def step_record(folder: Path = COMMITTED) -> Mapping:
-    """The record of training steps in `folder`: of those of each kind of processor, the last by name."""
-    return read_json(max((folder / "sparse_step").glob("*.json")))
+    """Of `step_records` the last."""
+    return [*step_records(folder).values()][-1]
 
 
 def rows_with(rows: Sequence[Step], **wanted: object) -> list[Step]:
@@ -64,7 +71,7 @@ def measured(record: Mapping, how: str = "CPU seconds, medians of {turns} turns"
     """Where and how the record was measured, for captions; `how` may name the number of turns."""
     threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
     how = how.format(turns=record["turns"])
-    return f"measured: {provenance([record])}; {threads}, batch {record['batch']}, {how}"
+    return f"measured on {record['machine']} ({provenance([record])}); {threads}, batch {record['batch']}, {how}"
 
 
 def mask_name(mask: str) -> str:
@@ -89,6 +96,40 @@ def fitted(rows: Sequence[Step]) -> tuple[float, float]:
     seconds, macs = (np.array([row[key] for row in rows], float) for key in ("seconds", "macs"))
     fixed, rate = np.linalg.lstsq(np.stack([1 / seconds, macs / seconds], 1), np.ones(len(rows)), rcond=None)[0]
     return float(fixed), float(rate)
+
+
+def recorded(record: Mapping, model: str, width: int) -> dict[str, float]:
+    """The ratios of a record that bands are for, under uniform masks.
+
+    "speed-<density>": times as fast as the best dense float32 step. "pair-<density>": two clients at once, times as
+    fast as one after the other. At density 0.01, "bf16": times as fast as dense bfloat16; "memory": peak / the least of
+    dense float32; "growth": a growth step in training steps.
+    """
+    steps = rows_with(record["steps"], model=model, width=width)
+    [bf16] = rows_with(steps, engine="dense bf16")
+    [peak] = rows_with(record["memory"], engine="sparse", density=0.01)
+    [growth] = rows_with(record["growth"], density=0.01)
+    speeds = {f"speed-{density:g}": ratio for density, ratio in times_as_fast(record, model, width, "uniform").items()}
+    pairs = {f"pair-{row['density']:g}": row["speedup"] for row in rows_with(record["pairs"], engine="sparse")}
+    return (
+        speeds
+        | pairs
+        | {
+            "bf16": bf16["seconds"] / sparse_steps(record, model, width, "uniform")[0.01]["seconds"],
+            "memory": peak["peak_bytes"] / best_dense(record["memory"], "peak_bytes")["peak_bytes"],
+            "growth": growth["seconds"] / growth["step_seconds"],
+        }
+    )
+
+
+def predictions(record: Mapping) -> dict[int, float]:
+    """Batch -> how many times as fast as the best dense program the sparse engine predicts it at density 0.01."""
+    batches = dict.fromkeys(row["batch"] for row in record["rows"])
+    least = {
+        batch: min(row["seconds"] for row in rows_with(record["rows"], batch=batch, density=None)) for batch in batches
+    }
+    sparse = {row["batch"]: row["seconds"] for row in rows_with(record["rows"], engine="sparse", density=0.01)}
+    return {batch: least[batch] / sparse[batch] for batch in batches}
 
 
 # --- tables -----------------------------------------------------------------------------------------------
@@ -141,6 +182,21 @@ def _fit(record: Mapping, model: str, width: int) -> dict:
         | {"sparse rate": round(work / rate, 1), "dense rate": round(work * dense["macs"] / dense["seconds"], 1)}
         | {"off the line": f"{off:.0%}"}
     )
+
+
+def whole_runs(records: Sequence[Mapping]) -> pd.DataFrame:
+    """Of whole runs, a row for each method and engine: rounds, accuracies, median seconds of a round."""
+    return pd.DataFrame([_whole_run(record) for record in records]).set_index(["method", "engine"])
+
+
+def _whole_run(record: Mapping) -> dict:
+    reached = [entry["test_accuracy"] for entry in record["rounds"]]
+    return {key: record["config"][key] for key in ("method", "engine")} | {
+        "rounds": len(reached),
+        "last accuracy": reached[-1],
+        "best": max(reached),
+        "s a round": float(np.median([entry["seconds"] for entry in record["rounds"]])),
+    }
 
 
 def latency_table(record: Mapping) -> pd.DataFrame:
