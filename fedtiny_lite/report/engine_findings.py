@@ -1,6 +1,6 @@
 """What the records of `report.engines` say, a sentence each, for the captions of their figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedtiny_lite.report.engines import (
     Step,
@@ -69,10 +69,16 @@ def of_memory(record: Mapping, model: str, width: int) -> str:
 
 def of_predictions(record: Mapping) -> str:
     """At density 0.01, by batch."""
-    words = [f"{ratio:.1f} times for {batch}" for batch, ratio in predictions(record).items()]
+    found = predictions(record)
+    ratios, batches = _listed([f"{ratio:.1f}" for ratio in found.values()]), _listed([str(batch) for batch in found])
     return (
-        f"At density 0.01 the sparse engine is as fast as the best dense program {', '.join(words)} images at a time."
+        f"At density 0.01 the sparse engine is {ratios} times as fast as the best dense program, for {batches} images."
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _ends(steps: Mapping[float, Step]) -> tuple[float, float]:
