@@ -34,7 +34,7 @@ def federation_of(train: Split, test: Split, config):
     forget_federations()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(federation_module, "load_dataset", lambda name: dataset)
+            patch.setattr(federation_module, "load_dataset", lambda name, data=None: dataset)
             return build_federation(config)
     finally:
         forget_federations()
@@ -86,7 +86,7 @@ def test_samples_and_test_samples_limit_what_validation_leaves():
 def without_test_images(monkeypatch):
     """Digits without a test split: whoever asks for it fails."""
     digits = {name: value for name, value in vars(load_dataset("digits")).items() if name != "test"}
-    monkeypatch.setattr(federation_module, "load_dataset", lambda name: types.SimpleNamespace(**digits))
+    monkeypatch.setattr(federation_module, "load_dataset", lambda name, data=None: types.SimpleNamespace(**digits))
     forget_federations()
     yield
     forget_federations()

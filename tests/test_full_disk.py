@@ -77,7 +77,7 @@ def test_a_run_on_a_full_disk_keeps_what_is_finished_and_goes_on(
 
 
 def test_a_page_on_a_full_disk_stays_as_it_was(largest_file, tmp_path):
-    notebook = write_notebook(tmp_path / "nb", "00_a", "x = 1")
+    notebook = nbformat.read(write_notebook(tmp_path / "nb", "00_a", "x = 1"), as_version=4)
     page = tmp_path / "a.html"
     write_page(notebook, page, tmp_path)
     before = page.read_bytes()

@@ -53,7 +53,7 @@ def numbered_images(monkeypatch):
         for first, count in ((0, 300), (300, 90))
     )
     forget_federations()
-    monkeypatch.setattr(federation_module, "load_dataset", lambda name: numbered_dataset(train, test))
+    monkeypatch.setattr(federation_module, "load_dataset", lambda name, data=None: numbered_dataset(train, test))
     yield
     forget_federations()
 

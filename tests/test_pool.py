@@ -23,6 +23,7 @@ from fedtiny_lite.pruning.allocations import FLOW_MASK, KINDS
 from fedtiny_lite.report.labels import run_label
 from fedtiny_lite.seeding import torch_generator
 from fedtiny_lite.simulation import rounds as simulate
+from fedtiny_lite.simulation.setup import build_federation, client_of
 from tests.helpers import interrupted, three_clients, trace
 
 ours = partial(three_clients, pool="allocations", pool_size=6)
@@ -31,7 +32,7 @@ tried = partial(ours, trial_epochs=2)
 
 def trained(config, mask):
     """The pretrained weights after plain SGD under `mask` on the public set, with the batches that `seeding` names."""
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     generator = torch_generator(config.seed, "trial")
     schedule = epoch_batches(server.public, 2, config, generator)
     load_state(server.model, pretrained(server))
@@ -41,7 +42,7 @@ def trained(config, mask):
 
 
 def pool_of(config, candidates=6):
-    server = simulate.build_federation(config).server
+    server = build_federation(config).server
     return make_pool(server, pretrained(server), candidates)
 
 
@@ -51,7 +52,7 @@ def pool_of(config, candidates=6):
 def test_the_record_names_the_candidates_and_their_flops():
     config = ours(rounds=0)
     note = trace(config)[0]["prelude"][-1]["selection"]
-    task = simulate.build_federation(config).server.task
+    task = build_federation(config).server.task
     assert note["allocations"] == list(KINDS)
     assert note["kept"] == [mask.kept for mask in pool_of(config)]
     assert note["forward_flops"] == [forward_flops(task.layers, kept) for kept in note["kept"]]
@@ -68,7 +69,7 @@ def test_the_papers_pool_and_its_record_are_what_they_were():
 def test_judging_happens_on_the_trained_candidates_and_training_goes_on_from_the_one_that_was_chosen():
     config = tried(rounds=0)
     record, (start,) = trace(config)
-    federation, note = simulate.build_federation(config), record["prelude"][-1]["selection"]
+    federation, note = build_federation(config), record["prelude"][-1]["selection"]
     model, pixels = copy.deepcopy(federation.server.model), federation.server.task.pixels
     pool, losses, states = pool_of(config), [], []
     for mask in pool:
@@ -94,7 +95,7 @@ def test_judging_happens_on_the_trained_candidates_and_training_goes_on_from_the
 
 
 def development_splits(config, federation):
-    clients = [simulate.client_of(config, federation.task.pixels, k, -1) for k in range(config.clients)]
+    clients = [client_of(config, federation.task.pixels, k, -1) for k in range(config.clients)]
     return [client.development_split(config.of(Selection).dev_fraction) for client in clients]
 
 
@@ -126,7 +127,7 @@ def test_a_fixed_candidate_is_trained_as_long_as_the_others_would_be():
 
 def test_trained_candidates_are_sent_whole_and_count_as_held():
     config = tried(rounds=0)
-    record, task = trace(config)[0], simulate.build_federation(config).server.task
+    record, task = trace(config)[0], build_federation(config).server.task
     statistics, pool = record["prelude"][1], pool_of(config)
     kept, union = [mask.total for mask in pool], union_of(pool)
     others = sum(shape.numel() for name, shape in task.state_shapes.items() if name not in task.mask_shapes)
