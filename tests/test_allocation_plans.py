@@ -8,6 +8,8 @@ from fedtiny_lite.experiments.allocations import ARMS, CONTROL, OURS, OURS_TRIED
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.plots import allocations as plots
 from fedtiny_lite.pruning.allocations import FLOW_MASK, KINDS
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle
+from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.report import allocations as report
 from fedtiny_lite.report.claim_tables import arm_of
 from fedtiny_lite.report.labels import FEDTINY
@@ -157,3 +159,13 @@ def test_what_selection_can_tell_is_drawn_seed_by_seed():
     assert [line.get_ydata().tolist() for line in correlation.lines[1:3]] == [[1, 1], [1, 1]]
     assert [line.get_ydata().tolist() for line in regret.lines[1:3]] == [[0, 0], [0, 0]]
     assert gain.lines[1].get_ydata().tolist() == pytest.approx([0.1, 0.1])
+
+
+# --- the committed records --------------------------------------------------------------------------------
+
+
+def test_the_documented_table_is_that_of_the_committed_records():
+    records, text = read_bundle(COMMITTED / "allocations.json"), (ROOT / "docs" / "results.md").read_text("utf-8")
+    for density in report.densities(records):
+        for arm, row in report.comparison_table(records, density).iterrows():
+            assert f"| {arm} | {' | '.join(row).replace('-0.', '−0.')} |" in text

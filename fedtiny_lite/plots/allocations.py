@@ -8,21 +8,22 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fedtiny_lite.experiments.allocations import DENSITIES, OURS, OURS_TRIED, RANKED, TRIAL_EPOCHS
+from fedtiny_lite.experiments.allocations import OURS, OURS_TRIED, RANKED, TRIAL_EPOCHS
 from fedtiny_lite.plots.comparison import interval_dots
 from fedtiny_lite.plots.strips import strip
 from fedtiny_lite.plots.style import figure, subtitle
 from fedtiny_lite.records.bundles import load_plan
-from fedtiny_lite.report.allocations import leads, ranked, runs_at
+from fedtiny_lite.report.allocations import densities, leads, ranked, runs_at
 
 _TRIED = f"tried: each candidate is trained for {TRIAL_EPOCHS} server epochs before it is sent"
 
 
 def leads_figure(records: Sequence[Mapping]) -> Figure:
     """Accuracy of the pool of allocations minus each other arm's, seed by seed: a panel per density."""
-    found = {density: leads(runs_at(records, density)) for density in DENSITIES}
-    fig = figure((10.5, 4.6))
-    for ax, (density, gaps) in zip(fig.subplots(1, len(found), sharey=True), found.items(), strict=True):
+    found = {density: leads(runs_at(records, density)) for density in densities(records)}
+    fig = figure((2.5 + 4.0 * len(found), 4.6))
+    panels = fig.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for ax, (density, gaps) in zip(panels, found.items(), strict=True):
         interval_dots(ax, gaps)
         ax.set(title=f"density {density:g}", xlabel="difference in accuracy\n(share of test images)")
     what = f"digits, cnn of width 8, {_seeds(records)} seeds, measured, paired by seed; {_TRIED}\n"

@@ -29,6 +29,11 @@ def runs_at(records: Sequence[Mapping], density: float) -> Runs:
     return {name: of_arm for name, of_arm in found.items() if of_arm}
 
 
+def densities(records: Sequence[Mapping]) -> list[float]:
+    """The densities of the plan at which our pool and the paper's were run."""
+    return [density for density in DENSITIES if runs_at(records, density).keys() >= {OURS_TRIED, FEDTINY}]
+
+
 def gaps(runs: Runs, first: str, second: str) -> list[float]:
     """Accuracy of the arm `first` minus that of `second`, a number per seed of both."""
     return [final_accuracy(runs[first][s]) - final_accuracy(runs[second][s]) for s in runs[first] if s in runs[second]]
@@ -50,13 +55,17 @@ def comparison_table(records: Sequence[Mapping], density: float) -> pd.DataFrame
             "accuracy": with_interval([final_accuracy(record) for record in of_arm.values()]),
             f"{OURS_TRIED} minus it": with_interval(ahead[name], "+") if name in ahead else "",
             "ahead in": f"{sum(gap > 0 for gap in ahead[name])} of {len(ahead[name])}" if name in ahead else "",
-            "p (Holm)": f"{corrected[name]:.3f}" if name in ahead else "",
+            "p (Holm)": _p(corrected[name]) if name in ahead else "",
             "FLOPs / FedTiny's": f"{mean(map(total_flops, of_arm.values())) / paper:.2f}",
             "bytes / FedTiny's": f"{_bytes(of_arm) / _bytes(runs[FEDTINY]):.2f}",
         }
         for name, of_arm in runs.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _bytes(of_arm: Mapping[int, Mapping]) -> float:
@@ -152,10 +161,10 @@ def candidates_table(records: Sequence[Mapping], unjudged: Sequence[Mapping]) ->
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     records, origin = load_plan("allocations", "results")
-    unjudged, _ = load_plan("allocations_ranking", "results")
     print(origin)
-    for density in DENSITIES:
+    for density in densities(records):
         print(f"\ndensity {density:g}\n{comparison_table(records, density).to_string()}")
+    unjudged, _ = load_plan("allocations_ranking", "results")
     for table in (candidates_table(records, unjudged), ranking_table(records, unjudged)):
         print(f"\ndensity {RANKED:g}\n{table.to_string()}")
 
