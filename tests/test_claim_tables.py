@@ -9,6 +9,7 @@ from fedtiny_lite.report.claim_tables import (
     claim_table,
     gaps_at_equal_flops,
     gaps_at_equal_rounds,
+    rates_table,
     runs_at,
     total_flops,
     with_interval,
@@ -91,3 +92,16 @@ def test_the_table_puts_the_most_accurate_first_and_a_diverged_run_at_a_guess():
 def test_an_interval_in_one_cell():
     assert with_interval([]) == "-" and with_interval([0.25]) == "0.250"
     assert with_interval([0.1, 0.2, 0.3], "+") == "+0.200 [-0.048, +0.448]"
+
+
+def test_tuning_in_a_table_names_arms_rates_and_work():
+    def tried(arm: str, rate: float, accuracy: float, flops: int) -> dict:
+        found = record(arm, [0.1] * 4, flops)
+        rounds = [entry | {"validation_accuracy": accuracy} for entry in found["rounds"]]
+        return found | {"config": found["config"] | {"lr": rate}, "rounds": rounds}
+
+    rows = [tried("SNIP", 0.1, 0.25, 30), tried("FedTiny", 0.05, 0.5, 10), tried("FedTiny", 0.1, 0.75, 10)]
+    table = rates_table(rows)
+    assert list(table.index) == ["FedTiny", "SNIP"] and list(table.columns) == [0.05, 0.1, "flops"]
+    assert table.loc["FedTiny"].tolist() == [0.5, 0.75, 1.0]
+    assert table.loc["SNIP", 0.1] == 0.25 and table.loc["SNIP", "flops"] == 3.0

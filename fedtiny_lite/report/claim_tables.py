@@ -106,6 +106,14 @@ def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
     return row | {"FLOPs / FedTiny's": f"{spent:.2f}", "model density": f"{kept:.4f}"}
 
 
+def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:
+    """Tuning: per arm the validation accuracy at each learning rate tried, and its mean FLOPs over FedTiny's."""
+    cells = {(arm_of(r), r["config"]["lr"]): late_accuracy(r, "validation") for r in records}
+    table = pd.Series(cells).unstack().reindex([arm for arm in ARMS if any(arm == name for name, _ in cells)])
+    spent = {arm: mean(total_flops(r) for r in records if arm_of(r) == arm) for arm in table.index}
+    return table.round(3).assign(flops=[round(spent[arm] / spent[FEDTINY], 2) for arm in table.index])
+
+
 def with_interval(values: Sequence[float], sign: str = "") -> str:
     """Mean and 95 % t interval, such as "0.523 [0.501, 0.545]"; the mean alone for a single value."""
     if len(values) < 2:
