@@ -70,9 +70,10 @@ def at_smoke(source: Path, target: Path, out: Path) -> None:
     nbformat.write(notebook, target)
 
 
-def recipe() -> str:
-    """What `make lab` runs, with the Python of the tests."""
-    given = ["BROWSER=no", "PORT=0", "INSTALLED=Makefile", f"BIN={Path(sys.executable).parent}"]
+def recipe(stamp: Path) -> str:
+    """What `make lab` runs where all is installed, with the Python of the tests. `stamp`: a file newer than all."""
+    stamp.touch()
+    given = ["BROWSER=no", "PORT=0", f"INSTALLED={stamp}", f"BIN={Path(sys.executable).parent}"]
     call = ["make", "--no-print-directory", "-n", "-C", str(ROOT), "lab", *given]
     return subprocess.run(call, capture_output=True, text=True, check=True).stdout
 
@@ -89,7 +90,13 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     paths = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
-            recipe(), shell=True, cwd=folder, env=paths | runtime, stdout=log, stderr=log, start_new_session=True
+            recipe(home / "installed"),
+            shell=True,
+            cwd=folder,
+            env=paths | runtime,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         yield Lab(*started(home / "runtime", server), folder)
