@@ -21,12 +21,12 @@ _TRIED = f"tried: each candidate is trained for {TRIAL_EPOCHS} server epochs bef
 def leads_figure(records: Sequence[Mapping]) -> Figure:
     """Accuracy of the pool of allocations minus each other arm's, seed by seed: a panel per density."""
     found = {density: leads(runs_at(records, density)) for density in densities(records)}
-    fig = figure((2.5 + 4.0 * len(found), 4.6))
+    fig = figure((max(8.4, 2.5 + 4.0 * len(found)), 4.8))
     panels = fig.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for ax, (density, gaps) in zip(panels, found.items(), strict=True):
         interval_dots(ax, gaps)
         ax.set(title=f"density {density:g}", xlabel="difference in accuracy\n(share of test images)")
-    what = f"digits, cnn of width 8, {_seeds(records)} seeds, measured, paired by seed; {_TRIED}\n"
+    what = f"digits, cnn of width 8, {_seeds(records)} seeds, measured, paired by seed\n{_TRIED}\n"
     what += "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
     subtitle(fig, f"{OURS_TRIED} minus the others", what)
     return fig

@@ -158,15 +158,21 @@ def candidates_table(records: Sequence[Mapping], unjudged: Sequence[Mapping]) ->
     return pd.DataFrame(columns)
 
 
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table as the documentation has it, a minus sign before what is below 0."""
+    rows = [["", *table.columns], ["---"] * (len(table.columns) + 1), *table.astype(str).reset_index().values.tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("-0.", "−0.")
+
+
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     records, origin = load_plan("allocations", "results")
     print(origin)
     for density in densities(records):
-        print(f"\ndensity {density:g}\n{comparison_table(records, density).to_string()}")
+        print(f"\ndensity {density:g}\n{as_markdown(comparison_table(records, density))}")
     unjudged, _ = load_plan("allocations_ranking", "results")
     for table in (candidates_table(records, unjudged), ranking_table(records, unjudged)):
-        print(f"\ndensity {RANKED:g}\n{table.to_string()}")
+        print(f"\ndensity {RANKED:g}\n{as_markdown(table)}")
 
 
 if __name__ == "__main__":
