@@ -166,9 +166,12 @@ def test_what_selection_can_tell_is_drawn_seed_by_seed():
 
 
 def test_the_documented_tables_are_those_of_the_committed_records():
-    records, text = read_bundle(COMMITTED / "allocations.json"), (ROOT / "docs" / "results.md").read_text("utf-8")
-    for density in report.densities(records):
-        _, _, *rows = report.as_markdown(report.comparison_table(records, density)).splitlines()
+    records, unjudged = (read_bundle(COMMITTED / f"{plan}.json") for plan in ("allocations", "allocations_ranking"))
+    tables = [report.comparison_table(records, density) for density in report.densities(records)]
+    tables += [report.candidates_table(records, unjudged), report.ranking_table(records, unjudged)]
+    text = (ROOT / "docs" / "results.md").read_text("utf-8")
+    for table in tables:
+        _, _, *rows = report.as_markdown(table).splitlines()
         assert all(row in text for row in rows)
 
 
