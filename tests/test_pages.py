@@ -88,6 +88,12 @@ def test_every_page_is_linked_and_every_link_and_picture_is_there(report):
             assert text and (source.startswith("data:") or (report / source).is_file())
 
 
+def test_a_heading_lies_where_links_in_markdown_expect_it(tmp_path):
+    node = new_notebook(cells=[new_markdown_cell("# Why\n\n## The kit's own `Pool`, α < 1")])
+    write_page(node, tmp_path / "page.html", tmp_path)
+    assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).ids >= {"why", "the-kits-own-pool-α--1"}
+
+
 def test_pictures_have_the_text_that_the_notebook_gave_them(report):
     texts = [text for _, text in Page((report / f"{NAMES[0]}.html").read_text(encoding="utf-8")).pictures]
     assert texts == ["One dot.", f"a figure of {NAMES[0]}"]

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
@@ -17,6 +18,9 @@ _MARKDOWN = re.compile(r'(<div class="text_cell_render.*?\n</div>\n</div>\n</div
 _CODE = re.compile(r"(<(?:code|pre)\b.*?</(?:code|pre)>)", re.DOTALL)
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^\s$](?:[^$]*[^\s$])?)\$", re.DOTALL)
 _LINK = re.compile(r'<a href="(?P<target>[^"]+)">(?P<text>.*?)</a>', re.DOTALL)
+_HEADING = re.compile(
+    r'<h(?P<level>[1-6]) id="(?P<place>[^"]+)">(?P<text>.*?)<a class="anchor-link" href="#[^"]+">', re.DOTALL
+)
 _NO_ALT = 'alt="No description has been provided for this image"'
 
 
@@ -38,6 +42,7 @@ def write_page(
     node.metadata.pop("widgets", None)
     body, _ = exporter.from_notebook_node(node, {"metadata": {"name": page.stem, "path": str(images)}})
     body = body.replace(_NO_ALT, f'alt="a figure of {html.escape(page.stem)}"')
+    body = _HEADING.sub(_with_usual_place, body)
     body = _LINK.sub(lambda link: _relinked(link, pages), with_formulas(body))
     text = fill("notebook.html", title=title_of(node) or page.stem, body=body, neighbours=neighbours)
     write_bytes(page, text.encode())
@@ -47,6 +52,13 @@ def title_of(node: NotebookNode) -> str:
     """The first heading of a notebook, or nothing."""
     lines = (line for cell in node.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "")
+
+
+def _with_usual_place(heading: re.Match) -> str:
+    """A heading under the id that links in Markdown expect, as on GitHub: "The kit's own" is `the-kits-own`."""
+    place = re.sub(r"[^\w-]", "", unquote(html.unescape(heading["place"])).lower())
+    level, text = heading["level"], heading["text"]
+    return f'<h{level} id="{place}">{text}<a class="anchor-link" href="#{place}">'
 
 
 def _relinked(link: re.Match, pages: Collection[str]) -> str:
