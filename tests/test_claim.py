@@ -11,6 +11,7 @@ from fedtiny_lite.experiments.sweep import bundle_finished, run_plan
 from fedtiny_lite.federated.task import make_task
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.pruning.bn_selection import usual_pool_size
+from fedtiny_lite.pruning.progressive import is_adjustment
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.simulation.rounds import run
 from tests.helpers import three_clients
@@ -50,6 +51,13 @@ def test_a_filter_of_width_16_keeps_as_many_weights_as_one_of_width_64_in_the_pa
         ]
         a_filter = [task.budget / sum(shape[0] for shape in task.mask_shapes.values()) for task in tasks]
         assert a_filter[0] == pytest.approx(a_filter[1], rel=0.03)
+
+
+def test_fedtiny_adjusts_as_often_as_in_the_paper():
+    ours = (claim.SETTING["adjust_every"], claim.SETTING["adjust_until"], claim.SETTING["rounds"])
+    paper = (10, 100, 300)
+    counts = [sum(is_adjustment(r, every, until) for r in range(rounds)) for every, until, rounds in (ours, paper)]
+    assert counts == [9, 9]
 
 
 @pytest.mark.parametrize(

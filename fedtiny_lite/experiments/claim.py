@@ -30,7 +30,7 @@ SETTING = dict(
     server_set="as_clients", augment="crop_flip", pretrain_epochs=15, rounds=20, local_epochs=1, batch_size=64,
     weight_decay=5e-4, dev_fraction=0.1, adjust_every=1, adjust_until=10, torch_device="auto", engine="auto",
 )  # fmt: skip
-"""Ten adjustments, as the paper makes; a million training samples a run."""
+"""Nine adjustments (rounds 1 to 9), as many as the paper makes; a million training samples a run."""
 
 OURS = "FedTiny, pool of allocations (ours)"
 UNPRUNED = "FedAvg"
