@@ -8,7 +8,7 @@ Test images are looked at once, by the plans that follow, with other seeds.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fedtiny_lite.config import METHODS, PROFILES, Config, make_config
+from fedtiny_lite.config import METHODS, Config, make_config
 from fedtiny_lite.experiments import allocations, claim
 from fedtiny_lite.experiments.study import RANKED
 from fedtiny_lite.experiments.tuning import chosen, trials
@@ -17,12 +17,6 @@ from fedtiny_lite.records.bundles import load_plan
 SEEDS = (0, 1, 2, 3, 4)
 DENSITIES = (0.1, 0.05, 0.02, 0.01)
 TUNING_SEEDS = (100, 101)
-CIFAR = dict(
-    dataset="folder:data/cifar10-jpeg", samples=1_500, test_samples=1_000, model="cnn", width=8, batch_size=16,
-    rounds=40, adjust_every=2, adjust_until=20, torch_device="cpu", workers=1,
-)  # fmt: skip
-CIFAR_METHODS = ("fedavg", "magnitude", "synflow", "prunefl", "fedtiny")
-CIFAR_RATES = (0.02, 0.05, 0.1)
 
 
 def plan_configs(plan: str, out: str | Path) -> list[Config]:
@@ -104,23 +98,6 @@ def _digits_ranking(out: str | Path) -> list[Config]:
     ]
 
 
-def _cifar_tuning(out: str | Path) -> list[Config]:
-    rates = dict(method="fedavg", seed=TUNING_SEEDS[0], score_on="validation")
-    return [make_config({**PROFILES["laptop"], **CIFAR}, **rates, lr=lr) for lr in CIFAR_RATES]
-
-
-def _cifar(out: str | Path) -> list[Config]:
-    """One learning rate for all, chosen on dense FedAvg alone."""
-    best = chosen(load_plan("cifar_tuning", out)[0], "fedavg", [{"lr": lr} for lr in CIFAR_RATES])
-    return [
-        make_config({**PROFILES["laptop"], **CIFAR}, **best, method=method, seed=seed, density=density)
-        for seed in SEEDS[:3]
-        for density in DENSITIES[:3]
-        for method in CIFAR_METHODS
-        if method != "fedavg" or density == DENSITIES[0]
-    ]
-
-
 def _paper(out: str | Path) -> list[Config]:
     """The paper's setting, for a GPU: hours a run."""
     return [make_config("paper", method=method) for method in ("fedtiny", "prunefl", "synflow", "fedavg")]
@@ -132,8 +109,6 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "digits_ablations": _digits_ablations,
     "digits_alpha": _digits_alpha,
     "digits_ranking": _digits_ranking,
-    "cifar_tuning": _cifar_tuning,
-    "cifar": _cifar,
     "claim_tuning": claim.claim_tuning,
     "claim": claim.claim,
     "claim_ablations": claim.claim_ablations,
