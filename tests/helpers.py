@@ -14,6 +14,7 @@ from torch import nn
 
 from fedtiny_lite.config import PROFILES, Config, load_method, make_config
 from fedtiny_lite.data.datasets import Dataset, Split
+from fedtiny_lite.experiments.claim import ARMS, config_of
 from fedtiny_lite.federated.client import Client, take_mask
 from fedtiny_lite.federated.ledger import address, begin
 from fedtiny_lite.federated.messages import Message, unpack
@@ -38,6 +39,29 @@ def three_clients(**settings) -> Config:
 def four_clients(**settings) -> Config:
     """A run of `FOUR_CLIENTS`, likewise."""
     return make_config(PROFILES["smoke"] | FOUR_CLIENTS | settings)
+
+
+def claim_record(
+    arm: str, accuracies: list[float], flops: int, seed: int = 10, before: int = 0, complete: bool = True, **settings
+) -> dict:
+    """A run of the plan `claim` whose rounds cost `flops` each after `before`; the first accuracy is that at the start.
+
+    `settings`: what differs from the plan's at its middle density.
+    """
+    config = config_of(ARMS[arm], seed=seed, **settings)
+    method = load_method(config.method)
+    start, *rounds = [{"test_accuracy": a, "model_density": 0.01} for a in accuracies]
+    return {
+        "run_id": arm,
+        "config": config.identity(),
+        "method": {"label": method.label, "family": method.family},
+        "environment": {"cpu": "a processor", "packages": {"torch": "2"}, "commit": "abcdef012345"},
+        "complete": complete,
+        "prelude": [{"training_flops": before}],
+        "start": start,
+        "rounds": [entry | {"training_flops": flops} for entry in rounds],
+        "final": {"test_accuracy": accuracies[-1]} if complete else {},
+    }
 
 
 def trace(config: Config, **keywords) -> tuple[dict, list]:

@@ -2,37 +2,25 @@
 
 import pytest
 
-from fedtiny_lite.experiments.claim import ARMS, config_of
+from fedtiny_lite.experiments.claim import ARMS
 from fedtiny_lite.report.claim_tables import (
     accuracy_within,
     arm_of,
     claim_table,
     gaps_at_equal_flops,
     gaps_at_equal_rounds,
+    main_table,
     rates_table,
     runs_at,
     total_flops,
     with_interval,
 )
-
-
-def record(arm: str, accuracies: list[float], flops: int, seed: int = 10, before: int = 0, complete: bool = True):
-    """A run whose rounds cost `flops` each after `before`; the first accuracy is that at the start."""
-    start, *rounds = [{"test_accuracy": a, "model_density": 0.01} for a in accuracies]
-    return {
-        "run_id": arm,
-        "config": config_of(ARMS[arm], seed=seed).identity(),
-        "complete": complete,
-        "prelude": [{"training_flops": before}],
-        "start": start,
-        "rounds": [entry | {"training_flops": flops} for entry in rounds],
-        "final": {"test_accuracy": accuracies[-1]} if complete else {},
-    }
+from tests.helpers import claim_record
 
 
 def test_each_run_belongs_to_its_arm():
-    assert [arm_of(record(arm, [0.1], 1)) for arm in ARMS] == list(ARMS)
-    odd = record("SNIP", [0.1], 1)
+    assert [arm_of(claim_record(arm, [0.1], 1)) for arm in ARMS] == list(ARMS)
+    odd = claim_record("SNIP", [0.1], 1)
     odd["config"]["method"] = "lotteryfl"
     with pytest.raises(ValueError, match=r"belongs to no arm.*FedTiny, SynFlow"):
         arm_of(odd)
@@ -41,7 +29,7 @@ def test_each_run_belongs_to_its_arm():
 @pytest.mark.parametrize(("flops", "expected"), [(0, 0.1), (4, 0.1), (15, 0.15), (25, 0.2), (55, 0.4), (99, 0.5)])
 def test_accuracy_within_a_budget_is_that_of_the_last_rounds_inside_it(flops, expected):
     """5 FLOPs before training and 10 a round: after 15 FLOPs one round is done, after 65 all six."""
-    found = accuracy_within(record("SNIP", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 10, before=5), flops)
+    found = accuracy_within(claim_record("SNIP", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 10, before=5), flops)
     assert found == pytest.approx(expected)
 
 
@@ -52,8 +40,8 @@ def test_an_arm_that_costs_twice_as_much_stops_half_way():
     """
     runs = runs_at(
         [
-            record("FedTiny", [0.1 + 0.06 * r for r in range(11)], 10),
-            record("SynFlow", [0.1 + 0.1 * r for r in range(11)], 20),
+            claim_record("FedTiny", [0.1 + 0.06 * r for r in range(11)], 10),
+            claim_record("SynFlow", [0.1 + 0.1 * r for r in range(11)], 20),
         ],
         0.012,
     )
@@ -65,28 +53,45 @@ def test_an_arm_that_costs_twice_as_much_stops_half_way():
 def test_only_seeds_of_both_are_compared_and_only_at_the_density():
     runs = runs_at(
         [
-            record("FedTiny", [0.1, 0.5], 1, seed=10),
-            record("FedTiny", [0.1, 0.6], 1, seed=11),
-            record("SNIP", [0.1, 0.4], 1, seed=11),
+            claim_record("FedTiny", [0.1, 0.5], 1, seed=10),
+            claim_record("FedTiny", [0.1, 0.6], 1, seed=11),
+            claim_record("SNIP", [0.1, 0.4], 1, seed=11),
         ],
         0.012,
     )
     assert gaps_at_equal_rounds(runs, "SNIP") == [pytest.approx(0.2)]
-    assert runs_at([record("SNIP", [0.1], 1)], 0.04) == {}
-    assert list(runs_at([record("FedAvg", [0.1], 1)], 0.04)) == ["FedAvg"]
+    assert runs_at([claim_record("SNIP", [0.1], 1)], 0.04) == {}
+    assert list(runs_at([claim_record("FedAvg", [0.1], 1)], 0.04)) == ["FedAvg"]
 
 
 def many(arm: str, accuracies: list[float]) -> list[dict]:
-    return [record(arm, [0.1, accuracy], 1, seed) for seed, accuracy in enumerate(accuracies)]
+    return [claim_record(arm, [0.1, accuracy], 1, seed) for seed, accuracy in enumerate(accuracies)]
 
 
 def test_the_table_puts_the_most_accurate_first_and_a_diverged_run_at_a_guess():
     rows = [*many("FedTiny", [0.5, 0.52]), *many("SNIP", [0.6, 0.61]), *many("FedAvg", [0.8, 0.8])]
-    rows += [record("GraSP", [0.1, 0.3], 1, seed, complete=False) for seed in (0, 1)]
+    rows += [claim_record("GraSP", [0.1, 0.3], 1, seed, complete=False) for seed in (0, 1)]
     table = claim_table(runs_at(rows, 0.012))
     assert list(table.index) == ["FedAvg", "SNIP", "FedTiny", "GraSP"]
     assert table.loc["GraSP", "accuracy"] == "0.100 [0.100, 0.100]"
     assert table.loc["FedAvg", "p (Holm)"] == "-"
+
+
+def test_rivals_without_runs_count_in_the_correction():
+    """Differences of 0.02 and 0.03: t = 5, one degree of freedom, p = 0.1257, times the eleven rivals of the plan."""
+    runs = runs_at([*many("FedTiny", [0.52, 0.53]), *many("SNIP", [0.5, 0.5])], 0.012)
+    assert claim_table(runs).loc["SNIP", "p (Holm)"] == "1.000"
+    surely = runs_at([*many("FedTiny", [0.6, 0.6001]), *many("SNIP", [0.5, 0.5])], 0.012)
+    assert claim_table(surely).loc["SNIP", "p (Holm)"] == "0.003"  # 11 x 0.000318
+
+
+def test_tables_of_no_runs_and_of_runs_without_fedtiny():
+    assert len(main_table([])) == len(rates_table([])) == len(main_table(many("FedAvg", [0.5]))) == 0
+    table = main_table(many("SNIP", [0.5]))
+    assert list(table.index) == [(0.012, "SNIP")]
+    assert table.loc[(0.012, "SNIP"), ["accuracy", "FedTiny minus it", "FLOPs / FedTiny's"]].tolist() == [
+        *("0.500", "-", "-")
+    ]
 
 
 def test_an_interval_in_one_cell():
@@ -96,7 +101,7 @@ def test_an_interval_in_one_cell():
 
 def test_tuning_in_a_table_names_arms_rates_and_work():
     def tried(arm: str, rate: float, accuracy: float, flops: int) -> dict:
-        found = record(arm, [0.1] * 4, flops)
+        found = claim_record(arm, [0.1] * 4, flops)
         rounds = [entry | {"validation_accuracy": accuracy} for entry in found["rounds"]]
         return found | {"config": found["config"] | {"lr": rate}, "rounds": rounds}
 

@@ -11,7 +11,10 @@ import pytest
 
 from benchmarks.notebook_counts import as_python, counts
 from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_notebooks
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.records.claims import claims_path, expected_bands
+from fedtiny_lite.report.arms import WHOLE
+from fedtiny_lite.report.claim_tables import arm_of
 
 NAMES = (
     "00_start_here",
@@ -21,9 +24,11 @@ NAMES = (
     "04_federated_runs",
     "05_comparison",
     "05b_statistics",
+    "05c_resnet18",
     "06_costs",
     "07_sparse_for_real",
 )
+APPENDICES = ("05b_statistics", "05c_resnet18")
 each_notebook = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 LESSONS = [path for path in find_notebooks() if "Lesson(" in path.read_text(encoding="utf-8")]
 
@@ -67,7 +72,7 @@ def test_a_lesson_goes_in_small_steps(path):
     found = counts(path)
     assert found["most lines"] <= 15 and found["median lines"] <= 6
     assert found["median words"] <= 40
-    assert 3 <= found["exercises"] <= 5 or path.stem == "05b_statistics", "it is there to look things up"
+    assert 3 <= found["exercises"] <= 5 or path.stem in APPENDICES, "those are there to look things up"
 
 
 @each_notebook
@@ -93,6 +98,27 @@ def test_runs_at_smoke_and_its_claims_hold(path, tmp_path):
     assert [row for row in rows if row["ok"] is False] == []
     expected = {key for key, entry in expected_bands().items() if entry["notebook"] == path.stem}
     assert {row["id"] for row in rows} == expected != set()
+
+
+@pytest.mark.slow
+def test_the_claims_notebook_shows_what_its_sweep_has_finished(tmp_path):
+    """Three arms at one density, two seeds: all but the picture over density is there."""
+    tuning = read_bundle(COMMITTED / "claim_tuning.json")
+    three = [r for r in tuning if r["config"]["lr"] == 0.05 and arm_of(r) in ("FedTiny", "SynFlow", "magnitude")]
+    runs = [
+        r
+        | {"config": r["config"] | {"seed": seed}, "start": r["start"] | reached}
+        | {"rounds": [entry | reached for entry in r["rounds"]]}
+        for r in three
+        for seed, reached in ((10, {"test_accuracy": 0.3}), (11, {"test_accuracy": 0.4}))
+    ]
+    write_bundle(tmp_path / "plans" / "claim.json", "claim", runs)
+    [run] = run_notebooks(find_notebooks(["05c"]), "smoke", tmp_path)
+    assert run.error is None
+    pictures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert pictures == {"05c_accuracy_over_rounds", "05c_accuracy_over_work", "05c_leads"}
+    text = (tmp_path / "notebooks" / "05c_resnet18.ipynb").read_text(encoding="utf-8")
+    assert f"6 of {WHOLE} runs of the main table are there, at density 0.012: 3 of 13 arms, 2 seeds of" in text
 
 
 def test_expected_bands_are_well_formed():

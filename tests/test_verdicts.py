@@ -1,14 +1,14 @@
 """Verdicts: the rules by hand, and what they say of the committed records and of a plan that is under way."""
 
-import re
-
 import numpy as np
 import pytest
 
 from fedtiny_lite.experiments import claim
+from fedtiny_lite.plots.verdicts import verdicts_figure
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.report import deciding
-from fedtiny_lite.report.verdicts import ABSTRACT, verdicts
+from fedtiny_lite.report.arms import WHOLE, progress
+from fedtiny_lite.report.verdicts import ABSTRACT, resnet_table, verdicts
 
 AHEAD, BEHIND, UNSURE = [0.10, 0.11, 0.12], [-0.10, -0.11, -0.12], [-0.1, 0.0, 0.2]
 
@@ -40,7 +40,7 @@ def test_a_claim_with_parts(outcomes, outcome):
     ("gaps", "planned", "outcome"),
     [
         ({"A": AHEAD, "B": AHEAD}, (), "holds"),
-        ({"A": AHEAD, "B": AHEAD}, ("A", "C"), "holds against A, B only"),
+        ({"A": AHEAD, "B": AHEAD}, ("A", "C"), "holds so far against A, B"),
         ({"A": AHEAD, "B": BEHIND}, (), "does not hold"),
         ({"A": AHEAD, "B": UNSURE}, (), "holds against A only"),
         ({"B": UNSURE}, (), "cannot be told"),
@@ -105,13 +105,13 @@ def run_of(config, label, accuracy):
     return record | {"config": config.identity(), "rounds": rounds, "final": final, "method": method}
 
 
-def plan_of(folder, accuracy, seeds=(10, 11, 12)):
+def plan_of(folder, accuracy, seeds=(10, 11, 12), arms=tuple(claim.ARMS), papers=tuple(claim.DENSITIES)):
     """A bundle of the plan `claim` in which accuracy(arm, paper's density) + a little noise was reached."""
     rng, records = np.random.default_rng(0), []
     for seed in seeds:
-        for name, arm in claim.ARMS.items():
-            for paper in claim.DENSITIES if name != claim.UNPRUNED else (claim.MIDDLE,):
-                config = claim.config_of(arm, seed=seed, **claim.at_density(paper))
+        for name in arms:
+            for paper in papers if name != claim.UNPRUNED else (claim.MIDDLE,):
+                config = claim.config_of(claim.ARMS[name], seed=seed, **claim.at_density(paper))
                 records.append(run_of(config, name, accuracy(name, paper) + 1e-3 * rng.normal()))
     write_bundle(folder / "plans" / "claim.json", "claim", records)
     return folder
@@ -140,7 +140,62 @@ def test_a_better_baseline_ends_the_claim(tmp_path):
 def test_one_seed_is_no_verdict(tmp_path):
     lead, growth = accuracy_verdicts(plan_of(tmp_path, lambda arm, paper: 0.5, seeds=(10,)))
     assert lead.outcome == growth.outcome == "not tested yet"
-    assert re.match(rf"{3 * (len(claim.ARMS) - 1) + 1} (of \d+ )?runs finished", lead.numbers)
+    assert lead.numbers == f"{3 * (len(claim.ARMS) - 1) + 1} of {WHOLE} runs finished"
+
+
+FIRST = ("FedTiny", "SynFlow", "magnitude")
+
+
+def test_a_verdict_on_few_baselines_says_that_others_are_missing(tmp_path):
+    """0.1 ahead with a scatter of 0.001: sure among ten baselines, of which two have run."""
+    few = plan_of(tmp_path, lambda arm, paper: 0.5 + 0.1 * (arm == "FedTiny"), arms=FIRST, papers=(0.01,))
+    found = verdicts(few)
+    lead = found[0].decisive
+    assert lead.outcome == "holds so far against SynFlow, magnitude" and lead.where.endswith("density 0.04")
+    assert "n = 3; surely ahead of SynFlow, magnitude of 2, 8 of 10 baselines not run yet; 9 of " in lead.numbers
+    assert [row.where.split(",")[0] for row in found[1].findings if row.outcome != "not tested yet"] == ["small CNN"]
+
+
+def test_what_is_sure_of_few_baselines_is_corrected_for_those_to_come():
+    just = [0.0, 0.1, 0.2, 0.1, 0.08]
+    assert deciding.ahead_of({"A": just}) == ["A"] and deciding.ahead_of({"A": just}, "ABC") == []
+    assert deciding.of_all({"A": just}, "ABC") == "cannot be told"
+
+
+def test_a_lead_grows_over_the_same_baselines_only(tmp_path):
+    """SNIP, far ahead, has run at the sparsest density only; the lead over the two others stays as it is."""
+    accuracy = lambda arm, paper: {"FedTiny": 0.6, "SNIP": 0.9}.get(arm, 0.5)  # noqa: E731
+    few = plan_of(tmp_path, accuracy, arms=FIRST, papers=(0.001, 0.01))
+    more = read_bundle(few / "plans" / "claim.json")
+    snip = read_bundle(plan_of(tmp_path / "b", accuracy, arms=("SNIP",), papers=(0.001,)) / "plans" / "claim.json")
+    write_bundle(few / "plans" / "claim.json", "claim", [*more, *snip])
+    growth = verdicts(few)[1].findings[0]
+    assert growth.outcome == "cannot be told" and "over 2 of 10 baselines" in growth.numbers
+    assert np.mean(growth.shown["growth of the lead"]) == pytest.approx(0, abs=0.005)
+
+
+def test_how_far_the_main_table_is(tmp_path):
+    assert progress(tmp_path).endswith("make them with: python -m fedtiny_lite sweep claim")
+    plan_of(tmp_path, lambda arm, paper: 0.5, arms=FIRST, papers=(claim.MIDDLE,), seeds=(10, 11))
+    told = progress(tmp_path)
+    assert told.startswith(f"6 of {WHOLE} runs of the main table are there, at density 0.012: 3 of 13 arms, 2 seeds of")
+    assert told.endswith("go on with: python -m fedtiny_lite sweep claim --go-on")
+    plan_of(tmp_path, lambda arm, paper: 0.5, seeds=claim.SEEDS)
+    assert progress(tmp_path).startswith(f"All {WHOLE} runs")
+
+
+def test_figure_of_the_verdicts_has_room_for_all_costs_beside_two_baselines(tmp_path):
+    few = plan_of(tmp_path, lambda arm, paper: 0.5, arms=FIRST, papers=(0.01,))
+    fig = verdicts_figure(verdicts(few))
+    left, right = fig.axes
+    assert len(left.get_yticklabels()) == 2
+    assert fig.get_figheight() > 0.3 * len(right.get_yticklabels())
+
+
+def test_the_table_of_the_papers_model_leaves_out_digits(committed):
+    table = resnet_table(list(committed.values()))
+    assert set(table["claim"]) == {found.claim for found in committed.values() if found.source == ABSTRACT}
+    assert table["found on"].str.startswith("ResNet18").all()
 
 
 def test_modules_are_judged_by_the_plan_of_ablations(tmp_path):

@@ -128,11 +128,15 @@ def tuned(out: str | Path) -> dict[str, Values]:
 
 
 def claim(out: str | Path) -> list[Config]:
-    """The main table: every arm at three densities, three seeds of an arm before the next arm, the other seeds last.
+    """The main table, of the arms that are tuned."""
+    return main_table(tuned(out))
+
+
+def main_table(arms: Mapping[str, Values]) -> list[Config]:
+    """Each of these arms at three densities, three seeds of an arm before the next arm, the other seeds last.
 
     The density at which the paper claims its lead comes first.
     """
-    arms = tuned(out)
     return [
         config_of(arm, seed=seed, **at_density(paper))
         for seeds in (SEEDS[:3], SEEDS[3:])

@@ -1,98 +1,225 @@
-"""The paper's claim in pictures: accuracy over density and over training FLOPs, and FedTiny's lead over every arm."""
+"""The paper's claim in pictures, as far as the plan `claim` has run: accuracy, curves, FedTiny's lead, and work.
 
-from collections.abc import Mapping, Sequence
+Densities, panels and arms without runs are left out, and each picture says how many seeds it shows.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from fedtiny_lite.experiments.claim import DENSITIES, UNPRUNED, late_accuracy
-from fedtiny_lite.plots.comparison import interval_dots
-from fedtiny_lite.plots.runs import accuracy_row, styles
-from fedtiny_lite.plots.style import figure, subtitle
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, OURS, SETTING, UNPRUNED, late_accuracy
+from fedtiny_lite.plots.comparison import INTERVAL, interval_dots
+from fedtiny_lite.plots.runs import Style, accuracy_row, styles
+from fedtiny_lite.plots.style import DENSITY, PALETTE, figure, subtitle
 from fedtiny_lite.report.claim_tables import (
     Runs,
+    arm_of,
     gaps_at_equal_flops,
     gaps_at_equal_rounds,
-    runs_at,
+    shown_densities,
     total_flops,
 )
-from fedtiny_lite.report.intervals import t_interval
-from fedtiny_lite.report.labels import FEDTINY
+from fedtiny_lite.report.frames import PANELS
+from fedtiny_lite.report.labels import FEDTINY, STAY, run_label
 
-_DATA = "CIFAR-10 (JPEG copy), ResNet18 of width 16, twenty rounds"
+_DATA = f"CIFAR-10 (JPEG copy), ResNet18 of width {SETTING['width']}, {SETTING['rounds']} rounds"
+_OWN_STYLES = {  # a variant has the colour of what it varies
+    UNPRUNED: ("#222222", "", ":"),
+    OURS: (PALETTE[0], "*", "--"),
+    "SynFlow as in the 2022 code": (PALETTE[2], ">", "-."),
+}
+_BUDGETS = {"equal rounds": gaps_at_equal_rounds, "equal training FLOPs": gaps_at_equal_flops}
 
 
-def claim_figure(records: Sequence[Mapping]) -> Figure:
-    """Test accuracy of every arm over density (left) and, at the middle density, over rounds (right)."""
-    fig = figure((12.5, 5.6))
-    left, right = fig.subplots(1, 2)
-    shown = {density: runs_at(records, density) for density in DENSITIES.values()}
-    arms = styles(dict.fromkeys(arm for runs in shown.values() for arm in runs))
-    for arm, (colour, marker, line) in arms.items():
-        _over_density(left, arm, shown, color=colour, marker=marker, linestyle=line)
-        runs = shown[sorted(shown)[len(shown) // 2]].get(arm, {})
-        _over_rounds(right, arm, runs, color=colour, linestyle=line)
-    left.set_xscale("log")
-    ticks = {density: f"{density:g}\n(paper: {paper:g})" for paper, density in DENSITIES.items()}
-    left.set_xticks(list(ticks), list(ticks.values()))
-    left.minorticks_off()
-    left.set_xlabel("prunable density (kept / all)")
-    right.set_xlabel(f"rounds finished, density {sorted(shown)[len(shown) // 2]:g}")
+def figures(records: Sequence[Mapping]) -> Iterator[tuple[Figure, str, str]]:
+    """What can be drawn of these runs, one after the other: figure, name, caption."""
+    shown = shown_densities(records)
+    if len(shown) > 1:
+        yield density_figure(records), "accuracy_over_density", "Accuracy of every arm that has run, over density."
+    if shown:
+        yield rounds_figure(records), "accuracy_over_rounds", "Accuracy of every arm that has run, after each round."
+        yield work_figure(records), "accuracy_over_work", "Accuracy over training FLOPs: up and to the left is better."
+    if _gaps(records):
+        yield lead_figure(records), "leads", "FedTiny minus each other arm, seed by seed, with 95 % intervals."
+
+
+# --- accuracies -------------------------------------------------------------------------------------------
+
+
+def density_figure(records: Sequence[Mapping]) -> Figure:
+    """Test accuracy over density: masks that stay, masks that change."""
+    shown = dict(sorted(shown_densities(records).items()))
+    panels = _panels(records)
+    fig = figure((3.7 + 4.4 * len(panels), 5.2))
+    for ax, (title, arms) in zip(_row(fig, len(panels)), panels.items(), strict=True):
+        for number, arm in enumerate(arms):
+            aside = 0.05 * (number - (len(arms) - 1) / 2)  # so that bars do not hide each other
+            _over_density(ax, arm, list(shown.values()), aside)
+        paper = {density: paper for paper, density in DENSITIES.items()}
+        ax.set_xticks(range(len(shown)), [f"{density:g}\n(paper: {paper[density]:g})" for density in shown])
+        ax.set(title=title, xlabel=DENSITY, xlim=(-0.5, len(shown) - 0.5))
     accuracy_row(fig)
-    what = f"{_DATA}, {_seeds(records)}; measured on the test images\n"
-    what += "left: mean of the last five rounds; bars: 95 % t interval of the mean over seeds"
-    subtitle(fig, "Every method where models are very sparse", what)
+    seeds = _seeds(runs[arm] for runs in shown.values() for arm in runs)
+    what = f"{_DATA}; measured on the test images, mean of the last {LATE['test']} rounds\n{_bars(seeds)}"
+    subtitle(fig, "Accuracy where models are very sparse", what)
     return fig
 
 
-def _over_density(ax: Axes, arm: str, shown: Mapping[float, Runs], **style: object) -> None:
-    found = {d: [late_accuracy(r) for r in runs[arm].values()] for d, runs in shown.items() if arm in runs}
-    means = [mean(values) for values in found.values()]
-    halves = [t_interval(v)[0] - t_interval(v)[1] if len(v) > 1 else 0.0 for v in found.values()]
-    width = 2.6 if arm == FEDTINY else 1.4
-    ax.errorbar(list(found), means, halves, label=arm, linewidth=width, elinewidth=1, markersize=5, **style)  # type: ignore[arg-type]
+def _over_density(ax: Axes, arm: str, shown: Sequence[Runs], aside: float) -> None:
+    colour, marker, line = _styles([arm])[arm]
+    found = {x: [late_accuracy(r) for r in runs[arm].values()] for x, runs in enumerate(shown) if arm in runs}
+    means = {x + aside: mean(values) for x, values in found.items()}
+    ax.plot(list(means), list(means.values()), color=colour, ls=line, lw=_width(arm), marker=marker, ms=6, label=arm)
+    for x, values in found.items():
+        ax.vlines(x + aside, min(values), max(values), color=colour, linewidth=1)
 
 
-def _over_rounds(ax: Axes, arm: str, runs: Mapping[int, Mapping], **style: object) -> None:
-    curves = [[r["start"]["test_accuracy"], *(e["test_accuracy"] for e in r["rounds"])] for r in runs.values()]
-    means = [mean(values) for values in zip(*curves, strict=False)]
-    ax.plot(range(len(means)), means, label=arm, linewidth=2.6 if arm == FEDTINY else 1.4, **style)  # type: ignore[arg-type]
-
-
-def flops_figure(records: Sequence[Mapping]) -> Figure:
-    """Mean test accuracy over mean training FLOPs of a run, a panel per density, a point per pruned arm."""
-    fig = figure((12.5, 4.8))
-    for ax, density in zip(fig.subplots(1, len(DENSITIES), sharey=True), DENSITIES.values(), strict=True):
-        runs = {arm: found for arm, found in runs_at(records, density).items() if arm != UNPRUNED}
-        for arm, (colour, marker, _) in styles(runs).items():
-            of_arm = list(runs[arm].values())
-            cost, accuracy = mean(map(total_flops, of_arm)), mean(map(late_accuracy, of_arm))
-            size = 130 if arm == FEDTINY else 45
-            ax.scatter(cost, accuracy, s=size, color=colour, marker=marker or "o", label=arm, zorder=3)
-        ax.set_xscale("log")
-        ax.set(title=f"density {density:g}", xlabel="training FLOPs of a run (counted)")
+def rounds_figure(records: Sequence[Mapping]) -> Figure:
+    """Mean test accuracy after each round, at the largest density that has runs."""
+    panels = _panels(records)
+    density, runs = next(iter(shown_densities(records).items()))
+    fig = figure((3.7 + 4.4 * len(panels), 4.8))
+    for ax, (title, arms) in zip(_row(fig, len(panels)), panels.items(), strict=True):
+        for arm in (arm for arm in arms if arm in runs):
+            _over_rounds(ax, arm, runs[arm])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(title=title, xlabel="rounds finished (0: before training)")
     accuracy_row(fig)
-    what = f"{_DATA}, {_seeds(records)}; accuracy measured, cost counted\nup and to the left is better"
+    what = f"{_DATA}, density {density:g}; measured on the test images\n{_bands(_seeds(runs.values()))}"
+    subtitle(fig, "Accuracy round by round", what)
+    return fig
+
+
+def _over_rounds(ax: Axes, arm: str, runs: Mapping[int, Mapping]) -> None:
+    colour, _, line = _styles([arm])[arm]
+    curves = [[r["start"]["test_accuracy"], *(e["test_accuracy"] for e in r["rounds"])] for r in runs.values()]
+    by_round = list(zip(*curves, strict=False))
+    rounds = range(len(by_round))
+    ax.plot(rounds, [mean(values) for values in by_round], color=colour, ls=line, lw=_width(arm), label=arm)
+    low, high = [min(values) for values in by_round], [max(values) for values in by_round]
+    ax.fill_between(rounds, low, high, color=colour, alpha=0.08, linewidth=0)
+
+
+# --- work -------------------------------------------------------------------------------------------------
+
+
+def work_figure(records: Sequence[Mapping]) -> Figure:
+    """Mean test accuracy over mean training FLOPs of a run, a panel per density, a point per pruned arm."""
+    shown = shown_densities(records)
+    families = _families(records)
+    fig = figure((3.6 + 3.0 * len(shown), 4.8))
+    for ax, (density, runs) in zip(_row(fig, len(shown), sharex=True), shown.items(), strict=True):
+        for arm in (arm for arm in runs if arm != UNPRUNED):
+            _point(ax, arm, list(runs[arm].values()), hollow=families[arm] == STAY)
+        _plain_logarithm(ax)
+        ax.set(title=f"density {density:g}", xlabel="training FLOPs of a run\n(10¹², counted)")
+    accuracy_row(fig)
+    seeds = _seeds(of_arm for runs in shown.values() for arm, of_arm in runs.items() if arm != UNPRUNED)
+    seeds = seeds if seeds == "1 seed" else f"mean over {seeds}"
+    what = f"{_DATA}\n{seeds}; accuracy measured, work counted; hollow: the mask stays"
     subtitle(fig, "The same density is not the same work", what)
     return fig
 
 
-def lead_figure(records: Sequence[Mapping], at_equal_flops: bool = False) -> Figure:
-    """Accuracy of FedTiny minus that of each arm, seed by seed, a panel per density."""
-    gaps_of = gaps_at_equal_flops if at_equal_flops else gaps_at_equal_rounds
-    shown = {density: runs_at(records, density) for density in DENSITIES.values()}
-    rivals = dict.fromkeys(arm for runs in shown.values() for arm in runs if arm not in (FEDTINY, UNPRUNED))
-    fig = figure((12.5, 1.9 + 0.32 * len(rivals)))
-    for ax, (density, runs) in zip(fig.subplots(1, len(shown), sharey=True), shown.items(), strict=True):
-        interval_dots(ax, {arm: gaps_of(runs, arm) if arm in runs else [] for arm in rivals})
-        ax.set(title=f"density {density:g}", xlabel="difference in accuracy\n(share of test images)")
-    budget = "equal training FLOPs" if at_equal_flops else "equal rounds"
-    what = f"{_DATA}, {_seeds(records)}; measured, paired by seed; dots: seeds, bar: mean, line: 95 % t interval"
-    subtitle(fig, f"FedTiny minus the others at {budget}", what)
+def _point(ax: Axes, arm: str, runs: Sequence[Mapping], hollow: bool) -> None:
+    colour, marker, _ = _styles([arm])[arm]
+    cost, accuracy = mean(map(total_flops, runs)) / 1e12, mean(map(late_accuracy, runs))
+    face = "white" if hollow else colour
+    size = 130 if arm == FEDTINY else 70
+    ax.scatter(cost, accuracy, s=size, facecolor=face, edgecolor=colour, marker=marker, lw=1.6, label=arm, zorder=3)
+
+
+def _plain_logarithm(ax: Axes) -> None:
+    """A logarithmic axis with few numbers on it, written out."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+# --- leads ------------------------------------------------------------------------------------------------
+
+
+def lead_figure(records: Sequence[Mapping]) -> Figure:
+    """Accuracy of FedTiny minus that of each pruned arm, seed by seed: at equal rounds, and at equal FLOPs.
+
+    Raises ValueError if no seed of FedTiny has a run to be compared with.
+    """
+    panels = _gaps(records)
+    if not panels:
+        raise ValueError("no run of FedTiny has one of another arm beside it, at its density and seed")
+    rivals = [arm for arm in ARMS if any(gaps.get(arm) for gaps in panels.values())]
+    columns = max(2, len(panels) // len(_BUDGETS))
+    rows = len(panels) // columns
+    fig = figure((3.0 + 3.2 * columns, 1.7 + rows * (0.9 + 0.3 * len(rivals))))
+    axes = fig.subplots(rows, columns, sharex="row" if rows > 1 else False, sharey=True, squeeze=False).flat
+    for ax, (title, gaps) in zip(axes, panels.items(), strict=True):
+        interval_dots(ax, {arm: gaps.get(arm, []) for arm in rivals})
+        ax.set_title(title, fontsize=10)
+    for ax in fig.axes[-columns:]:
+        ax.set_xlabel("difference in accuracy\n(share of test images)")
+    most = max(len(values) for gaps in panels.values() for values in gaps.values())
+    how = INTERVAL if most > 1 else "dots: the one seed of both, so no interval"
+    subtitle(fig, "FedTiny minus the others", f"{_DATA}; measured, paired by seed\n{how}")
     return fig
 
 
-def _seeds(records: Sequence[Mapping]) -> str:
-    count = len({record["config"]["seed"] for record in records})
-    return f"{count} seed{'s' * (count > 1)}"
+def _gaps(records: Sequence[Mapping]) -> dict[str, dict[str, list[float]]]:
+    """Panel -> arm -> FedTiny's lead, a number per seed of both; all densities at one budget, then at the other."""
+    found = {
+        f"density {density:g}, {budget}": {
+            arm: gaps for arm in runs if arm not in (FEDTINY, UNPRUNED) and (gaps := gaps_of(runs, arm))
+        }
+        for budget, gaps_of in _BUDGETS.items()
+        for density, runs in shown_densities(records).items()
+    }
+    return {title: gaps for title, gaps in found.items() if gaps}
+
+
+# --- what all of them share -------------------------------------------------------------------------------
+
+
+def _families(records: Sequence[Mapping]) -> dict[str, str]:
+    """Arm -> the family that its method belongs to, in the order of the arms."""
+    found = {arm_of(record): run_label(record).family for record in records}
+    return {arm: found[arm] for arm in ARMS if arm in found}
+
+
+def _panels(records: Sequence[Mapping]) -> dict[str, list[str]]:
+    """Title -> arms, FedTiny and the dense model in each; a panel of these two alone only where there is no other."""
+    families, everywhere = _families(records), {FEDTINY, UNPRUNED}
+    parts = {
+        title: [arm for arm, family in families.items() if family in shown or arm in everywhere]
+        for title, shown in PANELS.items()
+    }
+    return {title: arms for title, arms in parts.items() if {*arms} - everywhere} or {"": list(families)}
+
+
+def _styles(arms: Sequence[str]) -> dict[str, Style]:
+    return {arm: _OWN_STYLES.get(arm) or styles([arm])[arm] for arm in arms}
+
+
+def _width(arm: str) -> float:
+    return 2.8 if arm == FEDTINY else 1.5
+
+
+def _row(fig: Figure, panels: int, sharex: bool = False) -> list[Axes]:
+    return list(fig.subplots(1, panels, sharex=sharex, sharey=True, squeeze=False)[0])
+
+
+def _seeds(groups: Iterable[Mapping[int, Mapping]]) -> str:
+    """How many seeds these groups of runs have: "3 seeds", or "1 to 3 seeds" where they differ."""
+    counts = {len(group) for group in groups}
+    low, high = min(counts), max(counts)
+    return f"{low} to {high} seeds" if low < high else f"{high} seed{'s' * (high > 1)}"
+
+
+def _bars(seeds: str) -> str:
+    return seeds if seeds == "1 seed" else f"mean over {seeds}, bars: lowest to highest seed"
+
+
+def _bands(seeds: str) -> str:
+    return seeds if seeds == "1 seed" else f"line: mean over {seeds}, band: lowest to highest seed"

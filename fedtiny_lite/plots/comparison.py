@@ -16,7 +16,7 @@ from fedtiny_lite.report.tables import pareto_front, points
 
 AHEAD, BEHIND, OPEN = PALETTE[0], PALETTE[3], GREY
 _TICKS = (-0.5, -0.05, 0, 0.05, 0.5)
-_INTERVAL = "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
+INTERVAL = "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
 
 
 def rounds_figure(runs: pd.DataFrame, density: float) -> Figure:
@@ -55,7 +55,7 @@ def differences_figure(groups: Mapping[str, pd.DataFrame], first: str = FEDTINY)
         ax.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS], fontsize=8)
         ax.minorticks_off()
         ax.set(title=title, xlabel="difference in accuracy\n(share of test images)")
-    what = f"measured, paired by seed; axis linear to ±0.05, then logarithmic\n{_INTERVAL}"
+    what = f"measured, paired by seed; axis linear to ±0.05, then logarithmic\n{INTERVAL}"
     subtitle(fig, f"{first} minus the others", describe(everything, what))
     return fig
 
@@ -70,7 +70,7 @@ def ablations_figure(runs: pd.DataFrame) -> Figure:
     for ax in fig.axes[-3:]:
         ax.set_xlabel("difference in accuracy\n(share of test images)")
     places = ", ".join(f"density {density:g}" for density in densities(runs))
-    what = f"{places}; measured, paired by seed\n{_INTERVAL}"
+    what = f"{places}; measured, paired by seed\n{INTERVAL}"
     subtitle(fig, "FedTiny with one setting changed, minus its default", describe(runs, what))
     return fig
 

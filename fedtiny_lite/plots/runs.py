@@ -14,7 +14,9 @@ from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, active_weights_axis
 from fedtiny_lite.report.differences import paired_differences
 from fedtiny_lite.report.frames import alike, at_density, by_label, curves, densities
 
-_STYLES = {  # colour, marker, line
+Style = tuple[str, str, str]
+"""Colour, marker and line of a label."""
+_STYLES: dict[str, Style] = {
     "FedTiny": (PALETTE[0], "o", "-"),
     "selection only": (PALETTE[9], "s", "--"),
     "progressive only": (PALETTE[2], "^", "--"),
@@ -50,8 +52,8 @@ def describe(runs: pd.DataFrame, what: str) -> str:
     return f"{' and '.join(sorted(setups))}, {seeds} seed{'s' * (seeds > 1)}; {what}"
 
 
-def styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line of each of these labels; those without a style of their own take the spare ones."""
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """The style of each of these labels; those without a style of their own take the spare ones."""
     spare = cycle(_MORE_STYLES)
     return {name: _STYLES.get(name) or next(spare) for name in names}
 

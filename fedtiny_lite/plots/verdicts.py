@@ -20,7 +20,7 @@ CAPTION = (
 def verdicts_figure(found: Sequence[Verdict]) -> Figure:
     """Of the verdicts the first, accuracy over all baselines, and the third and fourth, computation and memory."""
     lead, _, work, memory = (verdict.decisive for verdict in found[:4])
-    fig = figure((11.0, 1.9 + 0.3 * len(lead.shown)))
+    fig = figure((11.0, 1.9 + 0.3 * max(len(lead.shown), len(work.shown))))
     left, right = fig.subplots(1, 2)
     interval_dots(left, lead.shown)
     left.set(xlabel="difference in accuracy (share of test images)", title=f"Accuracy\n{lead.where}")

@@ -6,11 +6,14 @@ from pathlib import Path
 from fedtiny_lite.experiments import claim
 from fedtiny_lite.experiments.claim import late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
-from fedtiny_lite.report.claim_tables import Runs, gaps_at_equal_rounds, runs_at
+from fedtiny_lite.records.bundles import provenance
+from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, runs_at
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.loading import load
 
 CIFAR = "ResNet18 w16, CIFAR-10 (JPEG copies)"
+WHOLE = len(claim.main_table(claim.ARMS))
+"""Runs of the main table with every arm; the plan holds those of the arms that are tuned."""
 BASELINES = [name for name, arm in claim.ARMS.items() if arm["method"] not in ("fedtiny", "fedavg")]
 
 
@@ -24,10 +27,16 @@ def gaps_over(runs: Runs) -> dict[str, list[float]]:
     return {name: gaps_at_equal_rounds(runs, name) for name in BASELINES if name in runs}
 
 
-def leads(runs: Runs) -> dict[int, float]:
+def compared(*tables: Runs) -> list[str]:
+    """The baselines that have at least two seeds beside FedTiny's in each of these tables."""
+    gaps = [gaps_over(runs) for runs in tables]
+    return [name for name in BASELINES if all(len(found.get(name, ())) > 1 for found in gaps)]
+
+
+def leads(runs: Runs, baselines: Sequence[str]) -> dict[int, float]:
     """Seed -> FedTiny's accuracy minus the best baseline's, for the seeds that they all have."""
-    pruned = {name: of_arm for name, of_arm in runs.items() if name in (FEDTINY, *BASELINES)}
-    if FEDTINY not in pruned or len(pruned) < 2:
+    pruned = {name: runs[name] for name in (FEDTINY, *baselines)} if baselines else {}
+    if not pruned:
         return {}
     reached = {
         seed: {name: late_accuracy(of_arm[seed]) for name, of_arm in pruned.items()}
@@ -42,10 +51,32 @@ def finished(plan: str, out: str | Path) -> str:
     if not done:
         return ""
     try:
-        planned = len(plan_configs(plan, out))
-    except FileNotFoundError:  # it follows from a tuning that was not run yet
+        planned = WHOLE if plan == "claim" else len(plan_configs(plan, out))
+    except FileNotFoundError:  # it follows from runs that were not made yet
         return f"{done} runs finished"
     return "" if done >= planned else f"{done} of {planned} runs finished"
+
+
+def progress(out: str | Path) -> str:
+    """How far the main table is, in one sentence, and the command that goes on with it."""
+    records, command = load("claim", out).records, "python -m fedtiny_lite sweep claim"
+    if not records:
+        return f"Of the main table's {WHOLE} runs none is there yet; make them with: {command}"
+    if len(records) >= WHOLE:
+        return f"All {WHOLE} runs of the main table are there ({provenance(records)})."
+    densities = sorted({record["config"]["density"] for record in records})
+    places = ", ".join(f"{density:g}" for density in densities)
+    there = f"{len(records)} of {WHOLE} runs of the main table are there, at density {places}"
+    return f"{there}: {_by_seeds(records)} ({provenance(records)}); go on with: {command} --go-on"
+
+
+def _by_seeds(records: Sequence[Mapping]) -> str:
+    """How many arms there are, and which of them with how many seeds."""
+    pairs = {(arm_of(record), record["config"]["seed"]) for record in records}
+    counts = {arm: sum(arm == other for other, _ in pairs) for arm in claim.ARMS}
+    found = {count: [arm for arm in counts if counts[arm] == count] for count in sorted({*counts.values()} - {0})}
+    groups = [f"{count} seed{'s' * (count > 1)} of {', '.join(arms)}" for count, arms in found.items()]
+    return f"{sum(map(len, found.values()))} of {len(counts)} arms, {'; '.join(groups[::-1])}"
 
 
 def ablated(out: str | Path, changed: claim.Values) -> list[float]:

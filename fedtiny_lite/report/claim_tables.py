@@ -3,15 +3,15 @@
 The verdict that follows is `deciding.of_all`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import nan
 from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, LATE, UNPRUNED, Values, late_accuracy
-from fedtiny_lite.report.intervals import holm, p_value, t_interval
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, UNPRUNED, Values, late_accuracy
+from fedtiny_lite.report.intervals import holm_of_planned, p_value, t_interval
 from fedtiny_lite.report.labels import FEDTINY
 
 
@@ -60,6 +60,12 @@ def runs_at(records: Sequence[Mapping], density: float) -> Runs:
     return {arm: found[arm] for arm in ARMS if arm in found}
 
 
+def shown_densities(records: Sequence[Mapping], densities: Iterable[float] = DENSITIES.values()) -> dict[float, Runs]:
+    """Those of `densities`, in that order, that have pruned runs, with these and the dense ones."""
+    found = {density: runs_at(records, density) for density in densities}
+    return {density: runs for density, runs in found.items() if runs.keys() - {UNPRUNED}}
+
+
 def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
     """Accuracy of FedTiny minus that of an arm, a number per seed of both."""
     return [late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in _pairs(runs, arm)]
@@ -79,18 +85,32 @@ def _pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:
     return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
 
+_COLUMNS = [
+    *("seeds", "accuracy", "FedTiny minus it", "p (Holm)", "at equal FLOPs"),
+    *("FLOPs / FedTiny's", "model density"),
+]
+
+
 def claim_table(runs: Runs) -> pd.DataFrame:
     """Per arm, the most accurate first: accuracy, FedTiny's lead with Holm's p over all pruned arms, and cost.
 
-    Intervals are 95 % t intervals over seeds. FLOPs are those of training, against FedTiny's.
+    Arms of the plan without runs count in Holm's correction. Intervals are 95 % t intervals over seeds. FLOPs are those
+    of training, against FedTiny's.
     """
     rivals = [arm for arm in runs if arm not in (FEDTINY, UNPRUNED)]
     gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in rivals}
     tested = [arm for arm, found in gaps.items() if len(found) > 1]
-    corrected = dict(zip(tested, holm([p_value(gaps[arm]) for arm in tested]), strict=True))
-    rows = {arm: _row(runs, arm, corrected.get(arm, nan)) for arm in runs}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.sort_values("mean", ascending=False).drop(columns="mean")
+    corrected = holm_of_planned([p_value(gaps[arm]) for arm in tested], len({*ARMS} - {FEDTINY, UNPRUNED}))
+    told = dict(zip(tested, corrected, strict=True))
+    rows = {arm: _row(runs, arm, told.get(arm, nan)) for arm in runs}
+    table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
+    return table.reindex(columns=_COLUMNS).fillna("-")
+
+
+def main_table(records: Sequence[Mapping], densities: Iterable[float] = DENSITIES.values()) -> pd.DataFrame:
+    """`claim_table` for each of `densities` that has pruned runs, one below the other; empty without runs."""
+    parts = {density: claim_table(runs) for density, runs in shown_densities(records, densities).items()}
+    return pd.concat(parts, names=["density", "arm"]) if parts else pd.DataFrame()
 
 
 def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
@@ -103,15 +123,21 @@ def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
         row["p (Holm)"] = f"{corrected:.3f}" if corrected == corrected else "-"
         row["at equal FLOPs"] = with_interval(gaps_at_equal_flops(runs, arm), "+")
     kept = (records[-1]["rounds"] or [records[-1]["start"]])[-1]["model_density"]
-    return row | {"FLOPs / FedTiny's": f"{spent:.2f}", "model density": f"{kept:.4f}"}
+    return row | {"FLOPs / FedTiny's": f"{spent:.2f}" if spent == spent else "-", "model density": f"{kept:.4f}"}
 
 
 def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:
-    """Tuning: per arm the validation accuracy at each learning rate tried, and its mean FLOPs over FedTiny's."""
+    """Tuning: per arm the validation accuracy at each learning rate tried, and its mean FLOPs over FedTiny's.
+
+    It is empty without runs.
+    """
+    if not records:
+        return pd.DataFrame()
     cells = {(arm_of(r), r["config"]["lr"]): late_accuracy(r, "validation") for r in records}
     table = pd.Series(cells).unstack().reindex([arm for arm in ARMS if any(arm == name for name, _ in cells)])
     spent = {arm: mean(total_flops(r) for r in records if arm_of(r) == arm) for arm in table.index}
-    return table.round(3).assign(flops=[round(spent[arm] / spent[FEDTINY], 2) for arm in table.index])
+    ours = spent.get(FEDTINY, nan)
+    return table.round(3).assign(flops=[round(spent[arm] / ours, 2) for arm in table.index])
 
 
 def with_interval(values: Sequence[float], sign: str = "") -> str:

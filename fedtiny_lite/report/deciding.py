@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import mean
 
 from fedtiny_lite.report.differences import Gaps, verdict
-from fedtiny_lite.report.intervals import LEVEL, holm, p_value, t_interval
+from fedtiny_lite.report.intervals import LEVEL, holm_of_planned, p_value, t_interval
 
 HOLDS, PARTLY, FAILS, OPEN, UNTESTED = "holds", "partly", "does not hold", "cannot be told", "not tested yet"
 
@@ -31,17 +31,20 @@ def of_all(gaps: Gaps, planned: Collection[str] = ()) -> str:
 
     It holds if every mean is above 0 and told from 0 with Holm's correction over the baselines, and holds against
     those of which that is so. It does not hold if the interval of the difference to the best baseline is below 0. A
-    baseline with fewer than two seeds is left out; if it is `planned`, the claim cannot hold against all.
+    baseline with fewer than two seeds is left out; while one that is `planned` is, the claim holds "so far" at most.
     """
     known = {name: values for name, values in gaps.items() if len(values) > 1}
     if not known:
         return UNTESTED
-    beaten = ahead_of(known)
+    beaten = ahead_of(known, planned)
     if {*beaten} >= {*known, *planned}:
         return HOLDS
     if verdict(known[best(known)]) < 0:
         return FAILS
-    return f"{HOLDS} against {', '.join(beaten)} only" if beaten else OPEN
+    if not beaten:
+        return OPEN
+    names = ", ".join(beaten)
+    return f"{HOLDS} so far against {names}" if {*planned} - {*known} else f"{HOLDS} against {names} only"
 
 
 def best(gaps: Gaps) -> str:
@@ -49,9 +52,9 @@ def best(gaps: Gaps) -> str:
     return min(gaps, key=lambda name: mean(gaps[name]))
 
 
-def ahead_of(gaps: Gaps) -> list[str]:
-    """The baselines that FedTiny is ahead of, with Holm's correction over all of them."""
-    corrected = holm([p_value(values) for values in gaps.values()])
+def ahead_of(gaps: Gaps, planned: Collection[str] = ()) -> list[str]:
+    """The baselines that FedTiny is ahead of, with Holm's correction over all of them and those still `planned`."""
+    corrected = holm_of_planned([p_value(values) for values in gaps.values()], len({*gaps, *planned}))
     return [
         name for (name, values), p in zip(gaps.items(), corrected, strict=True) if p <= 1 - LEVEL and mean(values) > 0
     ]

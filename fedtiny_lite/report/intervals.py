@@ -52,3 +52,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if not len(p_values):
         return []
     return multipletests(p_values, alpha=1 - LEVEL, method="holm")[1].tolist()
+
+
+def holm_of_planned(p_values: Sequence[float], tests: int) -> list[float]:
+    """The same among so many `tests`, of which these are the ones made so far: those to come count with a p value of 1.
+
+    What is told from 0 now can so not be lost to the mere number of later tests.
+    """
+    return holm([*p_values, *[1.0] * (tests - len(p_values))])[: len(p_values)]

@@ -4,7 +4,7 @@ The paper's accuracy claim is decided by the plan `claim` (ResNet18 on CIFAR-10;
 is judged on digits alone, and says so.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from fedtiny_lite.experiments.claim import DENSITIES
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.files import read_json
 from fedtiny_lite.report import deciding, exchanges
-from fedtiny_lite.report.arms import BASELINES, CIFAR, ablated, arms_at, finished, gaps_over, leads
+from fedtiny_lite.report.arms import BASELINES, CIFAR, ablated, arms_at, compared, finished, gaps_over, leads
 from fedtiny_lite.report.differences import Gaps, against_others
 from fedtiny_lite.report.frames import at_density
 from fedtiny_lite.report.labels import DENSE, FEDTINY
@@ -108,8 +108,18 @@ def verdicts(out: str | Path) -> list[Verdict]:
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
     """A row per verdict: claim, outcome, the setting that decides, and its numbers."""
-    rows = [(row.claim, row.decisive.outcome, row.decisive.where, row.decisive.numbers) for row in found]
-    return pd.DataFrame(rows, columns=["claim", "verdict", "found on", "numbers"])
+    return _table((row, row.decisive) for row in found)
+
+
+def resnet_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """What was found of the abstract's claims at the paper's model, a row per claim and setting."""
+    rows = ((row, finding) for row in found if row.source == ABSTRACT for finding in row.findings)
+    return _table((row, finding) for row, finding in rows if finding.where.startswith("ResNet18"))
+
+
+def _table(rows: Iterable[tuple[Verdict, Finding]]) -> pd.DataFrame:
+    cells = [(row.claim, finding.outcome, finding.where, finding.numbers) for row, finding in rows]
+    return pd.DataFrame(cells, columns=["claim", "verdict", "found on", "numbers"])
 
 
 def in_markdown(found: Sequence[Verdict]) -> str:
@@ -135,9 +145,11 @@ def _over_baselines(gaps: Gaps, where: str, planned: Sequence[str] = ()) -> Find
     known = {name: values for name, values in gaps.items() if len(values) > 1}
     if not known:
         return Finding(where, deciding.UNTESTED, "", {})
-    best, ahead = deciding.best(known), deciding.ahead_of(known)
+    best, ahead = deciding.best(known), deciding.ahead_of(known, planned)
     numbers = f"FedTiny − {best}, the best: {deciding.in_numbers(known[best])}; "
     numbers += f"surely ahead of {', '.join(ahead) or 'none'} of {len(known)}"
+    missing = len({*planned} - {*known})
+    numbers += f", {missing} of {len(planned)} baselines not run yet" * bool(missing)
     shown = {f"FedTiny − {name}": values for name, values in known.items()}
     return Finding(where, deciding.of_all(known, planned), numbers, shown)
 
@@ -173,9 +185,15 @@ def _resnet_lead(out: str | Path, records: Sequence[Mapping], paper: float) -> F
 
 
 def _resnet_growth(out: str | Path, records: Sequence[Mapping], paper: float, denser: float) -> Finding:
+    """Over the baselines that both densities have, so that the lead is over the same ones."""
     where = f"{CIFAR}, density {DENSITIES[paper]:g} and {DENSITIES[denser]:g}"
-    sparse, other = (leads(arms_at(records, d)) for d in (paper, denser))
-    return _with_progress(_growing(sparse, other, where), "claim", out)
+    sparse, other = (arms_at(records, density) for density in (paper, denser))
+    baselines = compared(sparse, other)
+    found = _growing(leads(sparse, baselines), leads(other, baselines), where)
+    missing = len(BASELINES) - len(baselines)
+    if missing and found.numbers:
+        found = found._replace(numbers=f"{found.numbers}, over {len(baselines)} of {len(BASELINES)} baselines")
+    return _with_progress(found, "claim", out)
 
 
 def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
