@@ -53,3 +53,8 @@ def test_only_what_is_between_the_marks_changes(tmp_path):
     assert text.startswith(f"a\n{BEGIN}\n| the paper claims |") and text.endswith(f"|\n{END}\nb\n")
     with pytest.raises(ValueError, match="no place for the verdicts"):
         with_verdicts("no marks", [])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_waits_for_the_name_of_an_account(page):
+    assert not re.search(r"\]\([^)]*OWNER", page.read_text(encoding="utf-8"))
