@@ -31,7 +31,7 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):
 
 def test_a_checkpoint_is_the_state_the_record_and_the_digests_of_the_clients_memories(saved, server):
     folder, state = saved
-    record, progress = checkpoint.load(folder, CONFIG, server.task)
+    record, progress, _ = checkpoint.load(folder, CONFIG, server.task)
     found, ledger = progress.state, progress.ledger
     assert [entry["round"] for entry in record["rounds"]] == [0] and record["complete"] is False
     assert found.mask == state.mask
@@ -52,9 +52,9 @@ def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, serv
     ledger = Ledger({SHARED: versions}, {3: 4, 0: 1}, {0: 50, 2: 60}, {3: "3a", 0: "0a"})
     (tmp_path / "a").mkdir()
     saved_progress = Progress(replace(state, extra=extra), ledger)
-    so_far, _ = checkpoint.load(folder, CONFIG, server.task)
+    so_far = checkpoint.load(folder, CONFIG, server.task).record
     checkpoint.save(tmp_path / "a", CONFIG, so_far, saved_progress)
-    record, found = checkpoint.load(tmp_path / "a", CONFIG, server.task)
+    record, found, _ = checkpoint.load(tmp_path / "a", CONFIG, server.task)
     assert record == so_far and found.ledger == ledger
     assert list(found.state.extra) == list(extra)
     assert all(torch.equal(found.state.extra[name], tensor) for name, tensor in extra.items())
@@ -97,8 +97,8 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(saved,
 
 def test_a_checkpoint_serves_any_number_of_workers(saved, server):
     folder, state = saved
-    _, found = checkpoint.load(folder, replace(CONFIG, workers=3), server.task)
-    assert found.state.mask == state.mask
+    found = checkpoint.load(folder, replace(CONFIG, workers=3), server.task)
+    assert found.progress.state.mask == state.mask
 
 
 def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, server, monkeypatch):
@@ -112,14 +112,14 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, serv
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left on device"):
-        checkpoint.save(folder, CONFIG, {}, Progress(state, Ledger()))
+        checkpoint.save(folder, CONFIG, {"rounds": []}, Progress(state, Ledger()))
     assert checkpoint.path_in(folder).read_bytes() == before
 
 
 def test_nothing_but_the_checkpoint_and_what_clients_remember_lies_in_the_folder(saved):
     folder, _ = saved
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.ftl", "clients"]
-    assert len(list((folder / "clients").iterdir())) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.ftl", "clients", "rounds"]
+    assert [len(list((folder / name).iterdir())) for name in ("clients", "rounds")] == [1, 1]
 
 
 def test_a_finished_run_leaves_its_record_and_its_model_only(saved, tmp_path):

@@ -48,9 +48,9 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     ("after", "size", "failing", "left"),
     [
-        (0, 200, r"clients/\w+|checkpoint\.ftl", ["checkpoint.ftl", "clients"]),
-        (2, 200, r"model\.tiny", ["checkpoint.ftl"]),
-        (2, "model.tiny", r"record\.json", ["checkpoint.ftl", "model.tiny"]),
+        (0, 200, r"clients/\w+|rounds/\w+", ["checkpoint.ftl", "clients", "rounds"]),
+        (2, 200, r"model\.tiny", ["checkpoint.ftl", "rounds"]),
+        (2, "model.tiny", r"record\.json", ["checkpoint.ftl", "model.tiny", "rounds"]),
     ],
     ids=["checkpoint", "model", "record"],
 )

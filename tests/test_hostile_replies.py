@@ -97,7 +97,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     if hasattr(one, "weights"):
-        return same([one.weights, one.mask, dict(one.extra)], [other.weights, other.mask, dict(other.extra)])
+        parts = [[of.weights, of.mask, dict(of.extra), dict(of.of_clients)] for of in (one, other)]
+        return same(*parts)
     return one == other
 
 
@@ -222,8 +223,8 @@ def wrong_masks_and_lists(stage: Stage) -> Wrong:
         moved = without_one(with_one(votes, where, first_of(state.mask[where])), where, first_of(votes[where]))
         found["votes: for a kept weight"] = {"votes": encode_mask(moved, list(task.mask_shapes))}, "not pruned"
     if stage.name.startswith("LotteryFL") and "mask" in reply.tensors:
-        layers, held = decode_mask(reply.tensors["mask"], task.mask_shapes), state.extra[f"mask{stage.victim}"]
-        held = decode_mask(held, task.mask_shapes)
+        layers = decode_mask(reply.tensors["mask"], task.mask_shapes)
+        held = stage.given[0].mask_of(server, state, stage.victim)
         where = next((name for name in layers if not held[name].all()), None)
         if where:
             moved = without_one(with_one(layers, where, first_of(~held[where])), where, first_of(layers[where]))
@@ -379,7 +380,8 @@ def test_a_random_reply_is_rejected_or_stays_in_shape(data):
     check_masked(following.weights, following.mask)
     assert following.mask.total <= max(task.budget, before.mask.total)
     if stage.given[1] is stage.given[0].training:
-        pack(following.extra)  # what a checkpoint holds
+        for tensors in (following.extra, *following.of_clients.values()):
+            pack(tensors)  # what a checkpoint holds
 
 
 # --- whole runs -------------------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ def test_what_no_client_of_the_round_holds_keeps_its_value_while_another_client_
     """Client 0 takes part under a mask that keeps every second weight; clients 1 and 2 still hold all."""
     server = build_federation(tiny()).server
     state, half = lotteryfl.start(server), every(server, 2)
-    known = dataclasses.replace(state, extra={**state.extra, "mask0": encode_mask(half, list(half))})
+    known = dataclasses.replace(state, of_clients={0: {"mask": encode_mask(half, list(half))}})
     trained = masked_start({name: tensor + 1 for name, tensor in state.weights.items()}, half)
     reply = Message({"client": 0, "samples": 7}, {"weights": encode_state(trained.weights, half)})
     following, _ = lotteryfl.fold(server, known, 0, [reply])

@@ -7,6 +7,7 @@ crafted, and random changes that were sealed again.
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from fedtiny_lite.config import load_method
 from fedtiny_lite.export.tiny_header import MOST_WEIGHTS_A_BYTE
 from fedtiny_lite.export.tiny_model import load_tiny, save_tiny
+from fedtiny_lite.federated.memory import digest
 from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.model.masks import check_masked
 from fedtiny_lite.records import files, schema
@@ -191,17 +193,28 @@ def test_a_damaged_model_is_refused(data, tmp_path_factory):
 
 
 @functools.cache
-def checkpoint_of(method: str, base: Path) -> tuple[bytes, object]:
-    """The checkpoint of an interrupted run, and its task."""
+def files_of(method: str, base: Path) -> tuple[bytes, bytes, object]:
+    """The checkpoint and the history of a run that was interrupted after its first round, and its task."""
     config = four_clients(method=method, rounds=2)
     interrupted(config, base)
-    return checkpoint.path_in(base / config.run_id).read_bytes(), build_federation(config).task
+    folder = base / config.run_id
+    [of_round] = (folder / "rounds").iterdir()
+    return checkpoint.path_in(folder).read_bytes(), of_round.read_bytes(), build_federation(config).task
 
 
-def loaded(data: bytes, task, folder: Path):
+def loaded(data: bytes, of_round: bytes, task, folder: Path):
+    """What is loaded from a checkpoint and a history of one round, which somebody named as it has to be."""
     folder.mkdir(exist_ok=True)
     checkpoint.path_in(folder).write_bytes(data)
+    shutil.rmtree(folder / "rounds", ignore_errors=True)
+    files.write_bytes(folder / "rounds" / f"{digest(of_round)}.round", of_round)
     return checkpoint.load(folder, task.config, task)
+
+
+def naming(data: bytes, of_round: bytes) -> bytes:
+    """The checkpoint, which names this history."""
+    whole = unpack(data)
+    return pack(whole.tensors, **whole.meta | {"last": digest(of_round)})
 
 
 @pytest.fixture(scope="module")
@@ -211,51 +224,80 @@ def base(tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["magnitude", "fl_pqsu", "fedrts", "lotteryfl"])
 def test_a_checkpoint_that_lacks_anything_is_refused(method, base, tmp_path):
-    data, task = checkpoint_of(method, base)
+    data, of_round, task = files_of(method, base)
     whole = unpack(data)
-    record, ledger = whole.meta["record"], whole.meta["ledger"]
     extra = unpack(whole.tensors["extra"].numpy().tobytes()).tensors
     packed = lambda tensors: {"extra": checkpoint._as_tensor(pack(tensors))}  # noqa: E731
     lacking = [
         *(({}, {name: None}) for name in whole.meta),
-        *(({}, {"record": {k: v for k, v in record.items() if k != name}}) for name in ("run_id", "rounds", "start")),
-        ({}, {"record": record | {"rounds": [{}]}}),
-        ({}, {"record": record | {"rounds": record["rounds"] * 9}}),
-        ({}, {"record": record | {"complete": True}}),
-        *(({}, {"ledger": {k: v for k, v in ledger.items() if k != name}}) for name in ledger),
-        ({}, {"ledger": ledger | {"held": [[99, 1]]}}),
-        ({}, {"ledger": ledger | {"samples": [[-1, 1]]}}),
-        ({}, {"ledger": ledger | {"samples": [["0", 1]]}}),
-        ({}, {"ledger": ledger | {"versions": {name: {} for name in ledger["versions"]}}}),
+        *(({}, {"last": name}) for name in ("", "0" * 32, "../rounds", 7)),
+        ({}, {"rounds": 2}),
         ({"weights": whole.tensors["weights"][:-1]}, {}),
         ({"weights": whole.tensors["weights"] * NAN}, {}),
         ({"mask": NO_MASK}, {}),
-        ({}, {"ledger": ledger | {"memories": [[0, 7]]}}),
         *((packed({k: v for k, v in extra.items() if k != name}), {}) for name in extra),
         *((packed(extra | {name: torch.zeros(1)}), {}) for name in extra),
     ]
     for tensors, meta in lacking:
         with pytest.raises(ValueError, match=r"checkpoint\.ftl"):
-            loaded(pack(whole.tensors | tensors, **whole.meta | meta), task, tmp_path / "a")
+            loaded(pack(whole.tensors | tensors, **whole.meta | meta), of_round, task, tmp_path / "a")
     for name in whole.tensors:
         with pytest.raises(ValueError, match=f"it has no {name}; delete it to start this run over"):
-            loaded(pack({k: v for k, v in whole.tensors.items() if k != name}, **whole.meta), task, tmp_path / "a")
-    assert loaded(data, task, tmp_path / "a") is not None
-    assert load_method(method).extra(task, loaded(data, task, tmp_path / "a")[1].state.mask).keys() == extra.keys()
+            without = pack({k: v for k, v in whole.tensors.items() if k != name}, **whole.meta)
+            loaded(without, of_round, task, tmp_path / "a")
+    state = loaded(data, of_round, task, tmp_path / "a").progress.state
+    assert load_method(method).extra(task, state.mask).keys() == extra.keys()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "fl_pqsu", "lotteryfl"])
+def test_a_history_that_lacks_anything_is_refused(method, base, tmp_path):
+    data, of_round, task = files_of(method, base)
+    whole = unpack(of_round)
+    record, ledger, rounds = (whole.meta[name] for name in ("record", "ledger", "rounds"))
+    lacking = [
+        *(({}, {name: None}) for name in whole.meta),
+        *(({}, {"record": {k: v for k, v in record.items() if k != name}}) for name in ("run_id", "config", "start")),
+        ({}, {"record": record | {"complete": True}}),
+        ({}, {"rounds": [{}]}),
+        ({}, {"rounds": rounds * 9}),
+        ({}, {"rounds": []}),
+        *(({}, {"ledger": {k: v for k, v in ledger.items() if k != name}}) for name in ledger),
+        *(({}, {"ledger": ledger | {"held": [pair]}}) for pair in ([99, 1], [0, "1"], [0, None], [0], "a", 7)),
+        *(({}, {"ledger": ledger | {"samples": [[k, 1]]}}) for k in (-1, "0", None)),
+        ({}, {"ledger": ledger | {"memories": [[0, 7]]}}),
+        *(({}, {"ledger": ledger | {"versions": [[k, {}]]}}) for k in ("all clients", "0", 0, "4")),
+        ({}, {"ledger": ledger | {"versions": [["0" if method == "lotteryfl" else "all clients", None]]}}),
+        *(({name: torch.zeros(1)}, {}) for name in (*whole.tensors, "4.mask", "0.other", "-1.mask", "mask", "\u0663.")),
+    ]
+    for tensors, meta in lacking:
+        wrong = pack(whole.tensors | tensors, **whole.meta | meta)
+        with pytest.raises(ValueError, match=r"checkpoint\.ftl"):
+            loaded(naming(data, wrong), wrong, task, tmp_path / "a")
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.ftl: .*\.round, which it names, is damaged or missing; delete it"
+    ):
+        loaded(data, of_round + b" ", task, tmp_path / "a")
+    assert (method == "magnitude") == (not loaded(data, of_round, task, tmp_path / "a").progress.state.of_clients)
 
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_a_changed_checkpoint_is_refused_or_has_the_shapes_of_the_run(data, base, tmp_path_factory):
-    whole, task = checkpoint_of(data.draw(st.sampled_from(["magnitude", "lotteryfl"])), base)
+def test_a_changed_checkpoint_or_history_is_refused_or_has_the_shapes_of_the_run(data, base, tmp_path_factory):
+    whole, of_round, task = files_of(data.draw(st.sampled_from(["magnitude", "lotteryfl"])), base)
+    if data.draw(st.booleans()):
+        whole = data.draw(changed(whole))
+    else:
+        of_round = data.draw(changed(of_round))
+        whole = naming(whole, of_round)
     try:
-        record, progress = loaded(data.draw(changed(whole)), task, tmp_path_factory.getbasetemp() / "changed")
+        record, progress, _ = loaded(whole, of_round, task, tmp_path_factory.getbasetemp() / "changed")
     except ValueError:
         return
     assert schema.is_record(record)
     assert {name: tensor.shape for name, tensor in progress.state.weights.items()} == dict(task.state_shapes)
     assert all(bool(tensor.isfinite().all()) for tensor in progress.state.weights.values())
     check_masked(progress.state.weights, progress.state.mask)
+    assert progress.ledger.memories.keys() | progress.ledger.held.keys() <= set(range(task.config.clients))
 
 
 # --- records ----------------------------------------------------------------------------------------------

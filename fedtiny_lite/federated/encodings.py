@@ -1,7 +1,8 @@
 """BN statistics, pools of candidates and growth lists of a whole model, each as tensors for a message, and back."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ def decode_stats(rows: Tensor, shapes: Shapes) -> list[BnStats]:
     return [dict(zip(shapes, row.split(lengths), strict=True)) for row in rows]
 
 
-def union_of(pool: Sequence[Mask]) -> Mask:
-    """The mask that keeps what any of these masks keeps."""
-    return Mask({name: torch.stack([mask[name] for mask in pool]).any(0) for name in pool[0]})
+def union_of(masks: Iterable[Mask]) -> Mask:
+    """The mask that keeps what any of these masks keeps; two are held at a time."""
+    return reduce(lambda one, other: Mask({name: one[name] | other[name] for name in one}), masks)
 
 
 def encode_pool(pool: Sequence[Mask], union: Mask) -> Tensor:

@@ -8,7 +8,7 @@ A client answers with the version that it held when it read the question; a repl
 because its packed weights would belong to other positions.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -67,14 +67,19 @@ def lacking(versions: Versions, held: int) -> list[str]:
 
 def begin(method: Method, server: Server, state: State, samples: Mapping[int, int]) -> Ledger:
     """The ledger before the first exchange: every mask at version 1, and no client holds one."""
-    lineages = {lineage(method, k) for k in range(server.task.config.clients)}
-    return Ledger({name: dict.fromkeys(state.mask, 1) for name in lineages}, {}, samples)
+    return Ledger(first_versions(method, server.task.config.clients, state.mask), {}, samples)
+
+
+def first_versions(method: Method, clients: int, layers: Iterable[str]) -> dict[str, Versions]:
+    """Every mask at version 1."""
+    return dict.fromkeys((lineage(method, k) for k in range(clients)), dict.fromkeys(layers, 1))
 
 
 def note_changes(method: Method, server: Server, before: State, after: State, ledger: Ledger) -> Ledger:
     """The ledger after a fold: a layer whose mask is another one now carries a new version."""
     versions = dict(ledger.versions)
-    for k in range(server.task.config.clients) if method.mask_of else (0,):
+    exchanged = [k for k, held in after.of_clients.items() if held is not before.of_clients.get(k)]
+    for k in exchanged if method.mask_of else (0,):
         old, new = (mask_for(method, server, state, k) for state in (before, after))
         if old is not new:
             versions[lineage(method, k)] = _renumbered(versions[lineage(method, k)], old, new)
@@ -93,13 +98,14 @@ def address(
     method: Method, server: Server, state: State, ledger: Ledger, question: Question, clients: list[int]
 ) -> dict[int, bytes]:
     """The packed question for each client, with the layers of its mask that it lacks; equal ones are packed once."""
-    packed: dict[tuple[str, int], bytes] = {}
+    messages, packed = {}, {}
     for k in clients:
-        key = lineage(method, k), ledger.held.get(k, 0)
+        versions, held = ledger.versions[lineage(method, k)], ledger.held.get(k, 0)
+        key = id(state.of_clients.get(k)) if method.mask_of else None, *versions.values(), held
         if key not in packed:
-            mask = mask_for(method, server, state, k)
-            packed[key] = _message(server, state, mask, ledger.versions[key[0]], key[1], question)
-    return {k: packed[lineage(method, k), ledger.held.get(k, 0)] for k in clients}
+            packed[key] = _message(server, state, mask_for(method, server, state, k), versions, held, question)
+        messages[k] = packed[key]
+    return messages
 
 
 def _message(server: Server, state: State, mask: Mask, versions: Versions, held: int, question: Question) -> bytes:

@@ -80,8 +80,9 @@ class Method:
     `settings`: the class of the settings that are its own. `label` and `family` name it in figures; the families are
     "reference", "masks that stay" and "masks that change". `knobs`: settings of its own that tuning tries, with their
     values. `model`: the network that it trains in place of `config.model`, if it has one of its own.
-    `mask_of(server, state, k)`: client k's mask, where each client has its own. `extra(task, mask)`: what a state under
-    `mask` holds in `extra` during training, each tensor with its check; a checkpoint is held to it.
+    `mask_of(server, state, k)`: client k's mask, where each client has its own; it follows from `state.of_clients[k]`.
+    `extra(task, mask)`: what a state under `mask` holds in `extra` during training, each tensor with its check;
+    `of_client(task, mask)`: what it holds of a client in `of_clients`. A checkpoint is held to both.
     """
 
     label: str
@@ -94,6 +95,7 @@ class Method:
     model: OwnNetwork | None = None
     mask_of: Callable[[Server, State, int], Mask] | None = None
     extra: Callable[[Task, Mask], Mapping[str, Check]] = lambda task, mask: {}
+    of_client: Callable[[Task, Mask], Mapping[str, Check]] = lambda task, mask: {}
 
 
 def exchange_at(method: Method, config: Config, index: int) -> Exchange:

@@ -14,12 +14,14 @@ class State:
     """What the server knows between exchanges; never changed in place.
 
     `weights`: parameters and running BN statistics, zero outside `mask`. `extra`: whatever else the method needs;
-    tensors only once training begins, as they are checkpointed with the rest.
+    tensors only once training begins, as they are checkpointed with the rest. `of_clients`: client -> tensors that the
+    method keeps of it; none of a client that it has nothing of. A checkpoint appends those that a fold exchanged.
     """
 
     weights: dict[str, Tensor]
     mask: Mask
     extra: Mapping[str, Any] = field(default_factory=dict)
+    of_clients: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def masked_start(weights: Mapping[str, Tensor], mask: Mask) -> State:

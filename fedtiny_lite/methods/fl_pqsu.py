@@ -42,12 +42,9 @@ class Settings(Development):
 def start(server: Server) -> State:
     """The pretrained weights under the uniform magnitude mask; nobody has uploaded yet.
 
-    `extra`: `uploads`, each client's last upload, float32 [clients, numbers]; `samples`, int64 [clients], its images,
-    0 before its first upload.
+    `of_clients`: the `upload`, float32 [numbers], that a client sent last, and its `samples`, int64 [].
     """
-    state, clients = magnitude.start(server), server.task.config.clients
-    uploads = torch.zeros(clients, sum(lengths(server.task, state.mask)))
-    return replace(state, extra={"uploads": uploads, "samples": torch.zeros(clients, dtype=torch.int64)})
+    return magnitude.start(server)
 
 
 def lengths(task: Task, mask: Mask) -> list[int]:
@@ -107,29 +104,30 @@ def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapp
 
 def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average of the clients' last uploads; the record is told who uploaded."""
-    uploads, samples = state.extra["uploads"].clone(), state.extra["samples"].clone()
-    sent = {message.meta["client"]: message for message in replies if message.tensors}
-    for k, message in sent.items():
-        uploads[k] = dequantise_parts(message.tensors, lengths(server.task, state.mask))
-        samples[k] = message.meta["samples"]
-    extra, note = {"uploads": uploads, "samples": samples}, {"uploaded": list(sent)}
-    last = last_uploads(uploads, samples)
-    weights = average(server, state, last) if last else state.weights
-    return replace(state, weights=weights, extra=extra), note
-
-
-def last_uploads(uploads: Tensor, samples: Tensor) -> Sequence[Message]:
-    """The last upload of each client that ever uploaded, as a message."""
-    return [Message({"samples": int(samples[k])}, {"weights": uploads[k]}) for k in samples.nonzero().flatten()]
-
-
-def extra(task: Task, mask: Mask) -> Mapping[str, Check]:
-    """The checks of what `start` keeps for each client."""
-    clients = task.config.clients
-    return {
-        "uploads": numbers(clients, sum(lengths(task, mask))),
-        "samples": numbers(clients, dtype=torch.int64, low=0),
+    sizes = lengths(server.task, state.mask)
+    sent = {
+        reply.meta["client"]: {
+            "upload": dequantise_parts(reply.tensors, sizes),
+            "samples": torch.tensor(reply.meta["samples"]),
+        }
+        for reply in replies
+        if reply.tensors
     }
+    known = replace(state, of_clients={**state.of_clients, **sent})
+    last = last_uploads(known)
+    weights = average(server, state, last) if last else state.weights
+    return replace(known, weights=weights), {"uploaded": list(sent)}
+
+
+def last_uploads(state: State) -> Sequence[Message]:
+    """The last upload of each client that ever uploaded, as a message, in order of client number."""
+    held = [state.of_clients[k] for k in sorted(state.of_clients)]
+    return [Message({"samples": int(of_one["samples"])}, {"weights": of_one["upload"]}) for of_one in held]
+
+
+def of_client(task: Task, mask: Mask) -> Mapping[str, Check]:
+    """The checks of what the server keeps of a client."""
+    return {"upload": numbers(sum(lengths(task, mask))), "samples": numbers(dtype=torch.int64, low=1)}
 
 
 METHOD = Method(
@@ -138,5 +136,5 @@ METHOD = Method(
     start,
     Exchange("train", ask, answer, expect, fold),
     settings=Settings,
-    extra=extra,
+    of_client=of_client,
 )

@@ -20,13 +20,14 @@ than the budget, so with few clients a round the server's model may never become
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask, whole_mask
 from fedtiny_lite.federated.client import Client, evaluate_locally, receive, reply, train_locally
 from fedtiny_lite.federated.encodings import union_of
-from fedtiny_lite.federated.formats import encode_mask, read_mask
+from fedtiny_lite.federated.formats import encode_mask, mask_counts, read_mask
 from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.server import Server, average_over_holders, full_mask, pretrained
@@ -36,6 +37,7 @@ from fedtiny_lite.methods._averaging import send_model
 from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.model.masks import Mask, apply_mask, top_mask, uniform_counts
+from fedtiny_lite.records.summary import of_each
 from fedtiny_lite.settings import setting
 
 
@@ -51,11 +53,8 @@ class Settings(Development):
 
 
 def start(server: Server) -> State:
-    """The pretrained model, nothing pruned. `extra`: `mask<k>`, client k's mask, packed."""
-    dense = full_mask(server.task.mask_shapes)
-    packed = encode_mask(dense, list(dense))
-    masks = {f"mask{k}": packed for k in range(server.task.config.clients)}
-    return replace(masked_start(pretrained(server), dense), extra=masks)
+    """The pretrained model, nothing pruned. `of_clients`: the `mask`, packed, of each client that has pruned."""
+    return masked_start(pretrained(server), full_mask(server.task.mask_shapes))
 
 
 def remember_initial(client: Client, message: Message) -> Reply:
@@ -82,7 +81,13 @@ def nothing_changes(server: Server, state: State, r: int, replies: list[Message]
 
 def mask_of(server: Server, state: State, k: int) -> Mask:
     """Client k's mask as the server knows it."""
-    return read_mask(state.extra[f"mask{k}"].numpy().tobytes(), tuple(server.task.mask_shapes.items()))
+    shapes = tuple(server.task.mask_shapes.items())
+    return read_mask(state.of_clients[k]["mask"].numpy().tobytes(), shapes) if k in state.of_clients else _dense(shapes)
+
+
+@lru_cache(maxsize=1)
+def _dense(shapes: tuple[tuple[str, Size], ...]) -> Mask:
+    return full_mask(dict(shapes))
 
 
 def last_call(task: Task) -> int:
@@ -167,23 +172,35 @@ def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapp
 def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average over the holders of each weight; the record is told the density of every client."""
     clients = [message.meta["client"] for message in replies]
-    changed = {f"mask{k}": m.tensors["mask"] for k, m in zip(clients, replies, strict=True) if "mask" in m.tensors}
-    known = replace(state, extra={**state.extra, **changed})
-    masks = [mask_of(server, known, k) for k in range(server.task.config.clients)]
-    weights, held = average_over_holders(server, replies, [masks[k] for k in clients])
-    union = union_of(masks)
+    sent = {k: {"mask": m.tensors["mask"]} for k, m in zip(clients, replies, strict=True) if "mask" in m.tensors}
+    known = replace(state, of_clients={**state.of_clients, **sent})
+    weights, held = average_over_holders(server, replies, [mask_of(server, known, k) for k in clients])
+    union = union_of_clients(server, known)
     for name in union:  # what no client of this round holds keeps its value
         weights[name] = weights[name].where(held[name], state.weights[name])
     apply_mask(weights, union)
-    return replace(known, weights=weights, mask=union), {"client_density": [mask.prunable_density for mask in masks]}
+    return replace(known, weights=weights, mask=union), {"client_density": of_each(densities(server.task, known))}
+
+
+def union_of_clients(server: Server, state: State) -> Mask:
+    """What any client holds, with one client's mask in memory at a time."""
+    clients = range(server.task.config.clients)
+    dense = next((k for k in clients if k not in state.of_clients), None)  # it has not pruned
+    return union_of(mask_of(server, state, k) for k in (clients if dense is None else (dense,)))
+
+
+def densities(task: Task, state: State) -> list[float]:
+    """The density of each client's mask."""
+    held = {k: mask_counts(found["mask"], task.mask_shapes) for k, found in state.of_clients.items()}
+    return [sum(held.get(k, task.sizes).values()) / sum(task.sizes.values()) for k in range(task.config.clients)]
 
 
 INITIAL = Exchange("initial_weights", send_model, remember_initial, expect_nothing, nothing_changes)
 
 
-def extra(task: Task, mask: Mask) -> Mapping[str, Check]:
-    """The checks of the clients' masks."""
-    return {f"mask{k}": whole_mask(task) for k in range(task.config.clients)}
+def of_client(task: Task, mask: Mask) -> Mapping[str, Check]:
+    """The check of a client's mask."""
+    return {"mask": whole_mask(task)}
 
 
 METHOD = Method(
@@ -195,5 +212,5 @@ METHOD = Method(
     settings=Settings,
     knobs={"lottery_accuracy": (0.5, 0.3)},
     mask_of=mask_of,
-    extra=extra,
+    of_client=of_client,
 )

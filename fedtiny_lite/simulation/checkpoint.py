@@ -1,28 +1,44 @@
-"""How far an unfinished run has come after its last finished round, in one file that is whole or absent."""
+"""How far an unfinished run has come after its last finished round: the server's state in a file that is whole or
+absent, and what each round added to the record and to what the server keeps of clients (`history`).
+
+A round writes the state and what it added, so no more in a late round than in an early one, and no more of clients than
+it asked; the first one writes besides what the survey said of each.
+"""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedtiny_lite.config import Config, load_method
-from fedtiny_lite.federated.checks import inspect, model_values, numbers, read_whole_mask, whole_number
+from fedtiny_lite.config import Config
 from fedtiny_lite.federated.formats import encode_mask
-from fedtiny_lite.federated.ledger import Ledger, lineage
-from fedtiny_lite.federated.messages import Message, decode_state, encode_state, pack, unpack
-from fedtiny_lite.federated.protocol import Method
-from fedtiny_lite.federated.state import State
+from fedtiny_lite.federated.ledger import Ledger
+from fedtiny_lite.federated.messages import encode_state, pack, unpack
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.records.files import plain, read_bytes, write_bytes
-from fedtiny_lite.records.schema import is_record
+from fedtiny_lite.simulation import history
 from fedtiny_lite.simulation.progress import Progress
-from fedtiny_lite.simulation.scoring import MAXIMA, TOTALS
+from fedtiny_lite.simulation.reading import LEDGER, as_mapping, at_start, read_progress, read_record
 
-OF_CLIENTS = {"held": int, "samples": int, "memories": str}
-"""What the ledger keeps of each client, and of which kind it is."""
+
+class Mark(NamedTuple):
+    """Up to where the history of a run tells it. `rounds`: as many; `last`: the name of its last file."""
+
+    ledger: Ledger
+    of_clients: Mapping[int, Mapping[str, Tensor]]
+    rounds: int
+    last: str
+
+
+class Saved(NamedTuple):
+    """What lies in the folder of an unfinished run."""
+
+    record: dict[str, Any]
+    progress: Progress
+    mark: Mark
 
 
 def path_in(folder: Path) -> Path:
@@ -30,24 +46,51 @@ def path_in(folder: Path) -> Path:
     return folder / "checkpoint.ftl"
 
 
-def save(folder: Path, config: Config, record: dict[str, Any], progress: Progress) -> None:
-    """Write the checkpoint beside its place and rename it. Raises OSError if it cannot be written.
+def save(folder: Path, config: Config, record: dict[str, Any], progress: Progress, before: Mark | None = None) -> Mark:
+    """Append what was added since `before`, then write the checkpoint beside its place and rename it.
 
-    The method's tensors are a message of their own inside it, so no name can meet another.
+    The method's tensors are a message of their own inside it, so no name can meet another. Raises OSError if something
+    cannot be written; what lay there then still counts.
     """
-    state, ledger = progress.state, progress.ledger
+    state = progress.state
+    mark = _append(folder, record, progress, before or _nothing(config, state.mask))
     tensors = {
         "weights": encode_state(state.weights, state.mask),
         "mask": encode_mask(state.mask, list(state.mask)),
         "extra": _as_tensor(pack(state.extra)),
     }
-    known = {"versions": ledger.versions} | {name: list(getattr(ledger, name).items()) for name in OF_CLIENTS}
-    write_bytes(path_in(folder), pack(tensors, identity=config.identity(), record=plain(record), ledger=known))
+    write_bytes(path_in(folder), pack(tensors, identity=config.identity(), rounds=mark.rounds, last=mark.last))
+    return mark
+
+
+def _nothing(config: Config, layers: Iterable[str]) -> Mark:
+    """Where a history begins."""
+    return Mark(at_start(config, layers), {}, 0, history.FIRST)
+
+
+def _append(folder: Path, record: dict[str, Any], progress: Progress, before: Mark) -> Mark:
+    ledger, of_clients, rounds = progress.ledger, progress.state.of_clients, len(record["rounds"])
+    exchanged = {k: held for k, held in of_clients.items() if held is not before.of_clients.get(k)}
+    tensors = {f"{k}.{name}": tensor for k, held in exchanged.items() for name, tensor in held.items()}
+    added: dict[str, Any] = {
+        "rounds": plain(record["rounds"][before.rounds :]),
+        "ledger": {name: _changes(getattr(before.ledger, name), getattr(ledger, name)) for name in LEDGER},
+    }
+    if before.last == history.FIRST:
+        added["record"] = plain(record | {"rounds": []})
+    return Mark(ledger, of_clients, rounds, history.append(folder, before.last, tensors, **added))
+
+
+def _changes(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> list[list[Any]]:
+    """[key, value] of what is new or another; the value of what is gone is None."""
+    gone = [[key, None] for key in before if key not in now]
+    return [[key, value] for key, value in now.items() if before.get(key) != value] + gone
 
 
 def remove(folder: Path) -> None:
-    """Delete the checkpoint, if any."""
+    """Delete the checkpoint and the history, if any."""
     path_in(folder).unlink(missing_ok=True)
+    history.remove(folder)
 
 
 def kept(folder: Path | None, rounds: int) -> str:
@@ -56,7 +99,7 @@ def kept(folder: Path | None, rounds: int) -> str:
         return "nothing is kept, because no folder `out` was given"
     if not path_in(folder).exists():
         return "no round was finished, so the same run begins anew"
-    finished = len(unpack(path_in(folder).read_bytes()).meta["record"]["rounds"])
+    finished = unpack(path_in(folder).read_bytes()).meta["rounds"]
     return f"{finished} of {rounds} rounds are kept in {folder}: run the same again to go on from there"
 
 
@@ -70,20 +113,26 @@ def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> Non
         )
 
 
-def load(folder: Path, config: Config, task: Task) -> tuple[dict[str, Any], Progress] | None:
+def load(folder: Path, config: Config, task: Task) -> Saved | None:
     """Record and progress of an unfinished run, or None if there is no checkpoint.
 
-    Raises ValueError for a checkpoint that is torn, crafted or of other settings; none is touched.
+    Raises ValueError for a checkpoint or a history that is torn, crafted or of other settings; none is touched.
     """
     path = path_in(folder)
     if not path.exists():
         return None
     with _named(path):
         message = unpack(read_bytes(path))
-        identity = _mapping(message.meta.get("identity"))
+        identity = as_mapping(message.meta.get("identity"))
     check_identity(path, identity, config)
     with _named(path):
-        return _checked_record(message.meta.get("record"), config), _read(message, task)
+        parts = history.read(folder, message.meta.get("last"))
+        record, progress = read_record(parts, config), read_progress(message, parts, task)
+        rounds = len(record["rounds"])
+        if message.meta.get("rounds") != rounds:
+            raise ValueError(f"it counts {str(message.meta.get('rounds'))[:100]} rounds, and {rounds} are there")
+        mark = Mark(progress.ledger, progress.state.of_clients, rounds, message.meta["last"])
+        return Saved(record, progress, mark)
 
 
 @contextlib.contextmanager
@@ -95,72 +144,5 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}; delete it to start this run over") from error
 
 
-def _read(message: Message, task: Task) -> Progress:
-    """The progress in a checkpoint, each part checked as a reply is: it may be of a program that is not this one."""
-    tensors, method = message.tensors, load_method(task.config.method)
-    missing = {"weights", "mask", "extra"} - tensors.keys()
-    if missing:
-        raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    mask = read_whole_mask(task, tensors["mask"])
-    model_values(task, mask)(tensors["weights"])
-    extra = unpack(_as_bytes(tensors["extra"])).tensors
-    declared = method.extra(task, mask)
-    inspect(Message({}, {name: tensor for name, tensor in extra.items() if name in declared}), declared)
-    state = State(decode_state(tensors["weights"], mask, task.state_shapes), mask, extra)
-    return Progress(state, _read_ledger(message.meta.get("ledger"), method, task))
-
-
-def _checked_record(record: Any, config: Config) -> dict[str, Any]:
-    """The record so far. Raises ValueError if it is none, or lacks what a finished run sums up."""
-    record = _mapping(record)
-    prelude = record.get("prelude")
-    unfinished = is_record(record) and not record["complete"] and len(record["rounds"]) <= config.rounds
-    if not (unfinished and isinstance(prelude, list)):
-        raise ValueError("it holds no record of an unfinished run")
-    last = (record["rounds"] or [record.get("start")])[-1]
-    for entry in (*prelude, *record["rounds"]):
-        missing = {*TOTALS, *MAXIMA} - _mapping(entry).keys()
-        if missing:
-            raise ValueError(f"its record has an entry without {', '.join(sorted(missing))}")
-    if not _mapping(record.get("start")).keys() <= {"round"} | _mapping(last).keys():
-        raise ValueError("its record has an entry without scores")
-    return record
-
-
-def _read_ledger(known: Any, method: Method, task: Task) -> Ledger:
-    lineages = {lineage(method, k) for k in range(task.config.clients)}
-    match known:
-        case {"versions": dict(versions), **of_clients} if versions.keys() == lineages:
-            for of_one in map(_mapping, versions.values()):
-                if of_one.keys() != task.mask_shapes.keys():
-                    raise ValueError(f"its ledger has versions of {sorted(of_one)}, not of {sorted(task.mask_shapes)}")
-                for layer in of_one:
-                    whole_number(of_one, layer, low=1)
-            known = [_by_client(of_clients.get(name), kind, task.config) for name, kind in OF_CLIENTS.items()]
-            return Ledger(versions, *known)
-    raise ValueError("its ledger is not one of these clients")
-
-
-def _by_client(pairs: Any, kind: type, config: Config) -> dict[int, Any]:
-    """Client -> what stands beside its number. Raises ValueError for a number that no client has."""
-    for pair in pairs if isinstance(pairs, list) else [pairs]:
-        match pair:
-            case [int(k), value] if 0 <= k < config.clients and isinstance(value, kind):
-                continue
-        raise ValueError(f"it has an entry of no client: {str(pair)[:100]}")
-    return dict(pairs)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"it has {str(value)[:100]} in place of named values")
-    return value
-
-
 def _as_tensor(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-
-def _as_bytes(tensor: Tensor) -> bytes:
-    numbers(len(tensor.flatten()), dtype=torch.uint8)(tensor)
-    return tensor.numpy().tobytes()

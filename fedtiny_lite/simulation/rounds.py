@@ -77,9 +77,10 @@ def run(
 def _run(config: Config, folder: Path | None, on_round: OnRound, place: Place) -> dict[str, Any]:
     federation, method = place.federation(), load_method(config.method)
     saved = checkpoint.load(folder, config, federation.task) if folder else None
-    record = saved[0] if saved else _new_record(federation, method)
+    record = saved.record if saved else _new_record(federation, method)
     try:
-        progress = saved[1] if saved else _prepare(federation, method, record, on_round, place)
+        progress = saved.progress if saved else _prepare(federation, method, record, on_round, place)
+        mark = saved.mark if saved else None
         for r in range(len(record["rounds"]), config.rounds):
             began = time.perf_counter()
             progress, entry = carry_out(federation, method, -1, progress, r, place)
@@ -88,7 +89,7 @@ def _run(config: Config, folder: Path | None, on_round: OnRound, place: Place) -
             memories = set(progress.ledger.memories.values())
             if folder:
                 place.secure(memories)
-                checkpoint.save(folder, config, record, progress)
+                mark = checkpoint.save(folder, config, record, progress, mark)
             place.settle(memories)
             on_round(entry, progress.state)
     except FloatingPointError as error:

@@ -81,7 +81,7 @@ def known(config: Config, out: Path) -> tuple[Entries, list[Mask]]:
     if (folder / "model.tiny").exists():
         record, mask = read_record(folder / "record.json"), load_tiny(folder / "model.tiny").mask
     elif saved := checkpoint.load(folder, config, build_federation(config).task):
-        record, mask = saved[0], saved[1].state.mask
+        record, mask = saved.record, saved.progress.state.mask
     else:
         return [], []
     return [record["start"], *record["rounds"]], [mask]
