@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
 from fedtiny_lite.config import FILE, METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
@@ -31,18 +32,42 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; its help shows the settings of the method that the arguments name."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
-    shared.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     parser = argparse.ArgumentParser(prog="python -m fedtiny_lite", description="Federated pruning to tiny models.")
     commands = parser.add_subparsers(required=True, metavar="run | sweep | notebooks | report | figures | export")
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--out", type=Path, default=Path("results"), help="folder of results (default: results)")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--profile", default="digits", help=f"settings to start from: {', '.join(PROFILES)}")
+    _add_run(commands, [shared, out], _named_method(arguments))
+    _add_sweep(commands, out)
+    many = commands.add_parser(
+        "notebooks", parents=[shared, out], help="run the notebooks, write figures and an HTML report"
+    )
+    many.add_argument("names", nargs="*", help="first characters of notebooks, such as 00 or 03 (default: all)")
+    many.set_defaults(command=notebooks_command)
+    report = commands.add_parser(
+        "report", parents=[out], help="verdicts, figures and executed notebooks as pages, without running any"
+    )
+    report.add_argument("--readme", action="store_true", help="write the verdicts into README.md too")
+    report.set_defaults(command=report_command)
+    figures = commands.add_parser(
+        "figures", parents=[out], help="draw the figures of the records below --out, without training"
+    )
+    figures.set_defaults(command=figures_command)
+    _add_export(commands)
+    return parser
 
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # its name is not public
+
+
+def _add_run(commands: Commands, shared: list[argparse.ArgumentParser], method: str | None) -> None:
     one = commands.add_parser(
         "run",
-        parents=[shared],
+        parents=shared,
         help="one federated run; prints the path of its record as the last line",
         description="One federated run. It continues where it was interrupted; the last line is its record's path.",
-        epilog=_settings_help(_named_method(arguments)),
+        epilog=_settings_help(method),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     one.add_argument("--method", help=f"one of {', '.join(METHODS)}, or {FILE}PATH (default: fedtiny)")
@@ -50,33 +75,19 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings, see below")
     one.set_defaults(command=run_command)
 
+
+def _add_sweep(commands: Commands, out: argparse.ArgumentParser) -> None:
     sweep = commands.add_parser(
-        "sweep", help="all runs of a named plan; prints the path of their bundle as the last line"
+        "sweep", parents=[out], help="all runs of a named plan; prints the path of their bundle as the last line"
     )
     sweep.add_argument("plan", help=f"one of {', '.join([*PLANS, STUDY])}")
-    sweep.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     sweep.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
     sweep.add_argument("--finished", action="store_true", help="run nothing: bundle what has finished so far")
     sweep.add_argument("--go-on", action="store_true", help="leave out runs that the bundle holds, of any device")
     sweep.set_defaults(command=sweep_command)
 
-    many = commands.add_parser(
-        "notebooks", parents=[shared], help="run the notebooks, write figures and an HTML report"
-    )
-    many.add_argument("names", nargs="*", help="first characters of notebooks, such as 00 or 03 (default: all)")
-    many.set_defaults(command=notebooks_command)
 
-    report = commands.add_parser(
-        "report", help="verdicts, figures and executed notebooks as pages, without running any"
-    )
-    report.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
-    report.add_argument("--readme", action="store_true", help="write the verdicts into README.md too")
-    report.set_defaults(command=report_command)
-
-    figures = commands.add_parser("figures", help="draw the figures of the records below --out, without training")
-    figures.add_argument("--out", type=Path, default=Path("results"), help="folder with results (default: results)")
-    figures.set_defaults(command=figures_command)
-
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser(
         "export",
         help="a finished run's model for a device; prints its sizes, and its path as the last line",
@@ -86,7 +97,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument("--fold-bn", action="store_true", help="fold batch norm into the weights: model.folded.tiny")
     export.add_argument("--onnx", action="store_true", help="write the dense network, pruned weights as 0: model.onnx")
     export.set_defaults(command=export_command)
-    return parser
 
 
 def _named_method(arguments: Sequence[str]) -> str | None:

@@ -94,6 +94,11 @@ def _on_background(image: "Image") -> "Image":
 
 
 def read_images(paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
+    """Images of this `shape`, [3, H, W], as one array, uint8 [N, 3, H, W].
+
+    Raises ValueError, naming the file, for an image of another shape, and for more than fits in memory; RuntimeError as
+    `read_image` does.
+    """
     check_memory({f"{len(paths):,} images of {shape[2]}x{shape[1]} pixels": len(paths) * math.prod(shape)}, _FEWER)
     images = np.empty((len(paths), *shape), np.uint8)
     for index, path in enumerate(paths):
@@ -108,6 +113,7 @@ def read_images(paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def listing_digest(folder: Path, paths: list[Path]) -> str:
+    """16 hex digits of the names, sizes and times of change of files below `folder`; their content is not read."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
