@@ -6,21 +6,33 @@ from typing import Any
 from fedtiny_lite.exercises import (
     averaging,
     bn_selection,
+    bn_statistics,
     comparing,
     costs,
     heterogeneity,
     progressive,
     reading,
+    schedule,
     shifting,
 )
 from fedtiny_lite.exercises.judging import Exercise, judge
 
+_MODULES = (
+    averaging,
+    heterogeneity,
+    bn_selection,
+    bn_statistics,
+    schedule,
+    progressive,
+    comparing,
+    reading,
+    costs,
+    shifting,
+)
 EXERCISES: Mapping[str, Exercise] = {
-    name: exercise
-    for module in (averaging, heterogeneity, bn_selection, progressive, comparing, reading, costs, shifting)
-    for name, exercise in module.EXERCISES.items()
+    name: exercise for module in _MODULES for name, exercise in module.EXERCISES.items()
 }
-"""All exercises by name; a module for each notebook that has some."""
+"""All exercises by name, in the order of the notebooks."""
 
 
 def check(name: str, answer: Callable[..., Any]) -> None:

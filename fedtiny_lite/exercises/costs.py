@@ -5,15 +5,9 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fedtiny_lite.exercises.judging import Exercise
+from fedtiny_lite.exercises.judging import Exercise, whole_number
 from fedtiny_lite.model import costs
 from fedtiny_lite.model.costs import LayerShape
-
-
-def _whole(generator: Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=generator))
-
 
 # --- FLOPs of a layer -------------------------------------------------------------------------------------
 
@@ -21,7 +15,7 @@ def _whole(generator: Generator, low: int, high: int) -> int:
 def _layer(generator: Generator) -> tuple[Tensor, int, int]:
     """A mask, and the height and width of the output map."""
     keep = torch.rand(6, 4, 3, 3, generator=generator) < 0.2
-    return keep, _whole(generator, 4, 9), _whole(generator, 10, 16)
+    return keep, whole_number(generator, 4, 9), whole_number(generator, 10, 16)
 
 
 def _layer_flops(keep: Tensor, height: int, width: int) -> int:
@@ -70,7 +64,7 @@ _LAYER_FLOPS = Exercise(
 
 
 def _matrix(generator: Generator) -> tuple[Tensor]:
-    rows, cols = _whole(generator, 5, 12), _whole(generator, 20, 60)
+    rows, cols = whole_number(generator, 5, 12), whole_number(generator, 20, 60)
     return (torch.rand(rows, cols, generator=generator) < 0.2,)
 
 
@@ -133,9 +127,9 @@ Flops = tuple[int, int, int, int, int]
 
 def _round(generator: Generator) -> Flops:
     """F_s and F_d of the model, then of its block, and batches of the round; for one image a batch."""
-    block, rest = _whole(generator, 2000, 4000), _whole(generator, 5000, 9000)
+    block, rest = whole_number(generator, 2000, 4000), whole_number(generator, 5000, 9000)
     sparse_block, sparse_rest = block // 50, rest // 40
-    return sparse_block + sparse_rest, block + rest, sparse_block, block, _whole(generator, 10, 40)
+    return sparse_block + sparse_rest, block + rest, sparse_block, block, whole_number(generator, 10, 40)
 
 
 def _adjusting_round(sparse: int, dense: int, block_sparse: int, block_dense: int, batches: int) -> int:
@@ -187,7 +181,7 @@ _ADJUSTING_ROUND = Exercise(
 
 def _client(generator: Generator) -> tuple[int, int, int, int]:
     """Kept weights of pruned layers, dense parameters, running statistics, entries of the growth list."""
-    return tuple(_whole(generator, low, 5 * low) for low in (300, 60, 20, 30))  # type: ignore[return-value]
+    return tuple(whole_number(generator, low, 5 * low) for low in (300, 60, 20, 30))  # type: ignore[return-value]
 
 
 def _state_bytes(kept: int, dense: int, statistics: int, entries: int) -> int:

@@ -25,6 +25,11 @@ def as_returned(*parts: Tensor) -> tuple[Tensor, ...]:
     return parts
 
 
+def whole_number(generator: torch.Generator, low: int, high: int) -> int:
+    """An input of an exercise: a whole number from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
 class Exercise(NamedTuple):
     """One exercise of a notebook.
 
