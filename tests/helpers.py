@@ -146,3 +146,11 @@ def numbers(split: Split) -> list[int]:
 
 def numbered_dataset(train: Split, test: Split) -> Dataset:
     return Dataset("numbered", train, test, tuple("abcde"), "")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

@@ -26,7 +26,7 @@ from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation import places
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
-from tests.helpers import four_clients
+from tests.helpers import four_clients, is_alive
 
 tiny = partial(four_clients, rounds=3, adjust_until=3)
 
@@ -291,14 +291,6 @@ def report(entry, state):
 if __name__ == "__main__":
     run(make_config({}, **json.loads(sys.argv[1])), None, report)
 """
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that ended and was not yet collected does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.slow

@@ -3,18 +3,28 @@
 Each message starts a process that imports torch, so runs here are as small as they can be.
 """
 
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr")
 
 from fedtiny_lite.config import PROFILES, make_config
+from fedtiny_lite.flower import loopback
+from fedtiny_lite.flower.guard import Guard
 from fedtiny_lite.flower.keys import make_keys, make_node_key
 from fedtiny_lite.flower.loopback import Loopback
 from fedtiny_lite.records import schema
+from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation.rounds import run
-from tests.helpers import FOUR_CLIENTS
+from tests.helpers import FOUR_CLIENTS, is_alive
 
 pytestmark = pytest.mark.slow
 OWN = {"lotteryfl": dict(lottery_accuracy=0.15)}
@@ -43,8 +53,9 @@ def wait_for(condition, seconds: float = 400) -> None:
 
 @pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "feddst"])
 def test_supernodes_with_tls_and_keys_leave_the_same_record(method, secured):
-    record = schema.read_record(secured.submit(two(method)))
-    assert schema.canonical(record) == schema.canonical(run(two(method)))
+    arrived = list(secured.rounds(two(method)))
+    record = schema.read_record(secured.record_of(two(method)))
+    assert schema.canonical(record) == schema.canonical(run(two(method))) and record["rounds"] == arrived
 
 
 def test_a_stranger_is_refused(secured):
@@ -86,3 +97,38 @@ def test_a_killed_link_and_its_server_go_on_and_a_killed_client_comes_back(tmp_p
     lost = [entry.get("lost", {}) for entry in record["rounds"]]
     assert record["complete"] and [list(clients) for clients in lost] == [[], ["1"], []]
     assert "Node Unavailable" in lost[1]["1"]
+
+
+ABANDONED = """
+import json, sys, time
+from pathlib import Path
+from fedtiny_lite.config import make_config
+from fedtiny_lite.flower.loopback import Loopback
+
+with Loopback(make_config({}, **json.loads(sys.argv[1])), Path(sys.argv[2])) as federation:
+    print(*(process.pid for process in federation.processes.values()), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are watched through /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_processes_end_with_the_one_that_started_them(number, tmp_path):
+    command = [sys.executable, "-c", ABANDONED, json.dumps(two().identity()), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as starter:
+        pids = [int(pid) for pid in starter.stdout.readline().split()]
+        assert len(pids) == 3 and all(map(is_alive, pids))
+        starter.send_signal(number)
+    wait_for(lambda: not any(map(is_alive, pids)), 60)
+
+
+def test_a_run_that_ends_unfinished_says_so(tmp_path, monkeypatch):
+    federation = Loopback(two(), tmp_path)
+    federation.guard = Guard()
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(loopback, "tool", lambda name: shutil.which("false"))
+    with pytest.raises(RuntimeError, match="the run ended after 0 rounds"):
+        list(federation.rounds(two()))
+    assert federation.processes == {}
+    federation.stop()

@@ -27,6 +27,7 @@ NAMES = (
     "05c_resnet18",
     "06_costs",
     "07_sparse_for_real",
+    "08_to_real_devices",
 )
 APPENDICES = ("05b_statistics", "05c_resnet18")
 each_notebook = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)

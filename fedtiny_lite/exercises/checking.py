@@ -8,6 +8,7 @@ from fedtiny_lite.exercises import (
     bn_selection,
     bn_statistics,
     comparing,
+    connecting,
     costs,
     heterogeneity,
     progressive,
@@ -28,6 +29,7 @@ _MODULES = (
     reading,
     costs,
     shifting,
+    connecting,
 )
 EXERCISES: Mapping[str, Exercise] = {
     name: exercise for module in _MODULES for name, exercise in module.EXERCISES.items()

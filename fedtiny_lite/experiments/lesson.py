@@ -61,12 +61,13 @@ class Lesson:
         display(figure, metadata={"image/png": {"alt": caption}})
         print(caption)
 
-    def claim(self, claim_id: str, measured: float | None, band: claims.Band | None = None) -> None:
+    def claim(self, claim_id: str, measured: float | None, band: claims.Band | None = None, missing: str = "") -> None:
         """Hold a number against the band of a claim: that of notebooks/expected.json, or `band`.
 
-        It is not judged where parameters were changed. Raises ValueError for a claim that expected.json does not have.
+        It is not judged where parameters were changed, or where what it takes is `missing` on this machine. Raises
+        ValueError for a claim that expected.json does not have.
         """
-        self._claims[claim_id] = claims.check(claim_id, measured, self.profile, band, self.changed)
+        self._claims[claim_id] = claims.check(claim_id, measured, self.profile, band, self.changed, missing)
 
     def finish(self) -> None:
         """Save the claims of this notebook and print them as a table, with the machine that measured them."""

@@ -165,9 +165,14 @@ def accept(
     long = _too_long(method, server, state, replies)
     rejections = dict(sorted((rejections | long).items()))
     replies = [reply for reply in replies if reply.meta["client"] not in long]
-    if len(replies) < max(len(packed) / 2, min(server.task.config.min_replies, len(packed))):
+    if len(replies) < needed(len(packed), server.task.config.min_replies):
         raise FloatingPointError(_too_few(rejections | lost, len(packed)))
     return Accepted(replies, rejections, lost, replace(ledger, held=held, samples=samples))
+
+
+def needed(asked: int, min_replies: int) -> float:
+    """Replies that an exchange needs at least: half of those asked, and `min_replies`, but never more than asked."""
+    return max(asked / 2, min(min_replies, asked))
 
 
 def _too_long(method: Method, server: Server, state: State, replies: list[Message]) -> dict[int, str]:

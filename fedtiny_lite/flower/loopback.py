@@ -13,15 +13,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from fedtiny_lite.config import Config, make_config, parse_settings
 from fedtiny_lite.flower.folders import hand_over
+from fedtiny_lite.flower.guard import Guard
 from fedtiny_lite.flower.keys import make_keys
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.records.schema import read_record
+from fedtiny_lite.simulation import checkpoint
 
 HOST = "127.0.0.1"
 OFFLINE = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
@@ -31,7 +34,7 @@ DEMO = dict(clients=3, rounds=6, samples=600, adjust_until=6)
 
 
 class Loopback:
-    """A SuperLink and one SuperNode for each client of `config`, as processes that end with the `with` block.
+    """A SuperLink and a SuperNode for each client of `config`: processes that end with the `with` block, or with this one.
 
     `folder`: everything is below it: `server` and `client0` … with samples, Flower's own files, and `logs`.
     `secrets`: where `keys.make_keys` left certificates and keys, to use TLS and to let registered nodes in alone.
@@ -43,6 +46,7 @@ class Loopback:
         self.processes: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> "Loopback":
+        self.guard = Guard()
         hand_over(self.config, self.folder)
         for name in ("logs", "flwr"):
             (self.folder / name).mkdir(exist_ok=True)
@@ -89,12 +93,40 @@ class Loopback:
 
         `config` may differ from the one that samples were handed out for in what does not concern samples.
         """
+        self.command(*self._run(config, round_timeout), *(["--stream"] if stream else []))
+        return self.record_of(config)
+
+    def record_of(self, config: Config) -> Path:
+        """Where the record of a run will be."""
+        return self.folder / "runs" / config.run_id / "record.json"
+
+    def rounds(self, config: Config, round_timeout: float = 0) -> Iterator[dict[str, Any]]:
+        """Submit a run; the record's entry of each round, as soon as the server has kept it.
+
+        Raises RuntimeError, with the end of the log, for a run that ends unfinished.
+        """
+        path, seen = self.record_of(config), 0
+        process = self._start("run", "flwr", *self._run(config, round_timeout), "--stream")
+        try:
+            while True:
+                ended, record = process.poll() is not None, so_far(path, config)
+                yield from record["rounds"][seen:]
+                seen = max(seen, len(record["rounds"]))
+                if record["complete"]:
+                    return
+                if ended:
+                    raise RuntimeError(f"the run ended after {seen} rounds: {self.log('run').read_text()[-500:]}")
+                time.sleep(0.2)
+        finally:
+            if "run" in self.processes:
+                self.kill("run")
+
+    def _run(self, config: Config, round_timeout: float) -> list[object]:
         settings = " ".join(f"{name}={value}" for name, value in config.identity().items())
         settings += f" min_replies={config.min_replies}"
         told = {"settings": settings, "out": self.folder, "holdings": self.folder / "server"}
         given = [f'{name}="{value}"' for name, value in told.items()] + [f"round-timeout={float(round_timeout)}"]
-        self.command("run", ROOT, "loopback", *(["--stream"] if stream else []), "--run-config", " ".join(given))
-        return self.folder / "runs" / config.run_id / "record.json"
+        return ["run", ROOT, "loopback", "--run-config", " ".join(given)]
 
     def command(self, *arguments: object) -> None:
         """Execute `flwr` with these arguments. Raises CalledProcessError if it fails, which a failed run is not."""
@@ -108,7 +140,9 @@ class Loopback:
         """End a process and all that it has started, without a chance to say so."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.processes[name].pid, signal.SIGKILL)
-        self.processes.pop(name).wait()
+        process = self.processes.pop(name)
+        process.wait()
+        self.guard.release(process.pid)
 
     def stop(self) -> None:
         """End all processes, the SuperLink last; those that do not end by themselves are killed."""
@@ -118,6 +152,7 @@ class Loopback:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.processes[name].wait(10)
             self.kill(name)
+        self.guard.close()
 
     def _start(self, name: str, command: str, *options: object) -> subprocess.Popen:
         with self.log(name).open("ab") as log:
@@ -130,6 +165,7 @@ class Loopback:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.guard.watch(self.processes[name].pid)
         return self.processes[name]
 
     def _insecure(self) -> list[str]:
@@ -162,6 +198,18 @@ def listens(port: int) -> bool:
     """Whether somebody listens on a port of this machine."""
     with socket.socket() as found:
         return found.connect_ex((HOST, port)) == 0
+
+
+def so_far(path: Path, config: Config) -> dict[str, Any]:
+    """The record at `path`, or what its checkpoint holds of it; one without rounds where neither is there.
+
+    A checkpoint goes when the record has come, and is then looked for in vain.
+    """
+    if path.exists():
+        return read_record(path)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return checkpoint.record_in(path.parent, config)
+    return {"rounds": [], "complete": False}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,12 +26,14 @@ def check(
     profile: str,
     band: Band | None = None,
     changed: Sequence[str] = (),
+    missing: str = "",
 ) -> dict[str, Any]:
     """Hold a measured number against its expected band: the one in expected.json, or `band` where that is given.
 
     Returns {id, claim, profile, low, high, measured, ok, why}. `ok` is None ("not judged") if the claim has no band at
-    this profile, or if the notebook ran with `changed` parameters, for which no band was made; `why` says which. A
-    number that is missing or NaN is outside any band. Raises ValueError for an unknown claim.
+    this profile, if the notebook ran with `changed` parameters, for which no band was made, or if what is `missing` on
+    the machine kept it from being measured; `why` says which. A number that is None or NaN is outside any band. Raises
+    ValueError for an unknown claim.
     """
     bands = expected_bands()
     if claim_id not in bands:
@@ -39,6 +41,8 @@ def check(
     entry, number = bands[claim_id], plain(measured)
     band = band or entry["profiles"].get(profile)
     row = {"id": claim_id, "claim": entry["claim"], "profile": profile, "low": None, "high": None, "why": ""}
+    if missing:
+        return row | {"measured": None, "ok": None, "why": f"{missing} is not installed"}
     if band is None or changed:
         return row | {"measured": number, "ok": None, "why": _not_judged(profile, changed)}
     low, high = band

@@ -103,6 +103,15 @@ def kept(folder: Path | None, rounds: int) -> str:
     return f"{finished} of {rounds} rounds are kept in {folder}: run the same again to go on from there"
 
 
+def record_in(folder: Path, config: Config) -> dict[str, Any]:
+    """The record so far of an unfinished run, which may go on in another process.
+
+    Raises FileNotFoundError if there is no checkpoint, ValueError if it, or what it names, is torn or has just gone.
+    """
+    last = unpack(path_in(folder).read_bytes()).meta.get("last")
+    return read_record(history.read(folder, last), config)
+
+
 def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> None:
     """Raise ValueError, naming the settings that differ, if the file at `path` belongs to another run."""
     differing = config.differing(theirs)
