@@ -34,7 +34,9 @@ DEMO = dict(clients=3, rounds=6, samples=600, adjust_until=6)
 
 
 class Loopback:
-    """A SuperLink and a SuperNode for each client of `config`: processes that end with the `with` block, or with this one.
+    """A SuperLink, and a SuperNode for each client of `config`: processes that end with the `with` block.
+
+    They end with this process too, however it ends.
 
     `folder`: everything is below it: `server` and `client0` … with samples, Flower's own files, and `logs`.
     `secrets`: where `keys.make_keys` left certificates and keys, to use TLS and to let registered nodes in alone.
