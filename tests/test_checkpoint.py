@@ -29,6 +29,13 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):
     assert checkpoint.load(tmp_path / "none", CONFIG, server.task) is None
 
 
+def test_another_process_can_read_the_record_so_far(saved, server, tmp_path):
+    folder, _ = saved
+    assert checkpoint.record_in(folder, CONFIG) == checkpoint.load(folder, CONFIG, server.task)[0]
+    with pytest.raises(FileNotFoundError):
+        checkpoint.record_in(tmp_path, CONFIG)
+
+
 def test_a_checkpoint_is_the_state_the_record_and_the_digests_of_the_clients_memories(saved, server):
     folder, state = saved
     record, progress, _ = checkpoint.load(folder, CONFIG, server.task)
