@@ -164,7 +164,7 @@ def _sgd(parameters: Iterable[Tensor], config: Config) -> torch.optim.SGD:
 def bare_round(step: Callable[[Tensor, Tensor], None], federation: Federation, config: Config) -> int:
     """The optimiser steps of one round; returns their number."""
     generator, steps = torch.Generator().manual_seed(0), 0
-    for split in federation.holdings.splits * config.local_epochs:
+    for split in [*federation.holdings.splits] * config.local_epochs:
         for index in batches(len(split), config.batch_size, generator):
             step(*training_batch(split, index, federation.task.pixels, config.augment, generator))
             steps += 1

@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtiny_lite.data.partition import KINDS, partition, summarise
+from fedtiny_lite.records.summary import of_each
 
 LABELS = np.repeat(np.arange(10), 100)
 
@@ -91,6 +92,56 @@ def test_redraws_are_counted():
     assert partition("iid", LABELS, 10, 0.5, 10, np.random.default_rng(0)).redraws == 0
 
 
+@st.composite
+def many_clients(draw):
+    """Up to 2,000 clients, some of which a draw surely leaves with too little."""
+    clients, each, alpha = (
+        draw(st.integers(100, 3000)),
+        draw(st.integers(2, 6)),
+        draw(st.sampled_from([1e-4, 0.1, 1.0])),
+    )
+    labels = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 10, clients * each)
+    return labels, clients, alpha, draw(st.integers(2, each))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=4, deadline=None)
+@given(case=many_clients(), seed=st.integers(0, 2**32))
+def test_drawing_ends_with_a_partition_however_many_clients_there_are(kind, case, seed):
+    """No more samples are moved than clients lacked; where none was, it is the draw that was accepted."""
+    labels, clients, alpha, min_samples = case
+    found = partition(kind, labels, clients, alpha, min_samples, np.random.default_rng(seed))
+    assert np.array_equal(np.sort(np.concatenate(found.parts)), np.arange(len(labels)))
+    assert len(found.parts) == clients and min(map(len, found.parts)) >= min_samples
+    assert all(np.all(np.diff(part) > 0) for part in found.parts)
+    rng = np.random.default_rng(seed)
+    draws = [KINDS[kind](labels, clients, alpha, rng) for _ in range(found.redraws + 1)]
+    lacking = [sum(max(min_samples - len(part), 0) for part in parts) for parts in draws]
+    assert all(lacking[:-1]) and found.moved == lacking[-1]
+    assert found.redraws < max(10_000 // clients, 1)
+    if not found.moved:
+        assert all(np.array_equal(part, np.sort(drawn)) for part, drawn in zip(found.parts, draws[-1], strict=True))
+    stayed = sum(len(np.intersect1d(*pair)) for pair in zip(found.parts, draws[-1], strict=True))
+    assert stayed == len(labels) - found.moved
+
+
+def test_a_draw_that_never_suffices_is_topped_up():
+    """Ten clients, 1,000 samples, 90 each at least: 100 samples are free to differ."""
+    found = partition("quantity", LABELS, 10, 0.01, 90, np.random.default_rng(0))
+    sizes = [len(part) for part in found.parts]
+    assert found.redraws == 999 and found.moved > 0 and min(sizes) == 90 and sum(sizes) == 1000
+
+
+def test_a_summary_of_many_clients_has_no_row_for_each():
+    found = {k: partition("iid", LABELS, k, 1.0, 2, np.random.default_rng(0)).parts for k in (100, 300)}
+    few, many = (summarise(LABELS, parts, 10) for parts in found.values())
+    assert len(few["histogram"]) == len(few["sizes"]) == len(few["effective_classes"]) == 100
+    assert many.keys() == few.keys() - {"histogram"}
+    assert many["sizes"] == {"lowest": 3, "mean": 1000 / 300, "highest": 4}
+    assert len(json.dumps(many)) < 400
+    assert of_each([1.0, 3.0] * 50) == [1.0, 3.0] * 50 and of_each([1.0, 4.0, 4.0] * 50)["mean"] == 3.0
+
+
 @pytest.mark.parametrize(
     ("kind", "clients", "alpha", "min_samples", "message"),
     [
@@ -103,7 +154,6 @@ def test_redraws_are_counted():
         ("dirichlet", 10, -1.0, 1, "alpha=-1.0"),
         ("dirichlet", 10, math.nan, 1, "alpha=nan"),
         ("dirichlet", 10, math.inf, 1, "alpha=inf"),
-        ("quantity", 10, 0.01, 90, "in 1000 draws: raise alpha"),
     ],
 )
 def test_bad_values_say_what_is_allowed(kind, clients, alpha, min_samples, message):

@@ -1,7 +1,10 @@
 """Labels -> index lists per client, and a summary of how different the clients are. No torch.
 
-Every sample goes to exactly one client. A partition is drawn anew until each client holds `min_samples`. The number of
-redraws is part of the result, because redrawing bends the distribution.
+Every sample goes to exactly one client, and each client holds at least `min_samples`. A partition is drawn anew until
+that is so, 10,000 / clients times but at most 1,000 times and at least once. With many clients some nearly always hold
+fewer; the last draw is then topped up: what they lack is drawn from all samples that other clients hold beyond
+`min_samples`, each sample as likely as any other. So drawing always ends, after about the same work for any number of
+clients. The numbers of redraws and of moved samples are part of the result, because both bend the distribution.
 """
 
 from collections.abc import Callable
@@ -9,7 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_REDRAWS = 1000
+from fedtiny_lite.records.summary import FEW, of_each
+
+MOST_DRAWS = 1000
+MOST_PARTS = 10_000
+"""Clients times draws."""
 SHARDS_PER_CLIENT = 2
 
 Parts = list[np.ndarray]
@@ -17,10 +24,13 @@ Parts = list[np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """`parts[k]`: sorted indices of client k's samples, disjoint. `redraws`: how many draws were rejected before."""
+    """`parts[k]`: sorted indices of client k's samples, disjoint. `redraws`: how many draws were rejected before.
+    `moved`: samples that the top-up gave to another client.
+    """
 
     parts: tuple[np.ndarray, ...]
     redraws: int
+    moved: int = 0
 
 
 def partition(
@@ -35,17 +45,30 @@ def partition(
         "shards"            two shards of the samples sorted by label for each client (McMahan et al. 2017)
         "quantity"          sizes by a Dirichlet draw, samples at random
     `alpha`: Dirichlet concentration, where small values give skewed clients; "iid" and "shards" do not use it. Raises
-    ValueError for values out of range, or if none of 1,000 draws leaves every client `min_samples`.
+    ValueError for values out of range.
     """
     _check(kind, len(labels), clients, alpha, min_samples)
-    for redraws in range(MAX_REDRAWS):
+    draws = min(max(MOST_PARTS // clients, 1), MOST_DRAWS)
+    for redraws in range(draws):
         parts = KINDS[kind](np.asarray(labels), clients, alpha, rng)
         if min(map(len, parts)) >= min_samples:
             return Partition(tuple(np.sort(part) for part in parts), redraws)
-    raise ValueError(
-        f"no {kind} partition of {len(labels)} samples over {clients} clients with alpha={alpha:g} left each "
-        f"client {min_samples} samples in {MAX_REDRAWS} draws: raise alpha, or lower clients or min_samples"
-    )
+    return _topped_up(parts, min_samples, draws - 1, rng)
+
+
+def _topped_up(parts: Parts, min_samples: int, redraws: int, rng: np.random.Generator) -> Partition:
+    """The partition in which clients that hold too few are given what others can spare."""
+    sizes = np.array([len(part) for part in parts])
+    owner = np.empty(sizes.sum(), int)
+    owner[np.concatenate(parts)] = np.repeat(np.arange(len(parts)), sizes)
+    shuffled = rng.permutation(len(owner))
+    by_owner = shuffled[np.argsort(owner[shuffled], kind="stable")]
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # among the samples of its owner
+    lacking = np.maximum(min_samples - sizes, 0)
+    moved = rng.permutation(by_owner[place >= min_samples])[: lacking.sum()]
+    owner[moved] = np.repeat(np.arange(len(parts)), lacking)
+    starts = np.cumsum(np.bincount(owner, minlength=len(parts)))[:-1]
+    return Partition(tuple(np.split(np.argsort(owner, kind="stable"), starts)), redraws, len(moved))
 
 
 def _check(kind: str, samples: int, clients: int, alpha: float, min_samples: int) -> None:
@@ -82,7 +105,7 @@ def _dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Ge
         cuts = (np.cumsum(share / share.sum())[:-1] * len(of_class)).astype(int)
         for part, piece in zip(parts, np.split(of_class, cuts), strict=True):
             part.append(piece)
-        sizes = np.array([sum(map(len, part)) for part in parts])
+        sizes += np.diff(cuts, prepend=0, append=len(of_class))
     return [np.concatenate(part) for part in parts]
 
 
@@ -138,11 +161,13 @@ def summarise(labels: np.ndarray, parts: tuple[np.ndarray, ...], classes: int) -
 
     The keys are:
         sizes              samples per client [K]
-        histogram          samples per client and class [K][classes]
+        histogram          samples per client and class [K][classes]; left out where clients are many (`summary.FEW`)
         label_distance     mean over clients of the total variation distance, in [0, 1], between the label distribution
                            of the client and that of all clients together
         effective_classes  exp of the entropy of each client's labels [K], 1 to `classes`
         size_spread        largest size / smallest size
+
+    Of many clients, `sizes` and `effective_classes` are the lowest, the mean and the highest (`summary.of_each`).
     """
     histogram = np.array([np.bincount(labels[part], minlength=classes) for part in parts])
     sizes = histogram.sum(axis=1)
@@ -150,9 +175,9 @@ def summarise(labels: np.ndarray, parts: tuple[np.ndarray, ...], classes: int) -
     overall = histogram.sum(axis=0) / sizes.sum()
     logs = np.log(local, where=local > 0, out=np.zeros_like(local))
     return {
-        "sizes": sizes.tolist(),
-        "histogram": histogram.tolist(),
+        "sizes": of_each(sizes.tolist()),
+        **({"histogram": histogram.tolist()} if len(parts) <= FEW else {}),
         "label_distance": float(np.abs(local - overall).sum(axis=1).mean() / 2),
-        "effective_classes": np.exp(-(local * logs).sum(axis=1)).tolist(),
+        "effective_classes": of_each(np.exp(-(local * logs).sum(axis=1)).tolist()),
         "size_spread": float(sizes.max() / sizes.min()),
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Holdings:
     """
 
     public: Split
-    splits: tuple[Split, ...]
+    splits: Sequence[Split]
     test: Split
     classes: tuple[str, ...]
     summary: dict[str, Any]
@@ -40,6 +40,25 @@ class Holdings:
     def in_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.public.in_shape
+
+
+class Splits(Sequence[Split]):
+    """Each client's own images, taken out of those of all clients when they are asked for."""
+
+    def __init__(self, private: Split, parts: Sequence[np.ndarray]) -> None:
+        self.private, self.parts = private, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, k: int) -> Split: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> "Splits": ...
+
+    def __getitem__(self, k: int | slice) -> "Split | Splits":
+        return Splits(self.private, self.parts[k]) if isinstance(k, slice) else self.private.take(self.parts[k])
 
 
 @lru_cache(maxsize=2)
@@ -56,9 +75,10 @@ def hand_out(config: Config, data: Path | None = None) -> Holdings:
     labels = private.labels.numpy()
     rng = numpy_generator(config.seed, "partition")
     parts = partition(config.partition, labels, config.clients, config.alpha, config.min_samples, rng)
-    splits = tuple(private.take(part).to(device) for part in parts.parts)
+    splits = Splits(private.to(device), parts.parts)
     summary = {"fingerprint": dataset.fingerprint, "public_images": len(public), f"{config.score_on}_images": len(test)}
-    summary |= {"redraws": parts.redraws} | summarise(labels, parts.parts, len(dataset.classes))
+    summary |= {"redraws": parts.redraws} | ({"moved": parts.moved} if parts.moved else {})
+    summary |= summarise(labels, parts.parts, len(dataset.classes))
     return Holdings(public, splits, test.to(device), dataset.classes, summary)
 
 
