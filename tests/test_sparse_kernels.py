@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fedtiny_lite.sparse import kernels, layout, norms
-from fedtiny_lite.sparse.layers import Activation, stored
+from fedtiny_lite.sparse.activations import Activation, stored
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, aligned, block_count, in_use, pack, unpack, window
 from fedtiny_lite.sparse.patterns import build_pattern
 from tests.helpers import seeded

@@ -21,8 +21,8 @@ from fedtiny_lite.model.masks import Mask, apply_mask, magnitude_mask, random_ma
 from fedtiny_lite.model.networks import build_model, state_of
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.sparse import kernels
+from fedtiny_lite.sparse.activations import stored
 from fedtiny_lite.sparse.engine import DENSE, SPARSE
-from fedtiny_lite.sparse.layers import stored
 from fedtiny_lite.sparse.layout import Geometry, Planes, Workspace, in_use, pack, window
 from fedtiny_lite.sparse.network import SparseNetwork
 from fedtiny_lite.sparse.patterns import Pattern, build_pattern

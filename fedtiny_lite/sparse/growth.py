@@ -9,7 +9,8 @@ from fedtiny_lite.data.datasets import image_shape
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.training import gradient
 from fedtiny_lite.pruning.progressive import GrowthList, check_growth_batch, keep_largest
-from fedtiny_lite.sparse.layers import ConvNorm, Observer, convolutions_of
+from fedtiny_lite.sparse.convolutions import ConvNorm, Observer
+from fedtiny_lite.sparse.layers import convolutions_of
 from fedtiny_lite.sparse.layout import Planes
 from fedtiny_lite.sparse.patterns import tap_source
 from fedtiny_lite.sparse.training import sparse_twin

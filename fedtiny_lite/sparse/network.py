@@ -8,18 +8,9 @@ from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import PlainNet, ResNet18
 from fedtiny_lite.model.training import gradient
 from fedtiny_lite.sparse import norms
-from fedtiny_lite.sparse.layers import (
-    Activation,
-    ConvNorm,
-    Convolutions,
-    Gradient,
-    Layer,
-    MaxPool,
-    Residual,
-    convolutions_of,
-    stored,
-    summed,
-)
+from fedtiny_lite.sparse.activations import Activation, Gradient, stored, summed
+from fedtiny_lite.sparse.convolutions import ConvNorm, Convolutions
+from fedtiny_lite.sparse.layers import Layer, MaxPool, Residual, convolutions_of
 from fedtiny_lite.sparse.layout import Geometry, Workspace, pack, unpack
 
 
