@@ -8,9 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
-from fedtiny_lite.config import FILE, METHODS, PROFILES, Config, make_config, own_settings, parse_settings
+from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
+from fedtiny_lite.method_files import FILE
 from fedtiny_lite.settings import rules
 
 

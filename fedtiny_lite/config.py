@@ -8,18 +8,15 @@ setting, so that a deviation is always visible in the record. The defaults are t
 import hashlib
 import importlib
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
+from fedtiny_lite.method_files import FILE, method_in, stamped
 from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting
 
-FILE = "file:"
-"""How the method in a file of one's own is named: file:PATH."""
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
 _run, _data, _clients, _model, _training, _budget, _privacy, _machine = (
     partial(setting, group=group)
@@ -199,44 +196,10 @@ def load_method(name: str) -> Any:
     Raises ValueError for a method that has no file, or whose file has no METHOD.
     """
     if name.startswith(FILE):
-        return _method_in(stamped(name))
+        return method_in(stamped(name))
     if name not in METHODS:
         raise ValueError(f"method = {name!r}: choose one of {', '.join(METHODS)}")
     return importlib.import_module(f"fedtiny_lite.methods.{name}").METHOD
-
-
-def stamped(method: str) -> str:
-    """The name of a method; that in a file of one's own with 8 hex digits of its content, as file:PATH#5f3a09bc.
-
-    So another content is another run. Raises ValueError for a file that is not there.
-    """
-    if not method.startswith(FILE) or "#" in method:
-        return method
-    return f"{method}#{_stamp(_content(method))}"
-
-
-def _stamp(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
-
-
-def _content(name: str) -> str:
-    path = Path(name.removeprefix(FILE).partition("#")[0])
-    if not path.is_file():
-        raise ValueError(f"method = {name!r}: there is no file {path}")
-    return path.read_text(encoding="utf-8")
-
-
-@lru_cache
-def _method_in(name: str) -> Any:
-    """The METHOD of a file, by its `stamped` name. Raises ValueError for a file that has changed or has none."""
-    content, (place, _, stamp) = _content(name), name.partition("#")
-    if stamp != _stamp(content):
-        raise ValueError(f"method = {name!r}: the file has changed; name it {place} to run it as it is now")
-    module = sys.modules[f"method_{stamp}"] = ModuleType(f"method_{stamp}")  # where dataclasses look themselves up
-    exec(compile(content, place.removeprefix(FILE), "exec"), vars(module))
-    if not hasattr(module, "METHOD"):
-        raise ValueError(f"method = {name!r}: the file defines no METHOD; docs/methods.md shows one")
-    return module.METHOD
 
 
 def own_settings(method: str) -> type[Settings]:

@@ -13,7 +13,7 @@ from fedtiny_lite.records.files import ROOT
 
 PACKAGE = ROOT / "fedtiny_lite"
 FLOORS = (
-    ("seeding", "settings", "progress_bar"),
+    ("seeding", "settings", "progress_bar", "method_files"),
     ("config", "records"),
     ("data",),
     ("model",),
