@@ -8,6 +8,7 @@ from fedtiny_lite.experiments import claim, plans
 from fedtiny_lite.experiments.claim import ARMS, DENSITIES, MIDDLE, RATES, SEEDS, config_of, grid, late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.experiments.sweep import bundle_finished, run_plan
+from fedtiny_lite.experiments.tuning import HIGHEST
 from fedtiny_lite.federated.task import make_task
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.pruning.bn_selection import usual_pool_size
@@ -33,6 +34,7 @@ def tuned(monkeypatch):
         for place, arm in enumerate(ARMS.values())
     ]
     monkeypatch.setattr(claim, "load_plan", lambda plan, out: ({"claim_tuning": tuning, "claim": main}[plan], plan))
+    monkeypatch.setattr(claim, "records_so_far", lambda plan, out: tuning)
 
 
 def test_no_arm_is_taken_for_another():
@@ -71,9 +73,9 @@ def test_fedtiny_adjusts_as_often_as_in_the_paper():
 def test_a_grid_widens_beyond_an_end_that_is_best(best, expected):
     arm = ARMS["SNIP"]
     found = [scored(arm, rate, float(rate == best)) for rate in RATES]
-    assert grid(found, arm) == list(expected)
-    assert grid([*found, scored(arm, expected[-1] if best > 0.1 else expected[0], 0.5)], arm) == list(expected)
-    assert grid(found[:3], arm) == list(RATES)
+    beyond = expected[-1] if best > 0.1 else expected[0]
+    for records, rates in ((found, expected), ([*found, scored(arm, beyond, 0.5)], expected), (found[:3], RATES)):
+        assert grid(records, arm) == [{**arm, "lr": rate} for rate in rates]
 
 
 def test_accuracy_is_a_mean_over_the_last_rounds():
@@ -90,6 +92,7 @@ def test_an_arm_that_is_not_tuned_yet_waits(monkeypatch):
     found = [record for record in found if record["config"]["method"] != "snip"]
     found += [scored(ARMS["SNIP"], rate, rate) for rate in RATES]
     monkeypatch.setattr(claim, "load_plan", lambda plan, out: (found, plan))
+    monkeypatch.setattr(claim, "records_so_far", lambda plan, out: found)
     assert ARMS.keys() - claim.tuned("none").keys() == {"SNIP"}
     missing = [config for config in claim.claim_tuning("none") if config.lr == 0.4]
     assert [config.method for config in missing] == ["snip"]
@@ -98,8 +101,8 @@ def test_an_arm_that_is_not_tuned_yet_waits(monkeypatch):
 def test_a_grid_ends_somewhere():
     arm, rising = ARMS["SNIP"], []
     for _ in range(20):
-        rising = [scored(arm, rate, rate) for rate in grid(rising, arm)]
-    assert max(grid(rising, arm)) == claim.MOST_RATE
+        rising = [scored(arm, tried["lr"], tried["lr"]) for tried in grid(rising, arm)]
+    assert max(tried["lr"] for tried in grid(rising, arm)) == HIGHEST
 
 
 def test_the_main_table_compares_arms_alike_and_three_seeds_at_a_time(tuned):

@@ -3,9 +3,12 @@
 import json
 from dataclasses import replace
 from functools import cache
+from math import log
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import floats, sampled_from
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config, own_settings
 from fedtiny_lite.experiments import plans
@@ -18,10 +21,22 @@ from fedtiny_lite.experiments.plans import (
     TUNING_SEEDS,
     plan_configs,
 )
-from fedtiny_lite.experiments.tuning import LEARNING_RATES, TRIALS, chosen, scores, trials
+from fedtiny_lite.experiments.sweep import run_plan
+from fedtiny_lite.experiments.tuning import (
+    HIGHEST,
+    LEARNING_RATES,
+    LOWEST,
+    TRIALS,
+    chosen,
+    finished,
+    grid,
+    scores,
+    trials,
+    widened,
+)
 from fedtiny_lite.federated import server as server_module
 from fedtiny_lite.records import bundles
-from fedtiny_lite.records.bundles import read_bundle
+from fedtiny_lite.records.bundles import read_bundle, records_so_far
 from fedtiny_lite.records.schema import canonical
 from fedtiny_lite.settings import defaults, names
 from fedtiny_lite.simulation.rounds import run
@@ -45,8 +60,8 @@ def scored(config: Config, accuracy: float | None) -> dict:
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Tuning is done, and each method's last trial was best; returns these settings by method."""
-    best = {method: trials(method)[-1] for method in METHODS}
+    """Tuning is done, and a trial in the middle was best for each method; returns these settings by method."""
+    best = {method: trials(method)[TRIALS // 2] for method in METHODS}
 
     @cache
     def load_plan(plan, out):
@@ -54,6 +69,7 @@ def tuned(monkeypatch):
         return [scored(c, float(best[c.method].items() <= c.identity().items())) for c in runs], plan
 
     monkeypatch.setattr(plans, "load_plan", load_plan)
+    monkeypatch.setattr(plans, "records_so_far", lambda plan, out: [])
     return best
 
 
@@ -118,7 +134,7 @@ def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path, monkeypatc
 # --- fairness -------------------------------------------------------------------------------------------------
 
 
-def test_every_method_has_the_same_number_of_trials(tmp_path):
+def test_every_method_begins_with_the_same_number_of_trials(tuned, tmp_path):
     configs = plan_configs("digits_tuning", tmp_path)
     for method in METHODS:
         settings = [tuple(sorted(trial.items())) for trial in trials(method)]
@@ -252,6 +268,44 @@ def test_of_equals_the_first_is_chosen_even_if_all_diverged():
     for accuracy in (0.5, None):
         found = [scored(base.changed(**settings), accuracy) for settings in tried]
         assert chosen(found[::-1], "fedtiny", tried) == tried[0]
+
+
+@settings(max_examples=200)
+@given(best=floats(0.001, 2.0), method=sampled_from(["snip", "feddst"]))
+def test_a_grid_is_widened_until_its_best_is_inside_or_no_further_rate_is_allowed(best, method):
+    """Accuracy falls with the distance from one best learning rate; trials are run whenever the grid asks for them."""
+    base, found = make_config(method=method, score_on="validation"), []
+    while not finished(found, method, tried := grid(found, method)):
+        found = [scored(base.changed(**trial), -abs(log(trial["lr"] / best))) for trial in tried]
+    rates = sorted({trial["lr"] for trial in tried})
+    taken, knobs = chosen(found, method, tried)["lr"], len(trials(method)) // len({t["lr"] for t in trials(method)})
+    assert rates[0] < taken < rates[-1] or (best < 2 * LOWEST or best > HIGHEST / 3)
+    assert len(tried) == len(rates) * knobs
+    assert min(abs(log(rate / best)) for rate in rates) == abs(log(taken / best))
+
+
+def test_the_settings_beyond_an_end_are_all_that_were_tried_there():
+    base, tried = make_config(method="feddst", score_on="validation"), trials("feddst")
+    found = [scored(base.changed(**trial), trial["lr"]) for trial in tried]
+    assert grid(found, "feddst") == [*tried, *({"lr": 0.2, "adjust_rate": rate} for rate in (0.3, 0.5))]
+    found = [scored(base.changed(**trial), -trial["lr"]) for trial in tried]
+    assert grid(found, "feddst") == [*({"lr": 0.01, "adjust_rate": rate} for rate in (0.3, 0.5)), *tried]
+
+
+def test_a_tuning_whose_grid_widens_goes_on_until_nothing_is_added(monkeypatch, tmp_path):
+    """The highest of three rates is the best of the first round of trials, and the next one is worse."""
+    base = make_config("smoke", method="magnitude", score_on="validation", rounds=1)
+    tried = [{"lr": rate} for rate in (0.0025, 0.005, 0.01)]
+
+    def plan(out):
+        return [base.changed(**trial) for trial in widened(records_so_far("rates", out), "magnitude", tried, by_rate)]
+
+    def by_rate(record):
+        return min(record["config"]["lr"], 0.03 - record["config"]["lr"])
+
+    monkeypatch.setitem(PLANS, "rates", plan)
+    rates = [record["config"]["lr"] for record in read_bundle(run_plan("rates", tmp_path, processes=1))]
+    assert rates == [0.0025, 0.005, 0.01, 0.02]
 
 
 def test_a_trial_that_was_not_run_is_named():

@@ -1,16 +1,16 @@
 """The plans that ask what FedTiny gains from candidates that differ in allocation over layers: digits, twenty seeds.
 
-Every arm has as many trials as any method of the kit, on two seeds and held-out training images: those of `TUNED` in a
-plan of their own, the others in the plan `digits_tuning`. The seeds of the comparison were fixed before anything was
-measured, and nothing was tuned on them.
+Every arm begins with as many trials as any method of the kit, on two seeds and held-out training images: those of
+`TUNED` in a plan of their own, the others in the plan `digits_tuning`. The seeds of the comparison were fixed before
+anything was measured, and nothing was tuned on them.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedtiny_lite.config import Config, make_config
-from fedtiny_lite.experiments.tuning import chosen, trials
-from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.experiments.tuning import chosen, grid, trials, widened
+from fedtiny_lite.records.bundles import load_plan, records_so_far
 
 Values = Mapping[str, object]
 SEEDS = tuple(range(4000, 4020))
@@ -46,31 +46,33 @@ TUNED = (OURS_TRIED, OURS, CONTROL_TRIED, CONTROL, STATIC_TRIED)
 
 def allocations_tuning(out: str | Path) -> list[Config]:
     """The trials of `TUNED`, at the density at which all methods are tuned."""
+    records = records_so_far("allocations_tuning", out)
     return [
         make_config("digits", **settings, seed=seed, score_on="validation")
         for name in TUNED
-        for settings in tried(ARMS[name])
+        for settings in tried(records, ARMS[name])
         for seed in TUNING_SEEDS
     ]
 
 
-def tried(arm: Values) -> list[dict]:
-    """The settings that are tried for an arm: those of its method's tuning on top of its own."""
-    return [{**arm, **settings} for settings in trials(str(arm["method"]))]
+def tried(records: Sequence[dict], arm: Values) -> list[dict]:
+    """The settings that are tried for an arm: those of its method's tuning on top of its own, widened."""
+    method = str(arm["method"])
+    return widened(records, method, [{**arm, **settings} for settings in trials(method)])
 
 
 def tuned(out: str | Path) -> dict[str, dict]:
     """Each arm with the settings that its tuning chose. Raises FileNotFoundError if a tuning was not run."""
     ours, kits = (load_plan(plan, out)[0] for plan in ("allocations_tuning", "digits_tuning"))
     return {
-        name: chosen(ours, str(arm["method"]), tried(arm)) if name in TUNED else {**arm, **_of_method(kits, arm)}
+        name: chosen(ours, str(arm["method"]), tried(ours, arm)) if name in TUNED else {**arm, **_of_method(kits, arm)}
         for name, arm in ARMS.items()
     }
 
 
 def _of_method(records: Sequence[dict], arm: Values) -> dict:
     method = str(arm["method"])
-    return chosen(records, method, trials(method))
+    return chosen(records, method, grid(records, method))
 
 
 def allocations(out: str | Path) -> list[Config]:

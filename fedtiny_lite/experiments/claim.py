@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import mean
 
 from fedtiny_lite.config import Config, make_config
-from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.experiments.tuning import chosen, finished, widened
+from fedtiny_lite.records.bundles import load_plan, records_so_far
 
 Values = Mapping[str, object]
 LATE = {"validation": 3, "test": 5}
@@ -23,7 +24,6 @@ POOLS = {0.01: 10, 0.003: 33, 0.001: 100}
 """The paper's density -> candidates in the paper's pool."""
 MIDDLE = 0.003
 RATES = (0.02, 0.05, 0.1, 0.2)
-LEAST_RATE, MOST_RATE = 0.0025, 0.8
 
 SETTING = dict(
     dataset="folder:data/cifar10-jpeg", model="resnet18", width=16, clients=10, alpha=0.5, server_shots=20,
@@ -77,54 +77,34 @@ def late_accuracy(record: Mapping, on: str = "test") -> float:
     return mean(entry[f"{on}_accuracy"] for entry in record["rounds"][-LATE[on] :])
 
 
-def grid(records: Sequence[dict], arm: Values) -> list[float]:
-    """The learning rates to try for an arm: `RATES`, doubled or halved beyond an end as long as that end is best."""
-    rates = sorted(RATES)
-    while _tried(records, arm, rates):
-        best = best_rate(records, arm, rates)
-        if best == rates[0] and best / 2 >= LEAST_RATE:
-            rates = [best / 2, *rates]
-        elif best == rates[-1] and best * 2 <= MOST_RATE:
-            rates = [*rates, best * 2]
-        else:
-            break
-    return rates
+def grid(records: Sequence[dict], arm: Values) -> list[dict]:
+    """What is tried for an arm: `RATES`, doubled or halved beyond an end as long as that end is best."""
+    return widened(records, str(arm["method"]), [{**arm, "lr": rate} for rate in RATES], _validated)
 
 
-def best_rate(records: Sequence[dict], arm: Values, rates: Sequence[float]) -> float:
-    """Of `rates` the one of highest validation accuracy; of equals the lowest."""
-    return max(rates, key=lambda rate: late_accuracy(_trial(records, arm, rate)[0], "validation"))
-
-
-def _trial(records: Sequence[dict], arm: Values, rate: float) -> list[dict]:
-    """The tuning run of an arm at a learning rate, if it was made."""
-    wanted = {**arm, "lr": rate}.items()
-    return [record for record in records if wanted <= record["config"].items()]
-
-
-def _tried(records: Sequence[dict], arm: Values, rates: Sequence[float]) -> bool:
-    return all(_trial(records, arm, rate) for rate in rates)
+def _validated(record: dict) -> float:
+    return late_accuracy(record, "validation")
 
 
 def claim_tuning(out: str | Path) -> list[Config]:
     """Learning rates of each arm at the middle density, one seed, eight rounds, scored on held-out training images.
 
-    Run the plan again until it adds nothing: a rate at an end of its grid widens it.
+    A rate at an end of its grid that is best widens it.
     """
-    try:
-        records, _ = load_plan("claim_tuning", out)
-    except FileNotFoundError:
-        records = []
+    records = records_so_far("claim_tuning", out)
     short = dict(seed=TUNING_SEED, score_on="validation", rounds=8, adjust_until=4)
-    return [config_of({**arm, "lr": rate}, **short) for arm in ARMS.values() for rate in grid(records, arm)]
+    return [config_of(tried, **short) for arm in ARMS.values() for tried in grid(records, arm)]
 
 
 def tuned(out: str | Path) -> dict[str, Values]:
     """The arms that are tuned, with the learning rate of each. Raises FileNotFoundError if there is no tuning."""
     records, _ = load_plan("claim_tuning", out)
-    grids = {name: grid(records, arm) for name, arm in ARMS.items()}
-    ready = {name: rates for name, rates in grids.items() if _tried(records, ARMS[name], rates)}
-    return {name: {**ARMS[name], "lr": best_rate(records, ARMS[name], rates)} for name, rates in ready.items()}
+    grids = {name: (str(arm["method"]), grid(records, arm)) for name, arm in ARMS.items()}
+    return {
+        name: chosen(records, method, tried, _validated)
+        for name, (method, tried) in grids.items()
+        if finished(records, method, tried)
+    }
 
 
 def claim(out: str | Path) -> list[Config]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedtiny_lite.config import Config
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.progress_bar import progress_bar
-from fedtiny_lite.records.bundles import load_plan, write_bundle
+from fedtiny_lite.records.bundles import records_so_far, write_bundle
 from fedtiny_lite.records.files import check_writable
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation.places import start_worker
@@ -38,9 +38,10 @@ def run_all(configs: Sequence[Config], out: Path | str, processes: int | None = 
 def run_plan(plan: str, out: Path | str, processes: int | None = None, go_on: bool = False) -> Path:
     """Run what is left of a named plan, below `out`/runs, and bundle its records as `out`/plans/<plan>.json.
 
-    A run that diverged is a result, and is bundled as far as it came. `go_on`: runs that the plan's bundle holds are
-    not repeated, on whatever processor or GPU they were made. Raises RuntimeError at the end, naming them, if runs
-    failed; the others are done and bundled, and only those that failed are run again.
+    A run that diverged is a result, and is bundled as far as it came. A plan to which its own records add runs, as a
+    tuning whose grid widens, goes on until they add nothing. `go_on`: runs that the plan's bundle holds are not
+    repeated, on whatever processor or GPU they were made. Raises RuntimeError at the end, naming them, if runs failed;
+    the others are done and bundled, and only those that failed are run again.
     """
     configs, out = plan_configs(plan, out), Path(out)
     held = _held(plan, out, configs) if go_on else {}
@@ -51,7 +52,7 @@ def run_plan(plan: str, out: Path | str, processes: int | None = None, go_on: bo
     if found:
         write_bundle(path, plan, [found[config] for config in configs if config in found])
     _raise_for(failures, len(left))
-    return path
+    return path if plan_configs(plan, out) == configs else run_plan(plan, out, processes, go_on)
 
 
 def bundle_finished(plan: str, out: Path | str, go_on: bool = False) -> Path:
@@ -72,10 +73,7 @@ def bundle_finished(plan: str, out: Path | str, go_on: bool = False) -> Path:
 
 def _held(plan: str, out: Path, configs: Sequence[Config]) -> dict[Config, dict]:
     """The runs among `configs` that the plan's bundle holds, made on whatever device."""
-    try:
-        records, _ = load_plan(plan, out)
-    except FileNotFoundError:
-        return {}
+    records = records_so_far(plan, out)
     return {
         config: record
         for config in configs

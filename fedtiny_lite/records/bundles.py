@@ -63,6 +63,14 @@ def load_plan(plan: str, out: str | Path) -> tuple[list[dict], str]:
     raise FileNotFoundError(f"no records of plan {plan}; make them with: python -m fedtiny_lite sweep {plan}")
 
 
+def records_so_far(plan: str, out: str | Path) -> list[dict]:
+    """The records of `load_plan`, or none if there are none yet."""
+    try:
+        return load_plan(plan, out)[0]
+    except FileNotFoundError:
+        return []
+
+
 def provenance(records: Sequence[Mapping]) -> str:
     """Processor (the GPU, where one was used), torch and commit of these runs, in words."""
     environments = [record["environment"] for record in records]

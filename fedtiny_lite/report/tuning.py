@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fedtiny_lite.experiments.tuning import chosen, scores, trials
+from fedtiny_lite.experiments.tuning import chosen, grid, runs_of, scores
 from fedtiny_lite.report.labels import place, run_label
 
 
@@ -19,11 +19,16 @@ def grid_ends(records: Sequence[dict]) -> dict[str, str]:
     """Labels whose learning rate is the lowest or the highest that was tried: a better one may lie outside."""
     ends = {}
     for name, method in _methods(records).items():
-        tried = trials(method)
+        tried = _tried(records, method)
         rates, taken = [settings["lr"] for settings in tried], chosen(records, method, tried)["lr"]
         if taken in (min(rates), max(rates)):
             ends[name] = "lowest tried" if taken == min(rates) else "highest tried"
     return ends
+
+
+def _tried(records: Sequence[dict], method: str) -> list[dict]:
+    """The settings of a method's grid that were run."""
+    return [settings for settings in grid(records, method) if runs_of(records, method, settings)]
 
 
 def _methods(records: Sequence[dict]) -> dict[str, str]:
@@ -33,7 +38,7 @@ def _methods(records: Sequence[dict]) -> dict[str, str]:
 
 
 def _row(records: Sequence[dict], method: str, end: str | None) -> tuple[int, str, float, str]:
-    tried = trials(method)
+    tried = _tried(records, method)
     best, found = chosen(records, method, tried), sorted(scores(records, method, tried))
     rate = f"lr={best['lr']:g}" + (f" ({end})" if end else "")
     taken = ", ".join([rate, *(f"{key}={value:g}" for key, value in best.items() if key != "lr")])
