@@ -44,7 +44,8 @@ def test_twenty_seeds_that_nothing_was_tuned_on():
     assert not set(SEEDS) & set(plans.TUNING_SEEDS)
 
 
-def test_tuning_tries_as_many_settings_of_each_arm_as_of_any_method():
+def test_tuning_begins_with_as_many_settings_of_each_arm_as_of_any_method(monkeypatch):
+    monkeypatch.setattr(plans, "records_so_far", lambda plan, out: [])
     configs = plans.allocations_tuning("nowhere")
     assert len(set(configs)) == len(configs) == len(TUNED) * 6 * 2
     assert {config.score_on for config in configs} == {"validation"}
@@ -68,13 +69,13 @@ def test_every_arm_runs_at_its_own_tuned_settings(monkeypatch):
 
 def test_our_arms_are_tuned_by_their_own_trials_and_the_others_by_the_kits(monkeypatch):
     def trial(arm, lr):
-        best = 0.9 if lr == 0.05 else 0.1
+        best = 0.9 if lr == 0.1 else 0.1
         return [record(arm, 100, best, 0.02, lr=lr, adjust_rate=rate) for rate in (0.3, 0.5)]
 
     def loaded(plan, out):
         if plan == "allocations_tuning":
-            return [run for arm in TUNED for lr in (0.02, 0.05, 0.1) for run in trial(arm, lr)], ""
-        rates = {"synflow": 0.1, "fedmef": 0.02, "magnitude": 0.07, "fedtiny": 0.02}
+            return [run for arm in TUNED for lr in (0.02, 0.05, 0.1, 0.2) for run in trial(arm, lr)], ""
+        rates = {"synflow": 0.1, "fedmef": 0.05, "magnitude": 0.07, "fedtiny": 0.05}
         return [
             record_of(method, settings, float(settings["lr"] == rate))
             for method, rate in rates.items()
@@ -87,9 +88,9 @@ def test_our_arms_are_tuned_by_their_own_trials_and_the_others_by_the_kits(monke
 
     monkeypatch.setattr(plans, "load_plan", loaded)
     rates = {name: arm["lr"] for name, arm in plans.tuned("nowhere").items()}
-    assert {rates[name] for name in TUNED} == {0.05}
+    assert {rates[name] for name in TUNED} == {0.1}
     assert rates["SynFlow"] == 0.1
-    assert rates[FEDTINY] == rates["paper's pool, tried (ours)"] == rates["FedMef"] == 0.02
+    assert rates[FEDTINY] == rates["paper's pool, tried (ours)"] == rates["FedMef"] == 0.05
 
 
 # --- report -----------------------------------------------------------------------------------------------
