@@ -101,7 +101,7 @@ def verdicts(out: str | Path) -> list[Verdict]:
         Verdict(
             "FedTiny ends more accurate than uniform magnitude pruning.",
             METHOD,
-            [_of_study("04-gap-0.01", "04-gap-0.02", "04-gap-0.05")],
+            [_digits_rival(digits, "magnitude"), _of_study("04-gap-0.01", "04-gap-0.02", "04-gap-0.05")],
         ),
     ]
 
@@ -165,6 +165,14 @@ def _digits_lead(runs: pd.DataFrame, density: float) -> Finding:
     gaps = against_others(at_density(runs, density)) if len(runs) else {}
     baselines = {name: values for name, values in gaps.items() if name != DENSE}
     return _over_baselines(baselines, f"{DIGITS}, density {density:g}")
+
+
+def _digits_rival(runs: pd.DataFrame, rival: str) -> Finding:
+    """FedTiny minus another method at the densities of the study, each at the settings that were tuned for it."""
+    gaps = {density: against_others(at_density(runs, density)) for density in (0.01, 0.02, 0.05) if len(runs)}
+    shown = {f"FedTiny − {rival}, {density:g}": found.get(rival, []) for density, found in gaps.items()}
+    outcome = deciding.of_parts([deciding.of_one(values) for values in shown.values()])
+    return Finding(f"{DIGITS}, each method tuned", outcome, _each(shown), shown)
 
 
 def _digits_growth(runs: pd.DataFrame, density: float, denser: float) -> Finding:
