@@ -123,7 +123,7 @@ def test_committed_records_are_the_runs_of_their_plan(plan, tmp_path, monkeypatc
     monkeypatch.setattr(plans, "METHODS", [method for method in METHODS if method in known])
     found = [record["config"] for record in read_bundle(bundles.COMMITTED / f"{plan}.json")]
     configs = plan_configs(plan, tmp_path)
-    recorded = found[0].keys()
+    recorded = {name for settings in found for name in settings}
     assert settings_of([config.identity() for config in configs], recorded) == settings_of(found, recorded)
     for config in configs:
         newer = config.identity().keys() - recorded
