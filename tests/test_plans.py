@@ -292,6 +292,7 @@ def test_the_settings_beyond_an_end_are_all_that_were_tried_there():
     assert grid(found, "feddst") == [*({"lr": 0.01, "adjust_rate": rate} for rate in (0.3, 0.5)), *tried]
 
 
+@pytest.mark.slow
 def test_a_tuning_whose_grid_widens_goes_on_until_nothing_is_added(monkeypatch, tmp_path):
     """The highest of three rates is the best of the first round of trials, and the next one is worse."""
     base = make_config("smoke", method="magnitude", score_on="validation", rounds=1)
