@@ -1,14 +1,21 @@
 """SIGKILL at every file operation and at random moments; the same call then goes on, and its record is the same.
 
-    python -m benchmarks.kill
+    python -m benchmarks.kill                   every place
+    python -m benchmarks.kill flower            those on Flower alone
 
 Each attempt is a process of its own. It is killed at the n-th file operation, for every n until none is left, in the
 midst of the bytes where it writes; or after a random time. The same call then runs to its end, and what lies in the
 output folder is compared with what a run leaves that nobody killed: records but for measured times, models bit for bit,
-and no other file. Four places are killed: a run in one process, a run with two workers, a sweep of two runs at a time,
-and a notebook under papermill. Exits with 1 if one of the folders differs.
+and no other file. Four places are killed so: a run in one process, a run with two workers, a sweep of two runs at a
+time, and a notebook under papermill.
+
+Two more are killed on Flower, few times, as a start takes seconds: the SuperLink with the server in it, which is
+started again and given the same run; and a SuperNode, whose round closes without it. The record is compared with one
+process: with the whole run, and with a run where the same client hears nothing in the same round. Exits with 1 if a
+folder or a record differs.
 """
 
+import argparse
 import os
 import random
 import shutil
@@ -17,12 +24,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedtiny_lite.config import make_config
+from fedtiny_lite.experiments.devices import WithSilences, silences
 from fedtiny_lite.experiments.sweep import run_all
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.environment import cpu_model
@@ -34,6 +42,9 @@ SMALL = dict(samples=240, test_samples=60, server_shots=6, clients=3, width=4, d
 CONFIG = make_config("smoke", method="lotteryfl", **SMALL, lottery_accuracy=0.0)  # it has all kinds of files
 SWEPT = [CONFIG, make_config("smoke", method="fedtiny", **SMALL)]
 OPERATIONS = ((os, "replace"), (os, "fsync"), *((Path, name) for name in ("write_bytes", "unlink", "mkdir", "rmdir")))
+if TYPE_CHECKING:
+    from fedtiny_lite.flower.loopback import Loopback
+
 Call = Callable[[Path], object]
 """What is killed, given its output folder."""
 
@@ -65,6 +76,8 @@ PLACES: dict[str, Call] = {
     "a notebook": notebook,
 }
 RANDOM_KILLS = {"one process": 120, "two workers": 16, "a sweep": 12, "a notebook": 8}
+FLOWER_KILLS = {"Flower's server": 4, "a SuperNode": 2}
+ON_FLOWER = make_config("smoke", method="lotteryfl", **SMALL | {"clients": 2, "rounds": 2}, lottery_accuracy=0.0)
 
 
 # --- one attempt ------------------------------------------------------------------------------------------
@@ -182,23 +195,87 @@ def kill(place: str, folder: Path, moments: int, operations: Iterator[int], rng:
     return found
 
 
-def main() -> int:
-    """Print a line for each place, and write records/kill.json; 1 if a folder differs, else 0."""
+# --- on Flower --------------------------------------------------------------------------------------------
+
+
+def kill_on_flower(place: str, folder: Path, moments: int, rng: random.Random) -> Killed:
+    """Kill the server or a client of a federation of real processes at random moments, each in a run of its own."""
+    from fedtiny_lite.flower.loopback import Loopback  # imported here, as Flower need not be installed
+
+    found, config = Killed(place), ON_FLOWER
+    with Loopback(config, folder) as federation:
+        for _ in range(moments):
+            if place == "a SuperNode":
+                record = _kill_node(federation, rng.uniform(0, 3), rng.randrange(config.clients))
+                expected = run(config, place=WithSilences(config, silences(record)))
+                found.differing += not silences(record)  # then the kill came too late
+            else:
+                record, expected = _kill_server(federation, rng.uniform(0, 30)), run(config)
+            found.moments, found.folders = found.moments + 1, found.folders + 1
+            found.differing += canonical(record) != canonical(expected)
+            shutil.rmtree(folder / "runs")
+    return found
+
+
+def _kill_server(federation: "Loopback", seconds: float) -> dict[str, Any]:
+    """The record of a run whose SuperLink was killed so many seconds after the server began, and started again."""
+    path = federation.submit(ON_FLOWER, stream=False)
+    _wait_for(path.parent)
+    time.sleep(seconds)
+    federation.kill("superlink")
+    federation.start_link()
+    return read_record(federation.submit(ON_FLOWER))
+
+
+def _kill_node(federation: "Loopback", seconds: float, k: int) -> dict[str, Any]:
+    """The record of a run in which client k was killed in round 1, before it could answer, and started again."""
+    path = federation.submit(ON_FLOWER, stream=False)
+    _wait_for(path.parent / "checkpoint.ftl")
+    time.sleep(seconds)
+    federation.kill(f"client{k}")
+    federation.start_node(k)
+    _wait_for(path)
+    return read_record(path)
+
+
+def _wait_for(path: Path, seconds: float = 600) -> None:
+    """Raises RuntimeError if nothing comes to lie at `path` in time."""
+    until = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > until:
+            raise RuntimeError(f"{path} did not come within {seconds:g} s")
+        time.sleep(0.05)
+
+
+def killed_places(names: Sequence[str], rng: random.Random) -> Iterator[Killed]:
+    """Each place of these names, killed."""
+    for place in names:
+        with tempfile.TemporaryDirectory() as folder:
+            if place in FLOWER_KILLS:
+                yield kill_on_flower(place, Path(folder), FLOWER_KILLS[place], rng)
+            else:
+                operations = iter(range(1, 10_000) if place == "one process" else ())
+                yield kill(place, Path(folder), RANDOM_KILLS[place], operations, rng)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line for each place, and write records/kill.json; 1 if a folder or a record differs, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__)
+    parser.add_argument("only", nargs="?", choices=["flower"], help="the places on Flower alone")
+    names = [*FLOWER_KILLS] if parser.parse_args(arguments).only else [*RANDOM_KILLS, *FLOWER_KILLS]
     print(f"{cpu_model()}, {os.cpu_count()} cores")
     print("| place | kills at file operations | at random moments | folders resumed | that differ |")
     print("|---|---|---|---|---|")
     run(CONFIG)  # what the processes forked from this one share need not be made by each
-    rows, rng = [], random.Random(0)
-    for place, moments in RANDOM_KILLS.items():
-        operations = iter(range(1, 10_000) if place == "one process" else ())
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(kill(place, Path(folder), moments, operations, rng))
-        row = rows[-1]
-        print(f"| {place} | {row.operations} | {row.moments} | {row.folders} | {row.differing} |", flush=True)
+    rows = []
+    for row in killed_places(names, random.Random(0)):
+        print(f"| {row.place} | {row.operations} | {row.moments} | {row.folders} | {row.differing} |", flush=True)
+        rows.append(row)
     kills = sum(row.operations + row.moments for row in rows)
     differing = sum(row.differing for row in rows)
     print(f"{kills} kills, {differing} records that differ")
-    write_json(COMMITTED / "kill.json", {"cpu": cpu_model(), "kills": kills, "places": [vars(row) for row in rows]})
+    if len(rows) == len(RANDOM_KILLS) + len(FLOWER_KILLS):
+        write_json(COMMITTED / "kill.json", {"cpu": cpu_model(), "kills": kills, "places": [vars(row) for row in rows]})
     return int(differing > 0)
 
 
