@@ -40,6 +40,7 @@ def answers_figure(rounds: Sequence[Mapping[str, Any]], text: str) -> Figure:
     number = [entry["round"] for entry in rounds]
     bars = middle.bar(number, [entry["seconds"] for entry in rounds], 0.6, color=GREY)
     middle.bar_label(bars, fmt="%.3g", fontsize=8)
+    middle.margins(y=0.15)
     middle.set(ylabel="seconds", title="until the round closed")
     for shift, name, (label, colour) in zip((-0.2, 0.2), ("bytes_down", "bytes_up"), _WAYS, strict=True):
         right.bar(np.add(number, shift), [entry[name] / 1e3 for entry in rounds], 0.4, color=colour, label=label)
