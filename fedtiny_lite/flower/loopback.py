@@ -48,11 +48,11 @@ class Loopback:
         self.processes: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> "Loopback":
-        self.guard = Guard()
         hand_over(self.config, self.folder)
         for name in ("logs", "flwr"):
             (self.folder / name).mkdir(exist_ok=True)
         self._write_connection()
+        self.guard = Guard()
         try:
             self.start_link()
             for k in range(self.config.clients):
