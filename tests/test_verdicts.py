@@ -176,7 +176,8 @@ def test_a_lead_grows_over_the_same_baselines_only(tmp_path):
     assert np.mean(growth.shown["growth of the lead"]) == pytest.approx(0, abs=0.005)
 
 
-def test_how_far_the_main_table_is(tmp_path):
+def test_how_far_the_main_table_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(claim, "tuned", lambda out: claim.ARMS)
     assert progress(tmp_path).endswith("make them with: python -m fedtiny_lite sweep claim")
     plan_of(tmp_path, lambda arm, paper: 0.5, arms=FIRST, papers=(claim.MIDDLE,), seeds=(10, 11))
     told = progress(tmp_path)
@@ -184,6 +185,11 @@ def test_how_far_the_main_table_is(tmp_path):
     assert told.endswith("go on with: python -m fedtiny_lite sweep claim --go-on")
     plan_of(tmp_path, lambda arm, paper: 0.5, seeds=claim.SEEDS)
     assert progress(tmp_path).startswith(f"All {WHOLE} runs")
+
+
+def test_the_command_for_the_main_table_says_which_arms_it_leaves_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(claim, "tuned", lambda out: {name: claim.ARMS[name] for name in FIRST})
+    assert progress(tmp_path).endswith("sweep claim (10 arms wait for their learning rate: sweep claim_tuning first)")
 
 
 def test_figure_of_the_verdicts_has_room_for_all_costs_beside_two_baselines(tmp_path):

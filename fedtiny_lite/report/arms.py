@@ -61,13 +61,22 @@ def progress(out: str | Path) -> str:
     """How far the main table is, in one sentence, and the command that goes on with it."""
     records, command = load("claim", out).records, "python -m fedtiny_lite sweep claim"
     if not records:
-        return f"Of the main table's {WHOLE} runs none is there yet; make them with: {command}"
+        return f"Of the main table's {WHOLE} runs none is there yet; make them with: {command}{_waiting(out)}"
     if len(records) >= WHOLE:
         return f"All {WHOLE} runs of the main table are there ({provenance(records)})."
     densities = sorted({record["config"]["density"] for record in records})
     places = ", ".join(f"{density:g}" for density in densities)
     there = f"{len(records)} of {WHOLE} runs of the main table are there, at density {places}"
-    return f"{there}: {_by_seeds(records)} ({provenance(records)}); go on with: {command} --go-on"
+    return f"{there}: {_by_seeds(records)} ({provenance(records)}); go on with: {command} --go-on{_waiting(out)}"
+
+
+def _waiting(out: str | Path) -> str:
+    """How many arms the sweep leaves out, since they are not tuned."""
+    try:
+        waiting = len(claim.ARMS) - len(claim.tuned(out))
+    except FileNotFoundError:
+        waiting = len(claim.ARMS)
+    return f" ({waiting} arms wait for their learning rate: sweep claim_tuning first)" if waiting else ""
 
 
 def _by_seeds(records: Sequence[Mapping]) -> str:
