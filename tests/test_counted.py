@@ -67,7 +67,7 @@ def test_memory(subject):
 
 def test_a_step_is_timed_with_and_without_a_mask():
     small = counted.paper_model([1, 4, 4], 2)
-    assert {what: seconds > 0 for what, seconds in counted.step_seconds(small, 2).items()} == {
+    assert {what: seconds > 0 for what, seconds in counted.step_seconds(small, 2, 1).items()} == {
         "dense": True,
         "masked": True,
     }

@@ -37,6 +37,8 @@ BREAKS = [
     ("reestimate", "len(batch) / images", "1 / len(batches)", "every batch alike"),
     ("reestimate", "batch.var((0, 2, 3))", "batch.var((0, 2, 3), correction=0)", "unbiased"),
     ("reestimate", "batch.var(", "batch.std(", "standard deviations"),
+    ("reestimate", "return (mean, variance)", "return (mean, variance ** 0.5)", "stores its square"),
+    ("reestimate", "return (mean, variance)", "return (variance, mean)", "in the other order; `return mean, variance`"),
     (
         "reestimate",
         "batch.mean((0, 2, 3)) for batch in batches",
@@ -56,6 +58,7 @@ BREAKS = [
     ("combine", "w @ means", "-(w @ means)", "wrong sign"),
     ("combine", "w @ means", "w * means", "raises RuntimeError"),
     ("choose", "argmin", "argmax", "largest loss"),
+    ("choose", "(losses.argmin(), losses)", "(losses, losses.argmin())", "in the other order"),
     ("choose", "loss_sums.sum(0) / counts.sum()", "(loss_sums / counts[:, None]).mean(0)", "clients' means"),
     ("choose", " / counts.sum()", "", "are sums"),
     ("choose", " / counts.sum()", " / len(counts)", "number of clients"),
@@ -65,6 +68,7 @@ BREAKS = [
     ("pool_variance", "w @ (means - mean) ** 2", "((means - mean) ** 2).mean(0)", "spread of the means counts every"),
     ("pool_variance", "(means - mean)", "(means - means.mean(0))", "around the unweighted mean"),
     ("pool_variance", "(means - mean)", "means", "squared means"),
+    ("pool_variance", " ** 2", "", "unsquared, the sum is 0"),
     ("turn", "(r // every - 1) % blocks", "r % blocks", "number of the round"),
     ("turn", " - 1", "", "begin with block 1"),
     ("turn", " % blocks", "", "beyond the last block"),
@@ -77,17 +81,27 @@ BREAKS = [
     ("exchange_count", "min(max(int(share * kept), 1), pruned)", "max(int(share * kept), 1)", "can grow"),
     ("exchange_count", "min(max(int(share * kept), 1), pruned)", "int(share * kept)", "no bounds"),
     ("exchange_count", "share * kept", "share * (kept + pruned)", "share of all"),
+    ("exchange_count", "share * kept", "share * pruned", "share of the pruned"),
     ("growth_list", ".abs()", "", "signed"),
     ("growth_list", "-1).flatten().topk(count)", "9).flatten().topk(count, largest=False)", "smallest"),
     ("growth_list", ".masked_fill(keep, -1)", "", "kept weights too"),
     ("growth_list", "masked_fill(keep, -1)", "masked_fill(~keep, -1)", "True in the mask means kept"),
     ("growth_list", "gradient.flatten()[places]", "gradient.flatten()[places].abs()", "lost their sign"),
+    ("growth_list", "(places, gradient.flatten()[places])", "(gradient.flatten()[places], places)", "other order"),
     ("merge", "share * values", "values / len(lists)", "every client alike"),
     ("merge", "share * values", "values", "plain sum"),
     ("merge", "+= share", "= share", "overwrite"),
     ("merge", "share * values", "share * values.abs()", "keep the signs"),
     ("grow_and_prune", "gradient.abs()", "gradient", "signed gradients"),
     ("grow_and_prune", "weight.abs()", "weight", "signed weights"),
+    ("grow_and_prune", ".abs()", "", "compares signed numbers"),
+    (
+        "grow_and_prune",
+        "return (new.view",
+        "new = keep.flatten().clone()\n    new[pruned] = False\n    "
+        "new[gradient.abs().flatten().masked_fill(new, -1).topk(count).indices] = True\n    return (new.view",
+        "old value",
+    ),
     (
         "grow_and_prune",
         "math.inf).flatten().topk(count, largest=False)",
@@ -125,6 +139,7 @@ BREAKS = [
     ("kept_values", "tensor[keep]", "tensor[~keep]", "what is pruned"),
     ("kept_values", "zip(tensors, masks, strict=True)", "zip(tensors[:1], masks, strict=False)", "first tensor alone"),
     ("kept_values", "tensor[keep]", "tensor * keep", "raises RuntimeError"),
+    ("kept_values", "torch.cat", "list", "the message, as one tensor or plain numbers; it returns a list of 2"),
     ("owners", "(share.cumsum(0)[:-1] * images).long()", "(share * images).long().cumsum(0)[:-1]", "last client takes"),
     ("owners", ".long()", ".round().long()", "nearest"),
     ("owners", "share.cumsum", "torch.ones_like(share).div(len(share)).cumsum", "as many images"),
@@ -167,6 +182,7 @@ BREAKS = [
     ("interval", "gaps.std()", "gaps.var()", "standard deviation"),
     ("interval", "(gaps.mean() - half, gaps.mean() + half)", "(gaps.min(), gaps.max())", "grows with more seeds"),
     ("interval", "(gaps.mean() - half, gaps.mean() + half)", "half", "return low, high"),
+    ("interval", "(gaps.mean() - half, gaps.mean() + half)", "(gaps.mean(), half)", "two ends are asked for"),
     ("global_counts", ".abs()", "", "signed"),
     ("global_counts", "topk(budget)", "topk(budget + 1)", "one weight more"),
     ("global_counts", "layer.abs() >= threshold", "layer.abs() > threshold", "one weight less"),
@@ -178,6 +194,7 @@ BREAKS = [
         "same share",
     ),
     ("layer_flops", "3 * ", "", "backward pass"),
+    ("layer_flops", "3 * 2", "2 * 2", "gradients of the inputs and of the weights"),
     ("layer_flops", "3 * 2", "3", "2 FLOPs"),
     ("layer_flops", "keep.sum()", "keep.numel()", "all weights"),
     ("layer_flops", "keep.sum()", "(~keep).sum()", "pruned weights"),
@@ -197,6 +214,13 @@ BREAKS = [
     ),
     ("adjusting_round", " - block_sparse", "", "count twice"),
     ("adjusting_round", "3 * ", "", "3 F_s"),
+    ("adjusting_round", " * batches", "", "one batch of training"),
+    (
+        "adjusting_round",
+        "3 * sparse * batches + block_dense - block_sparse",
+        "3 * sparse + (block_dense - block_sparse) / batches",
+        "the whole round is asked for",
+    ),
     ("state_bytes", "3 * kept + 2 * dense", "2 * kept + dense", "gradients"),
     ("state_bytes", "3 * kept", "2 * kept", "positions"),
     ("state_bytes", "+ statistics", "+ 2 * statistics", "not trained"),
@@ -322,12 +346,17 @@ def test_an_error_quotes_the_readers_line():
 def test_kinds_of_answers():
     turn = EXERCISES["turn"]
     assert judge(turn, lambda *a: torch.tensor(turn.right(*a))) == RIGHT
-    assert "a str" in judge(turn, lambda *a: "two")
+    assert "as one tensor or plain numbers; it returns a str" in judge(turn, lambda *a: "two")
     assert "not finite" in judge(turn, lambda *a: float("nan"))
     pair = EXERCISES["combine"]
     assert judge(pair, lambda *a: [part.numpy() for part in pair.right(*a)]) == RIGHT
     assert judge(pair, lambda *a: [part.double() for part in pair.right(*a)]) == RIGHT
     assert "it returns a tuple of 3" in judge(pair, lambda *a: (1, 2, 3))
+    assert "it returns an int" in judge(pair, lambda *a: 1)
+    lists = EXERCISES["growth_list"]
+    assert "The positions differ in" in judge(lists, lambda *a: (lists.right(*a)[0] + 1, lists.right(*a)[1]))
+    assert "The values are 2 times" in judge(lists, lambda *a: (lists.right(*a)[0], 2 * lists.right(*a)[1]))
+    assert "The positions have shape [1]" in judge(lists, lambda *a: (torch.zeros(1), lists.right(*a)[1]))
     assert "2 times what it should be" in judge(pair, lambda *a: (2 * pair.right(*a)[0], pair.right(*a)[1]))
     assert "at [1] it is" in judge(pair, lambda *a: (pair.right(*a)[0] + torch.tensor([0, 1, 0]), pair.right(*a)[1]))
 

@@ -30,7 +30,7 @@ def test_one_run_shows_every_round_and_every_exchange():
     assert left.lines[0].get_ydata() == pytest.approx([0.1, 0.5, 0.6, 0.7])
     heights = [bar.get_height() for bar in right.patches]
     assert heights == pytest.approx([2.0, 1.5, 1.5, 1.5, 0.9, 1.0, 1.0, 1.0])
-    assert [label.get_text() for label in right.get_xticklabels()] == ["bn statistics", "1", "2", "3"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["bn\nstatistics", "1", "2", "3"]
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
     assert any("seed 3" in text.get_text() for text in fig.texts)
 

@@ -76,11 +76,26 @@ def _deviation(batches: Sequence[Tensor]) -> Pair:
     return _sizes(batches) @ means, _sizes(batches) @ torch.stack([batch.std((0, 2, 3)) for batch in batches])
 
 
+def _root_of_variance(batches: Sequence[Tensor]) -> Pair:
+    """Your second result is the standard deviation; batch norm stores its square, the variance."""
+    mean, variance = _observed(batches)
+    return mean, variance.sqrt()
+
+
 _REESTIMATE = Exercise(
     inputs=_batches,
     right=_observed,
     parts=("mean", "variance"),
-    mistakes=(_batches_alike, _old_remains, _biased, _last_batch, _last_share, _whole_variance, _deviation),
+    mistakes=(
+        _batches_alike,
+        _old_remains,
+        _biased,
+        _last_batch,
+        _last_share,
+        _whole_variance,
+        _deviation,
+        _root_of_variance,
+    ),
     hints=(
         "Take each batch's mean and variance per channel, over images and pixels; then average by len(batch).",
         "`batch.mean((0, 2, 3))` and `batch.var((0, 2, 3))` are [channels]; the weight is `len(batch) / images`.",
@@ -181,7 +196,7 @@ _COMBINE = Exercise(
 
 
 def _paper_for_pooled(means: Tensor, variances: Tensor, counts: Tensor) -> Pair:
-    """Your variance leaves out how far the clients' means lie apart; add Σ w_k (μ_k − μ)²."""
+    """Your variance leaves out how far the clients' means lie apart; add Σ w_k (μ_k − μ)² (unsquared, the sum is 0)."""
     return _paper(means, variances, counts)
 
 

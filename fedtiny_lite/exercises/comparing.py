@@ -114,11 +114,16 @@ def _lowest_to_highest(gaps: Tensor, t: float) -> tuple[Tensor, Tensor]:
     return gaps.min(), gaps.max()
 
 
+def _mean_and_half(gaps: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """You return the mean and half of the interval; its two ends are asked for."""
+    return gaps.mean(), t * gaps.std() / math.sqrt(len(gaps))
+
+
 _INTERVAL = Exercise(
     inputs=_gaps,
     right=_interval,
     parts=("low", "high"),
-    mistakes=(_of_one, _by_n, _normal, _biased, _variance, _lowest_to_highest),
+    mistakes=(_of_one, _by_n, _normal, _biased, _variance, _lowest_to_highest, _mean_and_half),
     hints=(
         "mean ± t · s / √n, with s the standard deviation that divides by n − 1.",
         "`gaps.std()` divides by n − 1 already; `len(gaps) ** 0.5` is the root.",

@@ -38,6 +38,11 @@ def _all_weights(keep: Tensor, height: int, width: int) -> int:
     return _layer_flops(torch.ones_like(keep), height, width)
 
 
+def _two_passes(keep: Tensor, height: int, width: int) -> int:
+    """You count the backward pass once; it takes two passes, for the gradients of the inputs and of the weights."""
+    return _layer_flops(keep, height, width) // 3 * 2
+
+
 def _pruned_weights(keep: Tensor, height: int, width: int) -> int:
     """You count the pruned weights; True means kept."""
     return _layer_flops(~keep, height, width)
@@ -52,7 +57,7 @@ _LAYER_FLOPS = Exercise(
     inputs=_layer,
     right=_layer_flops,
     parts=("FLOPs",),
-    mistakes=(_forward_alone, _multiply_adds, _all_weights, _pruned_weights, _once),
+    mistakes=(_forward_alone, _two_passes, _multiply_adds, _all_weights, _pruned_weights, _once),
     hints=(
         "Forward: 2 · height · width · kept weights. The backward pass costs twice that.",
         "`3 * 2 * height * width * keep.sum()`",
@@ -164,11 +169,21 @@ def _one_pass(sparse: int, dense: int, block_sparse: int, block_dense: int, batc
     return sparse * batches + block_dense - block_sparse
 
 
+def _once_as_each(sparse: int, dense: int, block_sparse: int, block_dense: int, batches: int) -> int:
+    """You count one batch of training; a round has `batches` of them, and one growth step."""
+    return 3 * sparse + block_dense - block_sparse
+
+
+def _mean_of_batches(sparse: int, dense: int, block_sparse: int, block_dense: int, batches: int) -> float:
+    """You return the mean over the batches; the whole round is asked for."""
+    return _adjusting_round(sparse, dense, block_sparse, block_dense, batches) / batches
+
+
 _ADJUSTING_ROUND = Exercise(
     inputs=_round,
     right=_adjusting_round,
     parts=("FLOPs",),
-    mistakes=(_every_batch, _whole_model, _prunefl, _counted_twice, _one_pass),
+    mistakes=(_every_batch, _whole_model, _prunefl, _counted_twice, _one_pass, _once_as_each, _mean_of_batches),
     hints=(
         "Every batch: 3 F_s of the model. One batch of the round, on top: F_d − F_s of the block.",
         "`3 * sparse * batches + block_dense - block_sparse`",

@@ -17,6 +17,8 @@ from torch import Tensor
 CASES = 8
 """Random inputs for each judgement."""
 RIGHT = "✓ Right: it agrees with the package on random inputs."
+PLURALS = {"has": "have", "is": "are", "differs": "differ", "differs:": "differ:"}
+"""The verbs with which a fault begins, and what they become for several."""
 NOT_TRIED = "– Not tried yet: the function returns nothing. Write it, and end it with `return`."
 
 
@@ -84,7 +86,14 @@ def _what_is_wrong(exercise: Exercise, cases: list[Case]) -> str | None:
     for mistake in exercise.mistakes:
         if not any(_fault(exercise, case, mistake) for case in cases):
             return mistake.__doc__
+    if len(exercise.parts) == 2 and not any(_fault(exercise, _turned(case), exercise.right) for case in cases):
+        return f"Your two results are right, but in the other order; `return {', '.join(exercise.parts)}`."
     return faults[0]
+
+
+def _turned(case: Case) -> Case:
+    """The case with a returned pair the other way round."""
+    return case._replace(found=case.found[::-1]) if isinstance(case.found, tuple | list) else case
 
 
 def _fault(exercise: Exercise, case: Case, function: Callable[..., Any]) -> str | None:
@@ -94,28 +103,36 @@ def _fault(exercise: Exercise, case: Case, function: Callable[..., Any]) -> str 
     if isinstance(found, str) or isinstance(expected, str):  # what the package returns never is
         return str(found)
     pairs = list(zip(exercise.parts, found, expected, strict=True))
-    if misshapen := [f"The {part} {fault}." for part, a, b in pairs if (fault := shape_fault(a, b))]:
+    if misshapen := [_sentence(part, fault) for part, a, b in pairs if (fault := shape_fault(a, b))]:
         return misshapen[0]
     pairs = list(zip(exercise.parts, exercise.ordered(*found), exercise.ordered(*expected), strict=True))
-    return next((f"The {part} {fault}." for part, a, b in pairs if (fault := value_fault(a, b))), None)
+    return next((_sentence(part, fault) for part, a, b in pairs if (fault := value_fault(a, b))), None)
+
+
+def _sentence(part: str, fault: str) -> str:
+    """The part and what is wrong with it, the verb in the plural where the part's word is."""
+    verb = fault.split(" ", 1)[0]
+    plural = PLURALS[verb] if part.endswith("s") else verb
+    return f"The {part} {plural}{fault.removeprefix(verb)}."
 
 
 def in_parts(result: Any, parts: tuple[str, ...]) -> tuple[Tensor, ...] | str:
     """What a function returned as one tensor per part, or a sentence on what it should have returned."""
     several = result if len(parts) > 1 else (result,)
-    wanted = f"It should return {' and '.join(parts)}"
+    wanted = f"It should return the {' and the '.join(parts)}"
     if not isinstance(several, tuple | list) or len(several) != len(parts):
         return f"{wanted}, as `return {', '.join(parts)}`; it returns {_kind(result)}."
     try:
         return tuple(torch.as_tensor(part).detach() for part in several)
     except (TypeError, ValueError, RuntimeError):
-        return f"{wanted}; it returns {_kind(result)}."
+        each = "each as" if len(parts) > 1 else "as"
+        return f"{wanted}, {each} one tensor or plain numbers; it returns {_kind(result)}."
 
 
 def _kind(result: Any) -> str:
-    if isinstance(result, tuple | list):
-        return f"a {type(result).__name__} of {len(result)}"
-    return f"a {type(result).__name__}"
+    name = type(result).__name__
+    size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}{size}"
 
 
 def shape_fault(found: Tensor, expected: Tensor) -> str | None:

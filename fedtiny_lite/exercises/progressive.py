@@ -181,6 +181,12 @@ def _regrown(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair
     return new.view(keep.shape), weights
 
 
+def _revived(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
+    """Your function can grow what it has just pruned, with its old value; grow where the old mask pruned."""
+    new, _ = _regrown(weight, keep, gradient, count)
+    return new, weight * new
+
+
 def _pruned_again(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
     """Your function prunes what it has just grown, because grown weights are 0; prune among those kept before."""
     return keep, weight
@@ -199,6 +205,11 @@ def _pruned_largest(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) 
 def _grown_signed(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
     """Your function grows the largest signed gradients; compare |g|."""
     return _moved(weight, keep, _places(gradient, ~keep, count), _places(-weight.abs(), keep, count))
+
+
+def _both_signed(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
+    """Your function compares signed numbers; grow by |g| and prune by |w|."""
+    return _moved(weight, keep, _places(gradient, ~keep, count), _places(-weight, keep, count))
 
 
 def _grown_anywhere(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
@@ -229,10 +240,12 @@ _GROW_AND_PRUNE = Exercise(
     parts=("mask", "weights"),
     mistakes=(
         _regrown,
+        _revived,
         _pruned_again,
         _pruned_signed,
         _pruned_largest,
         _grown_signed,
+        _both_signed,
         _grown_anywhere,
         _only_grown,
         _grown_by_gradient,

@@ -98,7 +98,7 @@ def _rounded(r: int, until: int, rate: float, kept: int, pruned: int) -> int:
 
 
 def _may_be_none(r: int, until: int, rate: float, kept: int, pruned: int) -> int:
-    """Your count can be 0; as long as the share is above 0, at least one weight is exchanged."""
+    """Your count can be 0; an adjustment exchanges at least one weight."""
     return min(int(progressive.exchange_rate(r, until, rate) * kept), pruned)
 
 
@@ -117,11 +117,27 @@ def _of_all(r: int, until: int, rate: float, kept: int, pruned: int) -> int:
     return _bounded(progressive.exchange_rate(r, until, rate) * (kept + pruned), pruned)
 
 
+def _of_pruned(r: int, until: int, rate: float, kept: int, pruned: int) -> int:
+    """Your count is a share of the pruned weights; take the share of the kept ones."""
+    return _bounded(progressive.exchange_rate(r, until, rate) * pruned, pruned)
+
+
 _EXCHANGE_COUNT = Exercise(
     inputs=_layer,
     right=_count,
     parts=("count",),
-    mistakes=(_undecayed, _twice, _without_pi, _linear, _rounded, _may_be_none, _beyond, _unbounded, _of_all),
+    mistakes=(
+        _undecayed,
+        _twice,
+        _without_pi,
+        _linear,
+        _rounded,
+        _may_be_none,
+        _beyond,
+        _unbounded,
+        _of_all,
+        _of_pruned,
+    ),
     hints=(
         "First the share, rate / 2 · (1 + cos(π r / until)); then its part of the kept weights, rounded down.",
         "`min(max(int(share * kept), 1), pruned)`",

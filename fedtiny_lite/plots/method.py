@@ -95,7 +95,7 @@ def one_run(record: Mapping) -> Figure:
     ):
         kilobytes = [entry[f"bytes_{way}"] / 1000 for entry in exchanges]
         right.bar(x + shift, kilobytes, width=0.4, color=colour, label=label)
-    names = [entry["exchange"].replace("_", " ") for entry in record["prelude"]]
+    names = [entry["exchange"].replace("_", "\n") for entry in record["prelude"]]
     right.set_xticks(x, [*names, *(str(entry["round"] + 1) for entry in rounds)])
     right.tick_params("x", labelrotation=90 if len(exchanges) > 8 else 0)
     right.set(xlabel="exchange: those before training, then rounds", ylabel="kB, all clients together")
