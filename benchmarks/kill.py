@@ -229,7 +229,7 @@ def _kill_server(federation: "Loopback", seconds: float) -> dict[str, Any]:
 
 def _kill_node(federation: "Loopback", seconds: float, k: int) -> dict[str, Any]:
     """The record of a run in which client k was killed in round 1, before it could answer, and started again."""
-    path = federation.submit(ON_FLOWER, stream=False)
+    path = federation.submit(ON_FLOWER, round_timeout=300, stream=False)  # on a busy machine Flower may lose an answer
     _wait_for(path.parent / "checkpoint.ftl")
     time.sleep(seconds)
     federation.kill(f"client{k}")
