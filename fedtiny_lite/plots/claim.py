@@ -192,7 +192,7 @@ def _panels(records: Sequence[Mapping]) -> dict[str, list[str]]:
     """Title -> arms, FedTiny and the dense model in each; a panel of these two alone only where there is no other."""
     families, everywhere = _families(records), {FEDTINY, UNPRUNED}
     parts = {
-        title: [arm for arm, family in families.items() if family in shown or arm in everywhere]
+        f"FedTiny beside {title}": [arm for arm, family in families.items() if family in shown or arm in everywhere]
         for title, shown in PANELS.items()
     }
     return {title: arms for title, arms in parts.items() if {*arms} - everywhere} or {"": list(families)}
