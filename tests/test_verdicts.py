@@ -5,6 +5,7 @@ import pytest
 
 from fedtiny_lite.experiments import claim
 from fedtiny_lite.plots.verdicts import verdicts_figure
+from fedtiny_lite.records import bundles
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.report import deciding
 from fedtiny_lite.report.arms import WHOLE, progress
@@ -177,6 +178,7 @@ def test_a_lead_grows_over_the_same_baselines_only(tmp_path):
 
 
 def test_how_far_the_main_table_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundles, "COMMITTED", tmp_path)
     monkeypatch.setattr(claim, "tuned", lambda out: claim.ARMS)
     assert progress(tmp_path).endswith("make them with: python -m fedtiny_lite sweep claim")
     plan_of(tmp_path, lambda arm, paper: 0.5, arms=FIRST, papers=(claim.MIDDLE,), seeds=(10, 11))
@@ -188,6 +190,7 @@ def test_how_far_the_main_table_is(monkeypatch, tmp_path):
 
 
 def test_the_command_for_the_main_table_says_which_arms_it_leaves_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundles, "COMMITTED", tmp_path)
     monkeypatch.setattr(claim, "tuned", lambda out: {name: claim.ARMS[name] for name in FIRST})
     assert progress(tmp_path).endswith("sweep claim (10 arms wait for their learning rate: sweep claim_tuning first)")
 
