@@ -3,6 +3,8 @@
 pytestmark = pytest.mark.usefixtures("one_thread")
 """
 
+import signal
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -11,6 +13,8 @@ from fedtiny_lite.model.costs import layer_shapes
 from fedtiny_lite.model.networks import build_model
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients, seeded
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would hand on that it is ignored
 
 
 @pytest.fixture

@@ -64,7 +64,6 @@ def poison(monkeypatch):
     [
         (dict(clients=400), "400 clients with at least 10 samples each need 4000 samples, there are 250: "),
         (dict(clients=26), "26 clients .* lower clients or min_samples"),
-        (dict(alpha=0.001, clients=20), "alpha=0.001 left each client 10 samples .*raise alpha, or lower"),
         (dict(server_shots=31), "31 samples per class asked for the server's .*; allowed: 1 to 2[0-9]"),
         (dict(samples=10_000), "10000 samples asked, allowed: 1 to 1437, or 0 for all"),
         (dict(test_samples=361), "361 samples asked, allowed: 1 to 360, or 0 for all"),
