@@ -83,12 +83,6 @@ def test_predictions_are_against_the_best_dense_program():
 
 
 def test_whole_runs_have_a_row_each():
-    rounds = [{"test_accuracy": 0.25, "seconds": 4}, {"test_accuracy": 0.5, "seconds": 2}]
-    rounds.append({"test_accuracy": 0.375, "seconds": 3})
+    rounds = [{"seconds": 4}, {"seconds": 2}, {"seconds": 3}]
     table = engines.whole_runs([{"config": {"method": "fedtiny", "engine": "sparse"}, "rounds": rounds}])
-    assert table.loc["fedtiny", "sparse"].to_dict() == {
-        "rounds": 3,
-        "last accuracy": 0.375,
-        "best": 0.5,
-        "s a round": 3,
-    }
+    assert table.loc["fedtiny", "sparse"].to_dict() == {"rounds": 3, "s a round": 3}
