@@ -10,9 +10,10 @@ import torch
 
 from fedtiny_lite.config import METHODS, make_config
 from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model.architectures import SmallNet
 from fedtiny_lite.model.costs import layer_shapes
 from fedtiny_lite.model.masks import apply_mask, random_mask
-from fedtiny_lite.model.networks import SmallNet, build_model, prunable_names, state_of
+from fedtiny_lite.model.networks import build_model, prunable_names, state_of
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records import files, schema
 from fedtiny_lite.simulation.rounds import run

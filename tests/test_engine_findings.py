@@ -82,7 +82,7 @@ def test_predictions_are_against_the_best_dense_program():
     )
 
 
-def test_whole_runs_have_a_row_each():
+def test_whole_rounds_have_a_row_for_each_run():
     rounds = [{"seconds": 4}, {"seconds": 2}, {"seconds": 3}]
-    table = engines.whole_runs([{"config": {"method": "fedtiny", "engine": "sparse"}, "rounds": rounds}])
+    table = engines.whole_rounds([{"config": {"method": "fedtiny", "engine": "sparse"}, "rounds": rounds}])
     assert table.loc["fedtiny", "sparse"].to_dict() == {"rounds": 3, "s a round": 3}

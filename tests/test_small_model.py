@@ -11,7 +11,7 @@ from torch import nn
 
 from fedtiny_lite.federated.task import new_model
 from fedtiny_lite.methods.small_model import METHOD
-from fedtiny_lite.model.networks import SmallNet
+from fedtiny_lite.model.architectures import SmallNet
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation

@@ -8,7 +8,8 @@ import torch
 from fedtiny_lite.config import Config
 from fedtiny_lite.methods.fedtiny import Settings
 from fedtiny_lite.model import costs, masks
-from fedtiny_lite.model.networks import Blocks, empty_model, prunable_blocks
+from fedtiny_lite.model.architectures import Blocks
+from fedtiny_lite.model.networks import empty_model, prunable_blocks
 from fedtiny_lite.pruning import progressive
 
 CLASSES, IN_SHAPE = 10, (3, 32, 32)

@@ -21,10 +21,10 @@ from fedtiny_lite.federated.formats import decode_mask, encode_mask, mask_counts
 from fedtiny_lite.federated.messages import decode_state, encode_state, pack, unpack
 from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import State
+from fedtiny_lite.model.architectures import SmallNet
 from fedtiny_lite.model.costs import layer_shapes, model_bytes
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.networks import (
-    SmallNet,
     empty_model,
     live_state,
     load_state,

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fedtiny_lite.config import Config, load_method, make_config
+from fedtiny_lite.model.architectures import Blocks
 from fedtiny_lite.model.costs import LayerShape, layer_shapes
 from fedtiny_lite.model.masks import weight_budget
 from fedtiny_lite.model.networks import (
-    Blocks,
     allocated,
     bn_names,
     empty_model,

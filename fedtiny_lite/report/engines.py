@@ -184,12 +184,12 @@ def _fit(record: Mapping, model: str, width: int) -> dict:
     )
 
 
-def whole_runs(records: Sequence[Mapping]) -> pd.DataFrame:
-    """Of runs of a few rounds, a row for each method and engine: rounds, median seconds of a round."""
-    return pd.DataFrame([_whole_run(record) for record in records]).set_index(["method", "engine"])
+def whole_rounds(records: Sequence[Mapping]) -> pd.DataFrame:
+    """Of runs of a few rounds, a row for each method and engine: how many rounds, and the median seconds of one."""
+    return pd.DataFrame([_of_run(record) for record in records]).set_index(["method", "engine"])
 
 
-def _whole_run(record: Mapping) -> dict:
+def _of_run(record: Mapping) -> dict:
     return {key: record["config"][key] for key in ("method", "engine")} | {
         "rounds": len(record["rounds"]),
         "s a round": float(np.median([entry["seconds"] for entry in record["rounds"]])),

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from fedtiny_lite.model.networks import BasicBlock
+from fedtiny_lite.model.architectures import BasicBlock
 from fedtiny_lite.sparse import norms
 from fedtiny_lite.sparse.activations import Activation, Gradient, stored, summed
 from fedtiny_lite.sparse.convolutions import ConvNorm, Convolutions

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedtiny_lite.model.architectures import PlainNet, ResNet18
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.model.networks import PlainNet, ResNet18
 from fedtiny_lite.model.training import gradient
 from fedtiny_lite.sparse import norms
 from fedtiny_lite.sparse.activations import Activation, Gradient, stored, summed
