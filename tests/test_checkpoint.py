@@ -8,11 +8,12 @@ import torch
 
 from fedtiny_lite.federated.ledger import SHARED, Ledger
 from fedtiny_lite.federated.memory import Memories
-from fedtiny_lite.federated.messages import unpack
+from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients, interrupted
 
 CONFIG = four_clients()
@@ -65,6 +66,27 @@ def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, serv
     assert record == so_far and found.ledger == ledger
     assert list(found.state.extra) == list(extra)
     assert all(torch.equal(found.state.extra[name], tensor) for name, tensor in extra.items())
+
+
+def test_of_what_rounds_say_of_a_client_the_last_one_counts(tmp_path):
+    """Every client uploads in each of three rounds, and the server keeps the last upload."""
+    config = four_clients(method="fl_pqsu", selective_upload="no", rounds=4)
+    state = interrupted(config, tmp_path, after=2)
+    folder = tmp_path / config.run_id
+    assert len(list((folder / "rounds").iterdir())) == 3
+    found = checkpoint.load(folder, config, build_federation(config).task).progress.state.of_clients
+    assert found.keys() == state.of_clients.keys() == set(range(config.clients))
+    for k, held in state.of_clients.items():
+        assert all(torch.equal(found[k][name], tensor) for name, tensor in held.items())
+
+
+def test_a_file_of_a_round_that_is_whole_but_another_is_refused(saved, server):
+    folder, _ = saved
+    [of_round] = (folder / "rounds").iterdir()
+    whole = unpack(of_round.read_bytes())
+    of_round.write_bytes(pack(whole.tensors, **whole.meta | {"extra": 1}))
+    with pytest.raises(ValueError, match=r"\.round, which it names, is damaged or missing; delete it to start"):
+        checkpoint.load(folder, CONFIG, server.task)
 
 
 def test_only_whole_checkpoints_are_read(saved, server):

@@ -97,13 +97,17 @@ def _renumbered(versions: Versions, old: Mask, new: Mask) -> Versions:
 def address(
     method: Method, server: Server, state: State, ledger: Ledger, question: Question, clients: list[int]
 ) -> dict[int, bytes]:
-    """The packed question for each client, with the layers of its mask that it lacks; equal ones are packed once."""
+    """The packed question for each client, with the layers of its mask that it lacks; equal ones are packed once.
+
+    Clients with masks of their own of which the server keeps nothing yet share one mask and its versions.
+    """
     messages, packed = {}, {}
     for k in clients:
-        versions, held = ledger.versions[lineage(method, k)], ledger.held.get(k, 0)
-        key = id(state.of_clients.get(k)) if method.mask_of else None, *versions.values(), held
+        held = ledger.held.get(k, 0)
+        key = id(state.of_clients.get(k)) if method.mask_of else None, held
         if key not in packed:
-            packed[key] = _message(server, state, mask_for(method, server, state, k), versions, held, question)
+            mask, versions = mask_for(method, server, state, k), ledger.versions[lineage(method, k)]
+            packed[key] = _message(server, state, mask, versions, held, question)
         messages[k] = packed[key]
     return messages
 
