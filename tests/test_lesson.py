@@ -1,6 +1,7 @@
 """Lesson: what a notebook does besides teaching."""
 
 import pytest
+import torch
 from PIL import Image
 
 from fedtiny_lite.config import make_config
@@ -27,6 +28,16 @@ def test_parameters_are_those_of_the_tagged_cell(lesson, tmp_path):
     assert lesson.profile == "smoke" and lesson.out == lesson.folder == tmp_path and lesson.changed == []
     with pytest.raises(ValueError, match="first_seed, density not set: run the parameters cell first"):
         Lesson(NAME, {})
+
+
+def test_what_is_computed_by_hand_is_computed_with_the_threads_of_a_run(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        Lesson(NAME, parameters(tmp_path))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_config_is_printed_by_group(lesson, capsys):

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from itertools import groupby
 from typing import Any, TypeVar
 
+import torch
 from IPython.display import display
 from matplotlib.figure import Figure
 
@@ -25,6 +26,9 @@ class Lesson:
     `out`: the folder for runs; a relative one counts from the root of the repository. `folder`: the one for figures and
     claims, apart from `out` if parameters were changed.
 
+    From then on torch computes with one thread, as in a run: what a notebook computes by hand is held against the
+    package, and sums in another order, carried through some steps of training, differ in more than the last digits.
+
     Raises ValueError if the parameters cell has not run.
     """
 
@@ -39,6 +43,7 @@ class Lesson:
         self.out = results_folder(self.parameters["out"])
         self.folder = own_folder(self.out, self.changed)
         self._claims: dict[str, dict[str, Any]] = {}
+        torch.set_num_threads(1)
 
     def config(self, **settings: Any) -> Config:
         """The profile's settings with `settings` in place of some, printed. Raises ValueError as `make_config` does."""
