@@ -79,7 +79,8 @@ def registers() -> str:
 
 def machine_kind() -> str:
     """A name for this kind of processor: its maker's name for it, its registers, bf16 if it multiplies that."""
-    words = [*cpu_model().lower().split(), registers(), *(["bf16"] if has_bf16() else [])]
+    maker = re.sub(r"\(\w+\)", "", cpu_model().lower())  # Intel writes "Xeon(R)"
+    words = [*maker.split(), registers(), *(["bf16"] if has_bf16() else [])]
     return "_".join(re.sub("[^a-z0-9]+", "", word) for word in words)
 
 

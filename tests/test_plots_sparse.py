@@ -127,11 +127,11 @@ def test_memory_figure_has_an_arrow_per_pixel_all_of_one_length():
 # From the record
 
 
-def test_the_last_record_by_name_is_read(tmp_path):
+def test_records_of_all_processors_are_read_and_figures_are_of_one(tmp_path):
     for name in ("b", "a"):
         write_json(tmp_path / "sparse_step" / f"{name}.json", {"turns": name})
-    assert engines.step_record(tmp_path) == {"turns": "b", "machine": "b"}
-    assert list(engines.step_records(tmp_path)) == ["a", "b"]
+    assert engines.step_records(tmp_path) == {name: {"turns": name, "machine": name} for name in ("a", "b")}
+    assert engines.step_record()["machine"] == "amd_epyc_avx512_bf16"
 
 
 def test_speed_is_against_the_faster_dense_layout():

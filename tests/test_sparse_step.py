@@ -69,6 +69,19 @@ def test_a_step_trains(case):
     assert not torch.equal(client.model.conv1.weight, before)
 
 
+@pytest.mark.parametrize(
+    ("cpu", "bf16", "name"),
+    [
+        ("AMD EPYC", False, "amd_epyc_avx512"),
+        ("Intel(R) Xeon(R) Processor", True, "intel_xeon_processor_avx512_bf16"),
+    ],
+)
+def test_a_record_is_named_after_its_kind_of_processor(cpu, bf16, name, monkeypatch):
+    for what, value in (("cpu_model", cpu), ("registers", "avx512"), ("has_bf16", bf16)):
+        monkeypatch.setattr(bench, what, lambda value=value: value)
+    assert bench.machine_kind() == name
+
+
 @pytest.mark.parametrize("mask", ["uniform", "erk"])
 @pytest.mark.parametrize("density", [0.1, 0.01])
 def test_masks_keep_the_budget(mask, density):

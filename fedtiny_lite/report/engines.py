@@ -24,6 +24,8 @@ PARTS = {  # what is drawn -> beginnings of its names in the record; all others 
     "norms, ReLU, residual sums": ("norm_",),
     "phases of stride 2, pooling": ("split_phases", "merge_phases", "max_pool"),
 }
+REFERENCE = "amd_epyc_avx512_bf16"
+"""The processor on which the engine's targets were set, by the name of its record."""
 Step = Mapping[str, Any]
 """A row of the record, as it was read from JSON."""
 
@@ -35,9 +37,9 @@ def step_records(folder: Path = COMMITTED) -> dict[str, Mapping]:
     }
 
 
-def step_record(folder: Path = COMMITTED) -> Mapping:
-    """Of `step_records` the last."""
-    return [*step_records(folder).values()][-1]
+def step_record() -> Mapping:
+    """The committed record of the processor on which the engine's targets were set, which figures and bands are of."""
+    return step_records()[REFERENCE]
 
 
 def rows_with(rows: Sequence[Step], **wanted: object) -> list[Step]:
