@@ -11,6 +11,7 @@ from fedtiny_lite.report.claim_tables import (
     gaps_at_equal_rounds,
     main_table,
     rates_table,
+    resolution_table,
     runs_at,
     total_flops,
     with_interval,
@@ -26,28 +27,40 @@ def test_each_run_belongs_to_its_arm():
         arm_of(odd)
 
 
-@pytest.mark.parametrize(("flops", "expected"), [(0, 0.1), (4, 0.1), (15, 0.15), (25, 0.2), (55, 0.4), (99, 0.5)])
-def test_accuracy_within_a_budget_is_that_of_the_last_rounds_inside_it(flops, expected):
-    """5 FLOPs before training and 10 a round: after 15 FLOPs one round is done, after 65 all six."""
+@pytest.mark.parametrize(("flops", "expected"), [(0, 0.1), (4, 0.1), (15, 0.2), (25, 0.3), (55, 0.6), (99, 0.65)])
+def test_accuracy_within_a_budget_is_that_of_the_last_quarter_of_the_rounds_inside_it(flops, expected):
+    """5 FLOPs before training and 10 a round: after 15 FLOPs one round is done, after 65 all six, a quarter is two."""
     found = accuracy_within(claim_record("SNIP", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 10, before=5), flops)
     assert found == pytest.approx(expected)
 
 
 def test_an_arm_that_costs_twice_as_much_stops_half_way():
-    """It rises by 0.1 in a round, FedTiny by 0.06, and after ten rounds of FedTiny's it has done five.
+    """It rises by 0.04 in a round, FedTiny by 0.03, and after twenty rounds of FedTiny's it has done ten.
 
-    The last five rounds of ten: 0.9 on the mean against 0.58. Those of five: 0.4 against FedTiny's 0.58.
+    The last five rounds of twenty: 0.82 on the mean against 0.64. The last two of ten, a quarter: 0.48 against 0.64.
     """
     runs = runs_at(
         [
-            claim_record("FedTiny", [0.1 + 0.06 * r for r in range(11)], 10),
-            claim_record("SynFlow", [0.1 + 0.1 * r for r in range(11)], 20),
+            claim_record("FedTiny", [0.1 + 0.03 * r for r in range(21)], 10),
+            claim_record("SynFlow", [0.1 + 0.04 * r for r in range(21)], 20),
         ],
         0.012,
     )
-    assert total_flops(runs["SynFlow"][10]) == 200
-    assert gaps_at_equal_rounds(runs, "SynFlow") == [pytest.approx(0.58 - 0.9)]
-    assert gaps_at_equal_flops(runs, "SynFlow") == [pytest.approx(0.58 - 0.4)]
+    assert total_flops(runs["SynFlow"][10]) == 400
+    assert gaps_at_equal_rounds(runs, "SynFlow") == [pytest.approx(0.64 - 0.82)]
+    assert gaps_at_equal_flops(runs, "SynFlow") == [pytest.approx(0.64 - 0.48)]
+
+
+def test_what_a_lead_must_exceed_follows_from_the_scatter_so_far():
+    """Differences 0.1 and 0.3: s = 0.1414; over two seeds t = 12.706, so 12.706 s / √2 = 1.2706."""
+    runs = runs_at(
+        [claim_record("FedTiny", [0.1, 0.5 + 0.2 * seed], 1, seed=seed) for seed in (0, 1)]
+        + [claim_record("SNIP", [0.1, 0.4], 1, seed=seed) for seed in (0, 1)],
+        0.012,
+    )
+    table = resolution_table(runs, (2, 8))
+    assert table.loc["SNIP", 2] == pytest.approx(1.2706, abs=1e-3)
+    assert table.loc["SNIP", 8] == pytest.approx(2.3646 * 0.1414 / 8**0.5, abs=1e-3)
 
 
 def test_only_seeds_of_both_are_compared_and_only_at_the_density():

@@ -150,6 +150,9 @@ def test_adjusting_costs_more_in_one_batch_of_a_round_but_in_every_one_of_prunef
     assert exchanges.round_flops("fedavg", METHODS["fedavg"], 5) == 5 * 1000
     assert exchanges.round_flops("fedtiny", METHODS["fedtiny"], 5) == 4 * 10 + 340
     assert exchanges.round_flops("prunefl", METHODS["prunefl"], 5) == 5 * 340
+    assert exchanges.run_flops("fedtiny", METHODS["fedtiny"], 5, rounds=10, adjusting=2) == 8 * 5 * 10 + 2 * (
+        4 * 10 + 340
+    )
 
 
 def test_headline_table_has_paper_formula_and_record_side_by_side():

@@ -1,6 +1,7 @@
 """Verdicts: the rules by hand, and what they say of the committed records and of a plan that is under way."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fedtiny_lite.experiments import claim
@@ -8,8 +9,8 @@ from fedtiny_lite.plots.verdicts import verdicts_figure
 from fedtiny_lite.records import bundles
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.report import deciding
-from fedtiny_lite.report.arms import WHOLE, progress
-from fedtiny_lite.report.verdicts import ABSTRACT, resnet_table, verdicts
+from fedtiny_lite.report.arms import WHOLE, lead_by_seed, progress
+from fedtiny_lite.report.verdicts import ABSTRACT, resnet_table, verdict_table, verdicts
 
 AHEAD, BEHIND, UNSURE = [0.10, 0.11, 0.12], [-0.10, -0.11, -0.12], [-0.1, 0.0, 0.2]
 
@@ -87,16 +88,38 @@ def test_what_the_records_on_digits_say(committed):
     accuracy = next(found for claim, found in committed.items() if "more accurate than every baseline" in claim)
     digits = accuracy.findings[-1]
     assert digits.outcome == "does not hold"
-    assert "FedTiny − FedMef, the best: −0.139 [−0.220, −0.059], n = 10" in digits.numbers
+    assert "FedTiny − FedMef, the best: −0.139 [−0.220, −0.059], n = 10; surely ahead of 7 of 13" in digits.numbers
+    assert digits.where.endswith("density 0.01 (per filter the paper's 0.001)")
     rival = next(found for claim, found in committed.items() if "uniform magnitude" in claim)
     assert rival.decisive.outcome == "partly" and "FedTiny − magnitude, 0.01: +0.029" in rival.decisive.numbers
 
 
 def test_savings_are_against_dense_gradients_only(committed):
     flops, memory = (next(f for c, f in committed.items() if what in c) for what in ("computation", "memory"))
-    assert flops.decisive.outcome == "holds against LotteryFL, PruneFL only"
+    assert flops.decisive.outcome == "holds against PruneFL only"
     assert "PruneFL 96.16 %" in flops.decisive.numbers and "magnitude −0.06 %" in flops.decisive.numbers
     assert memory.decisive.shown["magnitude"] == [pytest.approx(-0.1355, abs=1e-4)]
+
+
+def test_a_verdict_found_on_digits_alone_says_so(committed):
+    growth = next(found for claim, found in committed.items() if "extremely sparse" in claim)
+    assert growth.answer == "does not hold on digits"
+    assert "growth of the lead: −0.130 [−0.211, −0.050]" in growth.decisive.numbers
+    accuracy = next(found for claim, found in committed.items() if "more accurate than every baseline" in claim)
+    assert accuracy.answer == accuracy.findings[0].outcome
+
+
+def test_the_lead_is_over_the_baseline_of_the_best_mean():
+    """A: 0.5, B: 0.6 on the mean; in seed 1 A is ahead of B, and still B is the one that counts."""
+    reached = pd.DataFrame({"FedTiny": [0.5, 0.6], "A": [0.3, 0.7], "B": [0.7, 0.5]}, index=[0, 1])
+    assert lead_by_seed(reached) == {0: pytest.approx(-0.2), 1: pytest.approx(0.1)}
+    assert lead_by_seed(reached.iloc[:0]) == {}
+
+
+def test_the_table_of_verdicts_names_each_claim_once_and_has_every_finding(committed):
+    table = verdict_table(list(committed.values()))
+    assert [claim for claim in table["claim"] if claim] == list(committed)
+    assert len(table) == sum(len(found.findings) for found in committed.values())
 
 
 def run_of(config, label, accuracy):
@@ -155,8 +178,8 @@ def test_a_verdict_on_few_baselines_says_that_others_are_missing(tmp_path):
     found = verdicts(few)
     lead = found[0].decisive
     assert lead.outcome == "holds so far against SynFlow, magnitude" and lead.where.endswith("density 0.04")
-    assert "n = 3; surely ahead of SynFlow, magnitude of 2, 8 of 10 baselines not run yet; 9 of " in lead.numbers
-    assert [row.where.split(",")[0] for row in found[1].findings if row.outcome != "not tested yet"] == ["small CNN"]
+    assert "n = 3; surely ahead of 2 of 2, 8 more to run; 9 of " in lead.numbers
+    assert [row.where.split(",")[0] for row in found[1].findings if row.outcome != "not tested yet"] == ["CNN"]
 
 
 def test_what_is_sure_of_few_baselines_is_corrected_for_those_to_come():
@@ -195,12 +218,12 @@ def test_the_command_for_the_main_table_says_which_arms_it_leaves_out(monkeypatc
     assert progress(tmp_path).endswith("sweep claim (10 arms wait for their learning rate: sweep claim_tuning first)")
 
 
-def test_figure_of_the_verdicts_has_room_for_all_costs_beside_two_baselines(tmp_path):
+def test_figure_of_the_verdicts_has_a_panel_for_each_setting_and_one_for_costs(tmp_path):
     few = plan_of(tmp_path, lambda arm, paper: 0.5, arms=FIRST, papers=(0.01,))
-    fig = verdicts_figure(verdicts(few))
-    left, right = fig.axes
-    assert len(left.get_yticklabels()) == 2
-    assert fig.get_figheight() > 0.3 * len(right.get_yticklabels())
+    first, *others, costs = verdicts_figure(verdicts(few)).axes
+    assert len(first.get_yticklabels()) == 2
+    assert [len(ax.get_yticklabels()) for ax in others] == [13, 13]
+    assert "LotteryFL" not in [label.get_text() for label in costs.get_yticklabels()]
 
 
 def test_the_table_of_the_papers_model_leaves_out_digits(committed):

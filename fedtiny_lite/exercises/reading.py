@@ -10,17 +10,17 @@ from fedtiny_lite.report import deciding, intervals
 
 
 def _accuracies(generator: Generator) -> tuple[Tensor]:
-    """[methods, seeds]; the first row is FedTiny's, and no other is the best of every seed."""
+    """[methods, seeds]; the first row is FedTiny's, and no other is the best in every seed."""
     return (torch.rand(5, 6, generator=generator),)
 
 
 def _lead(accuracies: Tensor) -> Tensor:
-    return accuracies[0] - accuracies[1:].max(0).values
-
-
-def _best_on_the_mean(accuracies: Tensor) -> Tensor:
-    """You take the baseline of the best mean; take the best one of each seed."""
     return accuracies[0] - accuracies[1 + int(accuracies[1:].mean(1).argmax())]
+
+
+def _best_of_each_seed(accuracies: Tensor) -> Tensor:
+    """You take the best baseline of each seed, a maximum of noisy numbers; take the one baseline of the best mean."""
+    return accuracies[0] - accuracies[1:].max(0).values
 
 
 def _mean_baseline(accuracies: Tensor) -> Tensor:
@@ -42,10 +42,10 @@ _LEAD = Exercise(
     inputs=_accuracies,
     right=_lead,
     parts=("lead",),
-    mistakes=(_best_on_the_mean, _mean_baseline, _with_itself, _behind),
+    mistakes=(_best_of_each_seed, _mean_baseline, _with_itself, _behind),
     hints=(
-        "A number per seed: row 0 minus the largest of the other rows in that column.",
-        "`accuracies[1:].max(0).values` is the best baseline of each seed.",
+        "A number per seed: row 0 minus one other row, that of the largest mean.",
+        "`accuracies[1:].mean(1).argmax()` is the number of that row, counted from row 1.",
     ),
 )
 

@@ -18,6 +18,7 @@ LATE = {"validation": 3, "test": 5}
 """Rounds at the end of a run whose accuracies are averaged, as a single round's swings by several points."""
 SEEDS = (10, 11, 12, 13, 14)
 TUNING_SEED = 100
+ROUNDS = 20
 DENSITIES = {0.01: 0.04, 0.003: 0.012, 0.001: 0.004}
 """The paper's density -> that of ResNet18 w16 with as many weights a filter."""
 POOLS = {0.01: 10, 0.003: 33, 0.001: 100}
@@ -27,7 +28,7 @@ RATES = (0.02, 0.05, 0.1, 0.2)
 
 SETTING = dict(
     dataset="folder:data/cifar10-jpeg", model="resnet18", width=16, clients=10, alpha=0.5, server_shots=20,
-    server_set="as_clients", augment="crop_flip", pretrain_epochs=15, rounds=20, local_epochs=1, batch_size=64,
+    server_set="as_clients", augment="crop_flip", pretrain_epochs=15, rounds=ROUNDS, local_epochs=1, batch_size=64,
     weight_decay=5e-4, dev_fraction=0.1, adjust_every=1, adjust_until=10, torch_device="auto", engine="auto",
 )  # fmt: skip
 """Nine adjustments (rounds 1 to 9), as many as the paper makes; a million training samples a run."""

@@ -11,33 +11,43 @@ from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 from fedtiny_lite.report.verdicts import SAVED, Finding, Verdict
 
 CAPTION = (
-    "Left: FedTiny's accuracy minus each baseline's, seed by seed, with mean and 95 % interval. Blue: ahead; "
-    "red: behind; grey: the interval holds 0. Right: what a client of FedTiny saves of a client's cost in another "
-    "method. Dashed: the paper's numbers."
+    "FedTiny's accuracy minus that of each baseline that has run, seed by seed, with mean and 95 % interval. Blue: "
+    "ahead; red: behind; grey: the interval holds 0. Last panel: what a client of FedTiny saves of a client's cost in "
+    "another method. Dashed: the paper's numbers."
 )
 
 
 def verdicts_figure(found: Sequence[Verdict]) -> Figure:
     """Of the verdicts the first, accuracy over all baselines, and the third and fourth, computation and memory."""
-    lead, _, work, memory = (verdict.decisive for verdict in found[:4])
-    fig = figure((11.0, 1.9 + 0.3 * max(len(lead.shown), len(work.shown))))
-    left, right = fig.subplots(1, 2)
-    interval_dots(left, lead.shown)
-    left.set(xlabel="difference in accuracy (share of test images)", title=f"Accuracy\n{lead.where}")
-    _savings(right, work, memory)
+    leads = [finding for finding in found[0].findings if finding.shown]
+    work, memory = found[2].decisive, found[3].decisive
+    rows = (len(leads) + 2) // 2
+    fig = figure((11.0, 1.0 + 4.2 * rows))
+    *panels, last = fig.subplots(rows, 2, squeeze=False).flat[: len(leads) + 1]
+    for ax, lead in zip(panels, leads, strict=True):
+        interval_dots(ax, lead.shown)
+        seeds = max(map(len, lead.shown.values()))
+        ax.set(xlabel="difference in accuracy (share of test images)", title=_title(f"Accuracy, {seeds} seeds", lead))
+    _savings(last, work, memory)
     subtitle(fig, "What the records say of the paper's claims", "accuracy: measured, paired by seed; costs: counted")
     return fig
+
+
+def _title(what: str, found: Finding) -> str:
+    """Two lines, as a panel is narrower than what is to be said."""
+    model, _, rest = found.where.partition(", density")
+    return f"{what}: {model}\ndensity{rest}"
 
 
 def _savings(ax: Axes, work: Finding, memory: Finding) -> None:
     names = list(work.shown)
     for shift, (title, paper, found) in enumerate((("computation", SAVED[0], work), ("memory", SAVED[1], memory))):
-        colour = PALETTE[shift]
+        colour = (PALETTE[2], PALETTE[4])[shift]  # blue and red say ahead and behind in the other panels
         values = [found.shown[name][0] for name in names]
         ax.barh(np.arange(len(names)) + 0.38 * shift - 0.19, values, 0.36, color=colour, label=title)
         ax.axvline(paper, color=colour, linestyle="--", linewidth=1)
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.set(xlabel="saved by FedTiny, share of the method's cost", title=f"Cost\n{work.where}")
+    ax.set(xlabel="saved by FedTiny, share of the method's cost", title=_title("Cost", work))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)

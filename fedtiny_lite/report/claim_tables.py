@@ -10,8 +10,8 @@ from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, UNPRUNED, Values, late_accuracy
-from fedtiny_lite.report.intervals import holm_of_planned, p_value, t_interval
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, ROUNDS, UNPRUNED, Values, late_accuracy
+from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value, t_interval
 from fedtiny_lite.report.labels import FEDTINY
 
 
@@ -34,16 +34,16 @@ def total_flops(record: Mapping) -> float:
 
 
 def accuracy_within(record: Mapping, flops: float) -> float:
-    """Mean test accuracy over the last rounds that end within so many training FLOPs, the start counted as one.
+    """Mean test accuracy over the last quarter of the rounds that end within so many training FLOPs.
 
-    It is the mean over as many rounds as `late_accuracy` takes, or over all there are. What precedes training counts
-    as spent; if not even the first round ends within `flops`, it is the accuracy at the start.
+    A quarter is what `late_accuracy` takes of a whole run: 5 of 20 rounds, so 1 of 4. What precedes training counts as
+    spent; if not even the first round ends within `flops`, it is the accuracy at the start.
     """
     before = sum(entry["training_flops"] for entry in record["prelude"])
-    spent = accumulate((entry["training_flops"] for entry in record["rounds"]), initial=before)
-    entries = zip(spent, (record["start"], *record["rounds"]), strict=True)
-    reached = [entry["test_accuracy"] for total, entry in entries if total <= flops]
-    return mean(reached[-LATE["test"] :] or [record["start"]["test_accuracy"]])
+    _, *spent = accumulate((entry["training_flops"] for entry in record["rounds"]), initial=before)
+    inside = [entry["test_accuracy"] for total, entry in zip(spent, record["rounds"], strict=True) if total <= flops]
+    late = max(1, round(len(inside) * LATE["test"] / ROUNDS))
+    return mean(inside[-late:] or [record["start"]["test_accuracy"]])
 
 
 Runs = Mapping[str, Mapping[int, Mapping]]
@@ -105,6 +105,16 @@ def claim_table(runs: Runs) -> pd.DataFrame:
     rows = {arm: _row(runs, arm, told.get(arm, nan)) for arm in runs}
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
     return table.reindex(columns=_COLUMNS).fillna("-")
+
+
+def resolution_table(runs: Runs, seeds: Sequence[int]) -> pd.DataFrame:
+    """Per arm, what a lead of FedTiny must exceed to be told from 0 by a 95 % interval over so many seeds.
+
+    It takes the scatter of the differences seen so far, and no correction for many arms.
+    """
+    gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in runs if arm not in (FEDTINY, UNPRUNED)}
+    rows = {arm: [expected_half(found, n) for n in seeds] for arm, found in gaps.items() if len(found) > 1}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(seeds)).rename_axis(columns="seeds")
 
 
 def main_table(records: Sequence[Mapping], densities: Iterable[float] = DENSITIES.values()) -> pd.DataFrame:

@@ -70,6 +70,12 @@ def round_flops(method: str, cost: Mapping, steps: int) -> float:
     return ordinary * steps + extra * (steps if method in EVERY_BATCH else 1)
 
 
+def run_flops(method: str, cost: Mapping, steps: int, rounds: int, adjusting: int) -> float:
+    """FLOPs of training: so many rounds of `steps` batches, of which `adjusting` ones adjust."""
+    ordinary = cost["ordinary"]["flops"] * steps
+    return (rounds - adjusting) * ordinary + adjusting * round_flops(method, cost, steps)
+
+
 def headline_table(
     methods: Mapping[str, Mapping],
     steps: int,

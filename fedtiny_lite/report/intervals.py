@@ -37,6 +37,11 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, float(low), float(high)
 
 
+def expected_half(values: Sequence[float], seeds: int) -> float:
+    """Half of the 95 % interval that so many values would have, if they scatter as the given ones do."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds))
+
+
 def p_value(values: Sequence[float]) -> float:
     """Two-sided p value of Student's t test that the mean of at least two values is 0; 0 or 1 without spread."""
     if np.ptp(values) == 0:

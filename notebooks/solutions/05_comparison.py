@@ -4,7 +4,8 @@ import torch
 
 
 def lead(accuracies):
-    return accuracies[0] - accuracies[1:].max(0).values
+    rivals = accuracies[1:]
+    return accuracies[0] - rivals[rivals.mean(1).argmax()]
 
 
 def holm(p):
