@@ -103,13 +103,16 @@ def attempt(call: Callable[[], object], seconds: float | None = None) -> bool:
 
 
 def _be_killed(call: Callable[[], object]) -> None:
-    """The child's side: its last lines are shown only if it failed."""
+    """The child's side: of what it prints only an error is shown."""
+    errors = os.dup(2)
     with tempfile.TemporaryFile("w+") as log:
         os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
         try:
             call()
             os._exit(0)
         except BaseException:
+            os.dup2(errors, 2)
             traceback.print_exc()
             os._exit(1)
 
