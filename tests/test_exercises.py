@@ -5,6 +5,7 @@ solutions stands in `notebooks/solutions/` under the name of its notebook.
 """
 
 import ast
+import inspect
 import linecache
 
 import nbformat
@@ -16,6 +17,7 @@ from fedtiny_lite.exercises.checking import EXERCISES, check, hint
 from fedtiny_lite.exercises.judging import NOT_TRIED, RIGHT, judge
 from fedtiny_lite.experiments.notebook_runner import find_notebooks
 from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.report import intervals
 
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.py"))
 SOURCES = {
@@ -108,7 +110,7 @@ BREAKS = [
         "0).flatten().topk(count)",
         "prunes the largest",
     ),
-    ("grow_and_prune", ".masked_fill(~keep, math.inf)", "", "entries that are True; expected are 16"),
+    ("grow_and_prune", ".masked_fill(~keep, math.inf)", "", "True instead of False at [2, 2], [5, 2]"),
     ("grow_and_prune", "gradient.abs().masked_fill(keep, -1)", "-gradient.abs()", "mask"),
     ("grow_and_prune", ".masked_fill(keep, -1)", "", "grows kept weights"),
     ("grow_and_prune", "new[grown], new[pruned] = (True, False)", "new[grown] = True", "grows without pruning"),
@@ -194,12 +196,16 @@ BREAKS = [
         "same share",
     ),
     ("layer_flops", "3 * ", "", "backward pass"),
+    ("layer_flops", "keep.sum()", "(keep.sum() + 1)", "The FLOPs differ: "),
     ("layer_flops", "3 * 2", "2 * 2", "gradients of the inputs and of the weights"),
     ("layer_flops", "3 * 2", "3", "2 FLOPs"),
     ("layer_flops", "keep.sum()", "keep.numel()", "all weights"),
     ("layer_flops", "keep.sum()", "(~keep).sum()", "pruned weights"),
     ("layer_flops", " * height * width", "", "every weight once"),
     ("csr_bytes", "-(-bits // 8)", "bits", "return bits"),
+    ("csr_bytes", "-(-bits // 8)", "bits // 8", "last byte down"),
+    ("csr_bytes", "-(-bits // 8)", "bits / 8", "parts of a byte"),
+    ("csr_bytes", "(rows, cols)", "(cols, rows)", "exchange rows and columns"),
     ("csr_bytes", "(cols))) + rows * math.ceil(math.log2(kept))", "(rows * cols)))", "COO"),
     ("csr_bytes", " + rows * math.ceil(math.log2(kept))", "", "counts of the rows"),
     ("csr_bytes", "32 + ", "", "leave out the values"),
@@ -227,6 +233,7 @@ BREAKS = [
     ("state_bytes", "2 * entries", "entries", "one word"),
     ("state_bytes", " + 2 * entries", "", "growth list"),
     ("state_bytes", "4 * ", "", "4 bytes"),
+    ("state_bytes", "4 * ", "32 * ", "return bits"),
     ("multiply_adds", "keep.sum()", "keep.numel()", "all weights"),
     ("multiply_adds", "keep.sum()", "(~keep).sum()", "pruned weights"),
     ("multiply_adds", " * height * width", "", "each kept weight once"),
@@ -243,7 +250,13 @@ BREAKS = [
     ),
     ("shift_and_add", "padded[c,", "padded.sum(0)[", "channel c alone"),
     ("shift_and_add", "out[o] += ", "out[o] = ", "differs"),
+    ("shift_and_add", "return out", "return torch.nn.functional.conv2d(image[None], weight, padding=1)[0]", "is NaN"),
+    ("shift_and_add", "weight.nonzero()", "(weight == weight).nonzero()", "by pruned weights"),
     ("lacks", "versions > held", "versions >= held", "those it has"),
+    ("lacks", "(versions > held) | (held > versions.max())", "versions >= held", "those it has"),
+    ("lacks", "held > versions.max()", "torch.tensor(held not in versions)", "above all of `versions`"),
+    ("lacks", "held > versions.max()", "versions == 1", "is True instead of False at"),
+    ("lacks", "held > versions.max()", "versions == 1", "Tried with versions = ["),
     ("lacks", "(versions > held) | (held > versions.max())", "versions > held", "never gave"),
     (
         "lacks",
@@ -254,6 +267,8 @@ BREAKS = [
     ("lacks", "(versions > held) |", "((versions > held).any() & (versions > 0)) |", "every layer to whoever"),
     ("lacks", "return (versions > held) |", "return (versions <= held) & ~", "those that it lacks"),
     ("question_bytes", "-(-bits // 8)", "bits", "bits to bytes"),
+    ("question_bytes", "-(-bits // 8)", "bits // 8", "positions down"),
+    ("question_bytes", "-(-bits // 8)", "bits / 8", "parts of a byte"),
     ("question_bytes", "min(n, kept * math.ceil(math.log2(n)))", "n", "always write a bitmap"),
     ("question_bytes", "min(n, kept * math.ceil(math.log2(n)))", "kept * math.ceil(math.log2(n))", "always write ind"),
     ("question_bytes", " + 7", "", "7 bytes in front"),
@@ -266,6 +281,10 @@ BREAKS = [
     ("folded", "max(len(seconds) / 2, min(min_replies, len(seconds)))", "len(seconds) / 2", "half of the clients"),
     ("folded", "max(len(seconds) / 2, min(min_replies, len(seconds)))", "min(min_replies, len(seconds))", "alone"),
     ("folded", "min(min_replies, len(seconds))", "min_replies", "more replies than there are"),
+    ("folded", "seconds <= timeout", "seconds < timeout", "at the timeout itself"),
+    ("folded", "accepted.sum() >= ", "accepted.sum() > ", "more replies than are needed"),
+    ("folded", "len(seconds) / 2", "len(seconds) // 2", "odd number"),
+    ("folded", "len(seconds) / 2", "len(seconds) // 2 + 1", "half of them is enough"),
     ("lead", "rivals[rivals.mean(1).argmax()]", "rivals.max(0).values", "noisy numbers"),
     ("lead", "rivals[rivals.mean(1).argmax()]", "rivals.mean(0)", "mean of the baselines"),
     ("lead", "rivals[rivals.mean(1).argmax()]", "accuracies.max(0).values", "never above 0"),
@@ -281,9 +300,18 @@ BREAKS = [
     ("holm", "torch.arange(len(p), 0, -1)", "torch.arange(1, len(p) + 1)", "wrong way"),
     ("holm", "corrected[order.argsort()]", "corrected", "sorted"),
     ("holm", ".cummax(0).values", "", "smaller than one before"),
+    ("holm", ".clamp(max=1)", "", "exceed 1"),
+    ("holm", ".cummax(0).values.clamp(max=1)", "", "mend both"),
+    ("holm", "torch.arange(len(p), 0, -1)).cummax(0).values.clamp(max=1)", "len(p))", "Bonferroni"),
+    ("holm", "corrected[order.argsort()]", "corrected[order]", "its inverse"),
     ("saved", "1 - ours / theirs", "ours / theirs", "what is left"),
     ("saved", "1 - ours / theirs", "theirs / ours - 1", "FedTiny's own cost"),
     ("saved", "1 - ours / theirs", "theirs - ours", "has a unit"),
+    ("saved", "1 - ours / theirs", "max(0, 1 - ours / theirs)", "fall below 0"),
+    ("saved", "1 - ours / theirs", "abs(1 - ours / theirs)", "lost its sign"),
+    ("saved", "1 - ours / theirs", "1 - theirs / ours", "exchange the two costs"),
+    ("saved", "1 - ours / theirs", "100 * (1 - ours / theirs)", "per cent"),
+    ("saved", "1 - ours / theirs", "2 - ours / theirs", "Tried with ours = "),
 ]
 
 
@@ -353,6 +381,8 @@ def test_kinds_of_answers():
     assert judge(turn, lambda *a: torch.tensor(turn.right(*a))) == RIGHT
     assert "as one tensor or plain numbers; it returns a str" in judge(turn, lambda *a: "two")
     assert "not finite" in judge(turn, lambda *a: float("nan"))
+    folded = EXERCISES["folded"]
+    assert judge(folded, lambda *a: ~folded.right(*a)).startswith("✗ The set of clients is inverted: ")
     pair = EXERCISES["combine"]
     assert judge(pair, lambda *a: [part.numpy() for part in pair.right(*a)]) == RIGHT
     assert judge(pair, lambda *a: [part.double() for part in pair.right(*a)]) == RIGHT
@@ -362,8 +392,15 @@ def test_kinds_of_answers():
     assert "The positions differ in" in judge(lists, lambda *a: (lists.right(*a)[0] + 1, lists.right(*a)[1]))
     assert "The values are 2 times" in judge(lists, lambda *a: (lists.right(*a)[0], 2 * lists.right(*a)[1]))
     assert "The positions have shape [1]" in judge(lists, lambda *a: (torch.zeros(1), lists.right(*a)[1]))
-    assert "2 times what it should be" in judge(pair, lambda *a: (2 * pair.right(*a)[0], pair.right(*a)[1]))
-    assert "at [1] it is" in judge(pair, lambda *a: (pair.right(*a)[0] + torch.tensor([0, 1, 0]), pair.right(*a)[1]))
+    assert "2 times as large as expected" in judge(pair, lambda *a: (2 * pair.right(*a)[0], pair.right(*a)[1]))
+    assert "differs in 1 of 3 values, at [1]" in judge(
+        pair, lambda *a: (pair.right(*a)[0] + torch.tensor([0, 1, 0]), pair.right(*a)[1])
+    )
+
+
+def test_holm_is_that_of_the_reports():
+    [p] = EXERCISES["holm"].inputs(torch.Generator().manual_seed(1))
+    assert EXERCISES["holm"].right(p).tolist() == pytest.approx(intervals.holm(p.tolist()))
 
 
 def test_the_order_of_a_growth_list_is_free():
@@ -392,6 +429,31 @@ def asked(path):
     return {call.args[0].value: stubs[call.args[1].id] for call in calls}
 
 
+def imported(tree):
+    """The names that imports of a syntax tree define."""
+    aliases = [
+        alias for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+    ]
+    return {alias.asname or alias.name for alias in aliases}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_solution_needs_only_what_its_notebook_has_imported_by_then(path):
+    solutions = ast.parse((path.parent / "solutions" / f"{path.stem}.py").read_text(encoding="utf-8"))
+    needed = {
+        function.name: {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & imported(solutions)
+        for function in solutions.body
+        if isinstance(function, ast.FunctionDef)
+    }
+    there = set()
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(as_python(cell.source))
+            there |= imported(tree)
+            for stub in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+                assert needed.get(stub.name, set()) <= there, stub.name
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_asks_for_what_its_solutions_solve(path):
     solutions = ast.parse((path.parent / "solutions" / f"{path.stem}.py").read_text(encoding="utf-8")).body
@@ -400,4 +462,6 @@ def test_a_lesson_asks_for_what_its_solutions_solve(path):
     assert stubs.keys() == solved.keys()
     for name, stub in stubs.items():
         assert ast.dump(stub.args) == ast.dump(solved[name].args), name
+        known = list(inspect.signature(EXERCISES[name].right).parameters)
+        assert known[: len(stub.args.args)] == [argument.arg for argument in stub.args.args], "judgements name them"
         assert judge(EXERCISES[name], compiled(ast.unparse(stub))) == NOT_TRIED

@@ -5,26 +5,24 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fedtiny_lite.exercises.judging import Exercise
+from fedtiny_lite.exercises.judging import Exercise, whole_number
 from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.ledger import lacking, needed
 from fedtiny_lite.federated.messages import encode_state
 from fedtiny_lite.model.masks import Mask
 
-
-def _whole(generator: Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=generator))
-
-
 # --- which layers a client lacks --------------------------------------------------------------------------
 
 
 def _versions(generator: Generator) -> tuple[Tensor, int]:
-    """The version of each layer, and one that a client says: none, one of the server's, or one of another run."""
-    versions = torch.randint(1, 6, (7,), generator=generator)
-    kinds = (0, 1, 2, 2, 3, 3, 4, int(versions.max()) + 3)
-    return versions, kinds[_whole(generator, 0, len(kinds) - 1)]
+    """The version of each layer, and one that a client says: none, one of the server's, or one of another run.
+
+    No layer carries one of the server's versions: all that changed in it have changed again.
+    """
+    versions, gap = torch.randint(1, 6, (7,), generator=generator), whole_number(generator, 2, 3)
+    versions[versions == gap] = 5
+    kinds = (0, 1, 2, 3, gap, 4, int(versions.max()) + 3)
+    return versions, kinds[whole_number(generator, 0, len(kinds) - 1)]
 
 
 def _by_layer(versions: Tensor, names: list[str]) -> Tensor:
@@ -39,6 +37,16 @@ def _lacks(versions: Tensor, held: int) -> Tensor:
 def _known_too(versions: Tensor, held: int) -> Tensor:
     """You also send the layers of the version that the client holds; those it has."""
     return _lacks(versions, held) | (versions == held)
+
+
+def _known_too_no_strangers(versions: Tensor, held: int) -> Tensor:
+    """You also send the layers of the version that the client holds; those it has."""
+    return versions >= held
+
+
+def _unlisted(versions: Tensor, held: int) -> Tensor:
+    """You send all layers where none carries `held`; the server gave it if it is not above all of `versions`."""
+    return versions > held if held in versions else torch.ones_like(versions, dtype=torch.bool)
 
 
 def _strangers(versions: Tensor, held: int) -> Tensor:
@@ -66,7 +74,15 @@ _LACKS = Exercise(
     inputs=_versions,
     right=_lacks,
     parts=("set of layers",),
-    mistakes=(_known_too, _strangers, _last_change, _whole_mask, _held_layers),
+    mistakes=(
+        _known_too,
+        _known_too_no_strangers,
+        _unlisted,
+        _strangers,
+        _last_change,
+        _whole_mask,
+        _held_layers,
+    ),
     hints=(
         "A layer is lacking if its version is above the one held. And if the version held is above all of them?",
         "`(versions > held) | (held > versions.max())`",
@@ -79,8 +95,8 @@ _LACKS = Exercise(
 
 def _layer(generator: Generator) -> tuple[Tensor, int]:
     """A layer's mask, bool [weights], and how many numbers of the model are never pruned."""
-    density = (0.02, 0.3)[_whole(generator, 0, 1)]
-    return torch.rand(_whole(generator, 300, 2000), generator=generator) < density, _whole(generator, 5, 40)
+    density = (0.02, 0.3)[whole_number(generator, 0, 1)]
+    return torch.rand(whole_number(generator, 300, 2000), generator=generator) < density, whole_number(generator, 5, 40)
 
 
 def _question_bytes(keep: Tensor, others: int) -> int:
@@ -103,6 +119,16 @@ def _values(keep: Tensor, others: int) -> int:
 def _in_bits(keep: Tensor, others: int) -> int:
     """You add bits to bytes; 8 bits are a byte, and the last byte is rounded up."""
     return _values(keep, others) + 7 + min(len(keep), _index_bits(keep))
+
+
+def _floored(keep: Tensor, others: int) -> int:
+    """You round the last byte of the positions down; bits that fill a part of it take the whole byte."""
+    return _values(keep, others) + 7 + min(len(keep), _index_bits(keep)) // 8
+
+
+def _unrounded(keep: Tensor, others: int) -> float:
+    """You return parts of a byte; round the positions up to whole bytes: `-(-bits // 8)`."""
+    return _values(keep, others) + 7 + min(len(keep), _index_bits(keep)) / 8
 
 
 def _always_bitmap(keep: Tensor, others: int) -> int:
@@ -146,6 +172,8 @@ _QUESTION_BYTES = Exercise(
     parts=("bytes",),
     mistakes=(
         _in_bits,
+        _floored,
+        _unrounded,
         _always_bitmap,
         _always_indices,
         _without_header,
@@ -167,16 +195,24 @@ _QUESTION_BYTES = Exercise(
 def _replies(generator: Generator) -> tuple[Tensor, Tensor, float, int]:
     """When each client's reply came (inf: never), whether it passed the checks, the timeout, `min_replies`.
 
-    In turn by chance: most answer; few do; all do, and `min_replies` is larger than their number; one reply too few.
+    By chance: most replies are good; half of them, rounded down; two; all, and `min_replies` is larger than their
+    number; one too few for `min_replies`. One good reply comes at the timeout itself.
     """
-    asked, timeout, kind = _whole(generator, 5, 8), float(_whole(generator, 25, 55)), _whole(generator, 0, 3)
-    late, wrong = ((1, 1), (asked - 2, 0), (0, 0), (1, 1))[kind]
+    timeout, asked = float(whole_number(generator, 25, 55)), whole_number(generator, 6, 9)
+    late, wrong, least = (
+        (1, 0, 1),
+        (asked - asked // 2 - 1, 1, 1),
+        (asked - 2, 0, 1),
+        (0, 0, asked + 2),
+        (1, 1, asked - 1),
+    )[whole_number(generator, 0, 4)]
     order = torch.randperm(asked, generator=generator)
     seconds, passed = timeout * torch.rand(asked, generator=generator), torch.ones(asked, dtype=torch.bool)
-    seconds[order[:late]] += timeout
+    seconds[order[:late]] += timeout + 1
     seconds[order[: late // 2]] = math.inf
+    seconds[order[-1]] = timeout
     passed[order[late : late + wrong]] = False
-    return seconds, passed, timeout, (1, 1, asked + 2, asked - 1)[kind]
+    return seconds, passed, timeout, least
 
 
 def _folded(seconds: Tensor, passed: Tensor, timeout: float, min_replies: int) -> Tensor:
@@ -212,6 +248,26 @@ def _least_alone(seconds: Tensor, passed: Tensor, timeout: float, min_replies: i
     return _enough((seconds <= timeout) & passed, min(min_replies, len(seconds)))
 
 
+def _before_the_timeout(seconds: Tensor, passed: Tensor, timeout: float, min_replies: int) -> Tensor:
+    """You leave out a reply that came at the timeout itself; it is in time: `seconds <= timeout`."""
+    return _enough((seconds < timeout) & passed, needed(len(seconds), min_replies))
+
+
+def _more_than_half(seconds: Tensor, passed: Tensor, timeout: float, min_replies: int) -> Tensor:
+    """You ask for more than half of the clients; half of them is enough."""
+    return _enough((seconds <= timeout) & passed, max(len(seconds) // 2 + 1, min(min_replies, len(seconds))))
+
+
+def _more_than_needed(seconds: Tensor, passed: Tensor, timeout: float, min_replies: int) -> Tensor:
+    """You ask for more replies than are needed; as many as that are enough: `>=`, not `>`."""
+    return _enough((seconds <= timeout) & passed, math.floor(needed(len(seconds), min_replies)) + 1)
+
+
+def _half_rounded_down(seconds: Tensor, passed: Tensor, timeout: float, min_replies: int) -> Tensor:
+    """You round half of an odd number of clients down; 3 of 7 are fewer than half; compare with `len(seconds) / 2`."""
+    return _enough((seconds <= timeout) & passed, max(len(seconds) // 2, min(min_replies, len(seconds))))
+
+
 def _more_than_asked(seconds: Tensor, passed: Tensor, timeout: float, min_replies: int) -> Tensor:
     """You ask for more replies than there are clients; where fewer are asked than `min_replies`, all have to answer."""
     return _enough((seconds <= timeout) & passed, max(len(seconds) / 2, min_replies))
@@ -221,7 +277,18 @@ _FOLDED = Exercise(
     inputs=_replies,
     right=_folded,
     parts=("set of clients",),
-    mistakes=(_late_too, _unchecked, _however_few, _half_alone, _least_alone, _more_than_asked),
+    mistakes=(
+        _late_too,
+        _before_the_timeout,
+        _unchecked,
+        _however_few,
+        _half_alone,
+        _least_alone,
+        _more_than_half,
+        _more_than_needed,
+        _half_rounded_down,
+        _more_than_asked,
+    ),
     hints=(
         "Accepted: in time, and passed. If they are fewer than half of all, or than min(min_replies, all): nobody.",
         "`enough = accepted.sum() >= max(len(seconds) / 2, min(min_replies, len(seconds)))`, then `accepted & enough`",

@@ -87,6 +87,21 @@ def _in_bits(keep: Tensor) -> int:
     return kept * (32 + costs.index_bits(cols)) + rows * costs.index_bits(kept)
 
 
+def _rows_for_columns(keep: Tensor) -> int:
+    """You exchange rows and columns; `rows, columns = keep.shape`, an index names a column, a count stands per row."""
+    return _csr_bytes(keep.T)
+
+
+def _floored(keep: Tensor) -> int:
+    """You round the last byte down; bits that fill a part of a byte take the whole byte: `-(-bits // 8)`."""
+    return _in_bits(keep) // 8
+
+
+def _unrounded(keep: Tensor) -> float:
+    """You return parts of a byte; round up to whole bytes: `-(-bits // 8)`."""
+    return _in_bits(keep) / 8
+
+
 def _as_coo(keep: Tensor) -> int:
     """You number positions in the whole tensor, which is COO; CSR names a column, and a count for every row."""
     return costs.tensor_bytes(keep.numel(), int(keep.sum()), *keep.shape)["coo"]
@@ -117,7 +132,17 @@ _CSR_BYTES = Exercise(
     inputs=_matrix,
     right=_csr_bytes,
     parts=("bytes",),
-    mistakes=(_in_bits, _as_coo, _without_rows, _without_values, _parts_of_bits, _whole_indices),
+    mistakes=(
+        _in_bits,
+        _rows_for_columns,
+        _floored,
+        _unrounded,
+        _as_coo,
+        _without_rows,
+        _without_values,
+        _parts_of_bits,
+        _whole_indices,
+    ),
     hints=(
         "Bits: kept · (32 + ⌈log₂ columns⌉) + rows · ⌈log₂ kept⌉. Then 8 bits a byte, rounded up.",
         "`math.ceil(math.log2(n))` bits number n things; `-(-bits // 8)` rounds up.",
@@ -234,11 +259,16 @@ def _words(kept: int, dense: int, statistics: int, entries: int) -> int:
     return _state_bytes(kept, dense, statistics, entries) // 4
 
 
+def _bits_of_state(kept: int, dense: int, statistics: int, entries: int) -> int:
+    """You return bits; a word of 32 bits is 4 bytes."""
+    return 8 * _state_bytes(kept, dense, statistics, entries)
+
+
 _STATE_BYTES = Exercise(
     inputs=_client,
     right=_state_bytes,
     parts=("bytes",),
-    mistakes=(_no_gradients, _no_indices, _trained_statistics, _bare_list, _no_list, _words),
+    mistakes=(_no_gradients, _no_indices, _trained_statistics, _bare_list, _no_list, _words, _bits_of_state),
     hints=(
         "Words of 32 bits: a kept weight 3, a dense parameter 2, a running statistic 1, an entry of the list 2.",
         "`4 * (3 * kept + 2 * dense + statistics + 2 * entries)`",

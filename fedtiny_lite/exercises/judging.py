@@ -6,6 +6,7 @@ value that differs.
 """
 
 import copy
+import inspect
 import linecache
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-CASES = 8
+CASES = 24
 """Random inputs for each judgement."""
 RIGHT = "✓ Right: it agrees with the package on random inputs."
 PLURALS = {"has": "have", "is": "are", "differs": "differ", "differs:": "differ:"}
 """The verbs with which a fault begins, and what they become for several."""
+LONGEST_ARGUMENTS = 100
+"""Characters of the arguments that a judgement still quotes."""
 NOT_TRIED = "– Not tried yet: the function returns nothing. Write it, and end it with `return`."
 
 
@@ -88,7 +91,17 @@ def _what_is_wrong(exercise: Exercise, cases: list[Case]) -> str | None:
             return mistake.__doc__
     if len(exercise.parts) == 2 and not any(_fault(exercise, _turned(case), exercise.right) for case in cases):
         return f"Your two results are right, but in the other order; `return {', '.join(exercise.parts)}`."
+    if all(_inverted(exercise, case) for case in cases):
+        return f"The {exercise.parts[0]} is inverted: True stands where False is right, and False where True is."
     return faults[0]
+
+
+def _inverted(exercise: Exercise, case: Case) -> bool:
+    """Whether a single bool result is the opposite of the right one."""
+    found, right = in_parts(case.found, exercise.parts), exercise.right(*copy.deepcopy(case.given))
+    if isinstance(found, str) or not isinstance(right, Tensor) or right.dtype != torch.bool:
+        return False
+    return torch.equal(found[0], ~right)
 
 
 def _turned(case: Case) -> Case:
@@ -106,14 +119,31 @@ def _fault(exercise: Exercise, case: Case, function: Callable[..., Any]) -> str 
     if misshapen := [_sentence(part, fault) for part, a, b in pairs if (fault := shape_fault(a, b))]:
         return misshapen[0]
     pairs = list(zip(exercise.parts, exercise.ordered(*found), exercise.ordered(*expected), strict=True))
-    return next((_sentence(part, fault) for part, a, b in pairs if (fault := value_fault(a, b))), None)
+    fault = next((_sentence(part, fault) for part, a, b in pairs if (fault := value_fault(a, b))), None)
+    return fault and fault + _arguments(exercise, case)
 
 
 def _sentence(part: str, fault: str) -> str:
-    """The part and what is wrong with it, the verb in the plural where the part's word is."""
+    """The part and what is wrong with it, the verb in the plural where the part's first noun is."""
     verb = fault.split(" ", 1)[0]
-    plural = PLURALS[verb] if part.endswith("s") else verb
+    plural = PLURALS[verb] if part.split(" of ")[0].endswith("s") else verb
     return f"The {part} {plural}{fault.removeprefix(verb)}."
+
+
+def _arguments(exercise: Exercise, case: Case) -> str:
+    """` Tried with a = 1, b = [2, 3].`, the arguments of the case; nothing if they are long."""
+    names = inspect.signature(exercise.right).parameters  # those that the reader does not know come last
+    listed = ", ".join(f"{name} = {_plain(value)}" for name, value in zip(names, case.given, strict=False))
+    return f" Tried with {listed}." if len(listed) <= LONGEST_ARGUMENTS else ""
+
+
+def _plain(value: Any) -> str:
+    """An argument as text: a tensor as its list, a fraction with four digits."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def in_parts(result: Any, parts: tuple[str, ...]) -> tuple[Tensor, ...] | str:
@@ -157,30 +187,45 @@ def value_fault(found: Tensor, expected: Tensor) -> str | None:
         return "has the wrong sign"
     ratio = (a * b).sum() / (b * b).sum()  # of a = ratio * b
     if a.numel() > 1 and close(a, ratio * b).all():
-        return f"is {ratio:.3g} times what it should be"
+        return f"is {ratio:.3g} times as large as expected"
     return _first_difference(a, b, ~close(a, b))
 
 
 def _bool_fault(found: Tensor, expected: Tensor) -> str | None:
     if torch.equal(found, expected):
         return None
-    if torch.equal(found, ~expected):
-        return "is inverted: it is True where it should be False"
-    if found.sum() != expected.sum():
-        return f"has {int(found.sum())} entries that are True; expected are {int(expected.sum())}"
-    return _first_difference(found, expected, found != expected)
+    sides = {"True instead of False": found & ~expected, "False instead of True": expected & ~found}
+    return "is " + " and ".join(f"{what} at {_places(where)}" for what, where in sides.items() if where.any())
 
 
 def close(a: Tensor, b: Tensor) -> Tensor:
-    """Where two float64 tensors agree to what float32 and another order of additions leave."""
-    return torch.isclose(a, b, rtol=1e-4, atol=1e-5)
+    """Where two float64 tensors agree to what float32 and another order of additions leave; NaN agrees with NaN.
+
+    What the package returns is finite, so this tells apart only mistakes.
+    """
+    return torch.isclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _first_difference(found: Tensor, expected: Tensor, where: Tensor) -> str:
     place = tuple(where.nonzero()[0].tolist())
     at = f" at {list(place)}" if place else ""
-    many = f"differs in {int(where.sum())} of {where.numel()} values;" if place else "differs:"
-    return f"{many}{at} it is {found[place].item():.4g}, right is {expected[place].item():.4g}"
+    many = f"differs in {int(where.sum())} of {where.numel()} values," if place else "differs:"
+    return f"{many}{at} {_number(found[place])} instead of {_number(expected[place])}"
+
+
+def _number(value: Tensor) -> str:
+    """Whole numbers with all digits, others with four."""
+    number = value.item()
+    return f"{number:.0f}" if float(number).is_integer() else f"{number:.4g}"
+
+
+def _places(where: Tensor) -> str:
+    """The first three places at which a bool tensor is True, and how many more there are."""
+    if where.dim() == 0:
+        return "its one place"
+    places = where.nonzero().tolist()
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return ", ".join(map(str, places[:3])) + more
 
 
 def _unchanged(before: Any, after: Any) -> bool:

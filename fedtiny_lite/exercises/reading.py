@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from fedtiny_lite.exercises.judging import Exercise
-from fedtiny_lite.report import deciding, intervals
+from fedtiny_lite.exercises.judging import Exercise, whole_number
+from fedtiny_lite.report import deciding
 
 # --- the lead over the best -------------------------------------------------------------------------------
 
@@ -54,14 +54,15 @@ _LEAD = Exercise(
 
 
 def _p_values(generator: Generator) -> tuple[Tensor]:
-    """Six p values in no order, one of them large."""
-    small = torch.rand(5, generator=generator, dtype=torch.float64) * 0.1
-    large = torch.rand(1, generator=generator, dtype=torch.float64) * 0.4 + 0.5
+    """Six p values in no order, two of them so large that the smaller one, times 2, exceeds 1."""
+    small = torch.rand(4, generator=generator, dtype=torch.float64) * 0.1
+    large = torch.rand(2, generator=generator, dtype=torch.float64) * 0.4 + 0.55
     return (torch.cat([small, large])[torch.randperm(6, generator=generator)],)
 
 
 def _holm(p: Tensor) -> Tensor:
-    return torch.tensor(intervals.holm(p.tolist()), dtype=torch.float64)
+    """As `intervals.holm`, whose library collects garbage at each call and so takes too long for a check."""
+    return _stepped(p, torch.arange(len(p), 0, -1))
 
 
 def _stepped(p: Tensor, factors: Tensor) -> Tensor:
@@ -73,6 +74,28 @@ def _stepped(p: Tensor, factors: Tensor) -> Tensor:
 def _bonferroni(p: Tensor) -> Tensor:
     """You multiply every p value by n (Bonferroni); Holm takes n, n − 1, … by rising p."""
     return (p * len(p)).clamp(max=1)
+
+
+def _bonferroni_above_1(p: Tensor) -> Tensor:
+    """You multiply every p value by n (Bonferroni); Holm takes n, n − 1, … by rising p. None may exceed 1."""
+    return p * len(p)
+
+
+def _above_1(p: Tensor) -> Tensor:
+    """Some of your values exceed 1, and a probability does not: take min(1, ·), as `.clamp(max=1)` does."""
+    order = p.argsort()
+    return (p[order] * torch.arange(len(p), 0, -1)).cummax(0).values[order.argsort()]
+
+
+def _above_1_not_monotone(p: Tensor) -> Tensor:
+    """Some of your values exceed 1, and some fall below that of a smaller p; `cummax` and `.clamp(max=1)` mend both."""
+    order = p.argsort()
+    return (p[order] * torch.arange(len(p), 0, -1))[order.argsort()]
+
+
+def _order_for_inverse(p: Tensor) -> Tensor:
+    """You put the values back by `order`, which sorts; its inverse puts them back: `corrected[order.argsort()]`."""
+    return _holm(p).sort().values[p.argsort()]
 
 
 def _one_less(p: Tensor) -> Tensor:
@@ -100,10 +123,21 @@ _HOLM = Exercise(
     inputs=_p_values,
     right=_holm,
     parts=("p values",),
-    mistakes=(_bonferroni, _one_less, _from_the_largest, _sorted, _not_monotone),
+    mistakes=(
+        _bonferroni,
+        _bonferroni_above_1,
+        _above_1,
+        _above_1_not_monotone,
+        _one_less,
+        _from_the_largest,
+        _sorted,
+        _order_for_inverse,
+        _not_monotone,
+    ),
     hints=(
-        "Sort, multiply by n, n − 1, …, 1, let none fall below the one before it, and put them back.",
-        "`order = p.argsort()`; `(p[order] * torch.arange(n, 0, -1)).cummax(0).values`; back with `order.argsort()`.",
+        "Sort, multiply by n, n − 1, …, 1, let none fall below the one before it or exceed 1, and put them back.",
+        "`order = p.argsort()`; `corrected = (p[order] * torch.arange(len(p), 0, -1)).cummax(0).values.clamp(max=1)`; "
+        "`order.argsort()` is the inverse of `order`.",
     ),
 )
 
@@ -112,9 +146,10 @@ _HOLM = Exercise(
 
 
 def _two_costs(generator: Generator) -> tuple[float, float]:
-    """What two methods cost, the first one less."""
+    """What two methods cost; either may cost more."""
     less, more = torch.rand(2, generator=generator, dtype=torch.float64).sort().values.tolist()
-    return less + 0.1, more + 0.2
+    pair = less + 0.1, more + 0.2
+    return pair if whole_number(generator, 0, 1) else pair[::-1]
 
 
 def _saved(ours: float, theirs: float) -> float:
@@ -136,11 +171,31 @@ def _difference(ours: float, theirs: float) -> float:
     return theirs - ours
 
 
+def _never_negative(ours: float, theirs: float) -> float:
+    """Where FedTiny costs more, your share is 0; it should fall below 0 and so say how much more."""
+    return max(0.0, 1 - ours / theirs)
+
+
+def _without_sign(ours: float, theirs: float) -> float:
+    """Your share lost its sign; where FedTiny costs more it is below 0."""
+    return abs(1 - ours / theirs)
+
+
+def _exchanged(ours: float, theirs: float) -> float:
+    """You exchange the two costs; `ours` is FedTiny's, and `theirs` is the whole."""
+    return 1 - theirs / ours
+
+
+def _per_cent(ours: float, theirs: float) -> float:
+    """Your result is in per cent; a share of one half is 0.5."""
+    return 100 * _saved(ours, theirs)
+
+
 _SAVED = Exercise(
     inputs=_two_costs,
     right=_saved,
     parts=("share",),
-    mistakes=(_left, _of_ours, _difference),
+    mistakes=(_left, _of_ours, _difference, _never_negative, _without_sign, _exchanged, _per_cent),
     hints=("The whole is the other method's cost.", "`1 - ours / theirs`; below 0 it costs more."),
 )
 

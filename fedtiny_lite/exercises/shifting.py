@@ -1,10 +1,12 @@
 """Exercises of notebook 07: a convolution as a sum of shifted planes, one for each kept weight."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from fedtiny_lite.exercises.judging import Exercise
+from fedtiny_lite.exercises.judging import Exercise, whole_number
 
 
 def _plane_and_step(generator: Generator) -> tuple[Tensor, int, int]:
@@ -52,39 +54,61 @@ _SHIFT = Exercise(
 
 
 def _image_and_weights(generator: Generator) -> tuple[Tensor, Tensor]:
-    weight = torch.randn(2, 3, 3, 3, generator=generator)
-    return torch.randn(3, 5, 5, generator=generator), weight * (torch.rand(weight.shape, generator=generator) < 0.3)
+    """An image and kernels; by chance, inf in a channel that no kept weight reads, so that a product with 0 is NaN."""
+    weight, image = torch.randn(2, 3, 3, 3, generator=generator), torch.randn(3, 5, 5, generator=generator)
+    weight *= torch.rand(weight.shape, generator=generator) < 0.3
+    unread = whole_number(generator, 0, 5)
+    if unread < len(image):
+        weight[:, unread], image[unread] = 0, torch.inf
+    return image, weight
 
 
 def _convolved(image: Tensor, weight: Tensor) -> Tensor:
+    """By torch, which multiplies by zeros too, so channels that no kept weight reads are emptied first."""
+    read = weight.ne(0).any(3).any(2).any(0)
+    return _multiplied_by_zeros(torch.where(read[:, None, None], image, 0), weight)
+
+
+def _multiplied_by_zeros(image: Tensor, weight: Tensor) -> Tensor:
+    """Your function multiplies by pruned weights too: 0 times an inf of the image is NaN. Visit kept weights only."""
     return F.conv2d(image[None], weight, padding=1)[0]
+
+
+def _summed(weight: Tensor, shape: torch.Size, read: Callable[[int, int, int], Tensor]) -> Tensor:
+    """The planes `read(c, i, j)` times the kept weights, summed: [output channels, *shape]."""
+    out = torch.zeros(len(weight), *shape)
+    for o, c, i, j in weight.nonzero().tolist():
+        out[o] += weight[o, c, i, j] * read(c, i, j)
+    return out
 
 
 def _flipped(image: Tensor, weight: Tensor) -> Tensor:
     """Your kernel is turned around; in deep learning, weight (i, j) reads the pixel at (y + i − 1, x + j − 1)."""
-    return _convolved(image, weight.flip(2, 3))
+    return _summed(weight, image.shape[1:], lambda c, i, j: _shift(image[c], 1 - i, 1 - j))
 
 
 def _not_centred(image: Tensor, weight: Tensor) -> Tensor:
     """Your planes are shifted by (i, j); the weight in the middle, (1, 1), reads the pixel itself."""
-    return F.conv2d(F.pad(image[None], (0, 2, 0, 2)), weight)[0]
+    rows, columns = image.shape[1:]
+    framed = F.pad(image, (0, 2, 0, 2))
+    return _summed(weight, image.shape[1:], lambda c, i, j: framed[c, i : i + rows, j : j + columns])
 
 
 def _transposed(image: Tensor, weight: Tensor) -> Tensor:
     """Your kernel has rows and columns exchanged; i counts rows, j columns."""
-    return _convolved(image, weight.transpose(2, 3))
+    return _summed(weight, image.shape[1:], lambda c, i, j: _shift(image[c], j - 1, i - 1))
 
 
 def _channels_summed(image: Tensor, weight: Tensor) -> Tensor:
     """Your weights meet the sum of all input channels; weight (o, c, i, j) reads channel c alone."""
-    return _convolved(image.sum(0, keepdim=True).expand_as(image), weight)
+    return _summed(weight, image.shape[1:], lambda c, i, j: _shift(image.sum(0), i - 1, j - 1))
 
 
 _SHIFT_AND_ADD = Exercise(
     inputs=_image_and_weights,
     right=_convolved,
     parts=("output",),
-    mistakes=(_flipped, _not_centred, _transposed, _channels_summed),
+    mistakes=(_multiplied_by_zeros, _flipped, _not_centred, _transposed, _channels_summed),
     hints=(
         "Loop over `weight.nonzero()`: each kept weight (o, c, i, j) adds a shifted plane of channel c to output o.",
         "`out[o] += weight[o, c, i, j] * shifted(image[c], i - 1, j - 1)`",
