@@ -101,9 +101,11 @@ def _add_export(commands: Commands) -> None:
 
 
 def _named_method(arguments: Sequence[str]) -> str | None:
-    """The method after --method, if that is asked for in the arguments."""
+    """The method after --method, if the arguments ask for help and name one."""
+    if not {"-h", "--help"} & set(arguments):
+        return None
     finder = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    finder.add_argument("--method", choices=METHODS)
+    finder.add_argument("--method")
     try:
         return finder.parse_known_args(arguments)[0].method
     except argparse.ArgumentError:  # the whole parser will say what is wrong
@@ -111,13 +113,17 @@ def _named_method(arguments: Sequence[str]) -> str | None:
 
 
 def _settings_help(method: str | None) -> str:
-    """Every run's settings by group, then the method's own; without a method, how to see those."""
+    """Every run's settings by group, then the method's own, or what is wrong with it; without one, how to see those."""
     lines = ["settings for --set, with the default of profile digits:"]
     for group, of_group in groupby(rules(Config), lambda rule: rule.metadata["group"]):
         lines += [f"\n{group}", *map(_setting_line, of_group)]
+    how = "\nof one method: run --method NAME --help"
     if method is None:
-        return "\n".join([*lines, "\nof one method: run --method NAME --help"])
-    own = [_setting_line(rule) for rule in rules(own_settings(method))]
+        return "\n".join([*lines, how])
+    try:
+        own = [_setting_line(rule) for rule in rules(own_settings(method))]
+    except ValueError as error:
+        return "\n".join([*lines, how, f"\n{error}"])
     return "\n".join([*lines, f"\nof {method} alone", *(own or ["  none"])])
 
 

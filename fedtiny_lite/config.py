@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtiny_lite.method_files import FILE, method_in, stamped
+from fedtiny_lite.method_files import FILE, file_of, method_in, stamped
 from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting
 
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
@@ -134,7 +134,7 @@ class Config(Settings):
         changed = {name: value for name, value in self.identity().items() if value != self._defaults()[name]}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         dataset = Path(self.dataset.removeprefix("folder:")).name
-        method = Path(self.method.removeprefix(FILE).partition("#")[0]).stem
+        method = file_of(self.method).stem
         return f"{method}-{dataset}-{self.model}{self.width}-d{self.density:g}-a{self.alpha:g}-s{self.seed}-{digest}"
 
     def identity(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ PROFILES: dict[str, Profile] = {
 def load_method(name: str) -> Any:
     """The METHOD (`protocol.Method`) of the file of this name in `methods/`, or of file:PATH, loaded at the first call.
 
-    Raises ValueError for a method that has no file, or whose file has no METHOD.
+    Raises ValueError for a method that has no file, or whose file gives no METHOD.
     """
     if name.startswith(FILE):
         return method_in(stamped(name))

@@ -57,6 +57,13 @@ def rules(kind: type[Settings]) -> list[Rule]:
     return [rule for rule in dataclasses.fields(kind) if "help" in rule.metadata]
 
 
+def is_declared(kind: Any) -> bool:
+    """Whether this is a class of settings, each of which `dataclass` has seen."""
+    if not (isinstance(kind, type) and issubclass(kind, Settings)):
+        return False
+    return not any(isinstance(value, dataclasses.Field) for value in vars(kind).values())
+
+
 def names(kind: type[Settings]) -> set[str]:
     """The names of the settings that a class declares."""
     return {rule.name for rule in rules(kind)}

@@ -62,11 +62,18 @@ def test_help_of_a_method_names_its_own_settings_with_their_defaults(method, cap
         assert own.strip() == "none" or names(own_settings(method))
 
 
-@pytest.mark.parametrize("arguments", [["--method", "fedprox"], ["--method"]])
-def test_help_of_an_unknown_method_is_that_of_all(arguments, capsys):
-    with pytest.raises(SystemExit):
-        main(["run", "--help", *arguments])
-    assert "of one method: run --method NAME --help" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "fedprox"], f"method = 'fedprox': choose one of {', '.join(METHODS)}"),
+        (["--method=file:none.py"], "method = 'file:none.py': there is no file none.py"),
+        (["--method"], "of one method: run --method NAME --help"),
+    ],
+)
+def test_help_of_an_unknown_method_is_that_of_all_and_says_what_is_wrong(arguments, said, capsys):
+    text = helped(["run", "--help", *arguments], capsys)
+    assert settings_in(text) == names(Config)
+    assert "of one method: run --method NAME --help" in text and text.endswith(f"{said}\n")
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["notebooks"], ["figures"], ["export"]])

@@ -2,12 +2,15 @@
 
 import json
 import pickle
+import re
+import shlex
 
 import pytest
 
 from fedtiny_lite.__main__ import main
 from fedtiny_lite.config import load_method, make_config
 from fedtiny_lite.exercises.own_method import check_method
+from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation.rounds import run
 
 HEAD = """\
@@ -80,6 +83,84 @@ METHOD = Method("mine", "masks that stay", start, AVERAGING, settings=Own)
     config = make_config("smoke", method=method(method=own), strength=0.25)
     assert config.identity()["strength"] == 0.25 and pickle.loads(pickle.dumps(config)) == config
     assert config.changed(strength=1).own.strength == 1
+
+
+def test_the_examples_of_the_page_run_as_they_stand(tmp_path, capsys, monkeypatch):
+    """The first is a file of the package; the second is saved as `my_method.py`, and commands and a call run it."""
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    whole, own, call = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [commands] = re.findall(r"```\n(python.*?)```", page, re.DOTALL)
+    assert whole == (ROOT / "fedtiny_lite" / "methods" / "magnitude.py").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_method.py").write_text(own, encoding="utf-8")
+    for command in commands.splitlines():
+        python, dash, package, *arguments = shlex.split(command)
+        assert (python, dash, package) == ("python", "-m", "fedtiny_lite")
+        if "--help" in arguments:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main(arguments)
+        else:
+            assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "of file:my_method.py alone\n  power=0.5" in told
+    path = tmp_path / told.splitlines()[-1]
+    written, found = path.stat().st_mtime_ns, {}
+    exec(compile(call, "methods.md", "exec"), found)  # the same run, which is finished
+    assert found["record"]["run_id"] == path.parent.name and path.stat().st_mtime_ns == written
+    assert found["record"]["config"]["power"] == 0.3 and found["record"]["method"]["label"] == "by spread"
+
+
+UNDECLARED = 'class Own(Settings):\n    a: int = setting(1, "its help")'
+WITH_OWN = METHOD.replace("AVERAGING)", "AVERAGING, settings=Own)")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("x = (", r", line 1: SyntaxError: '\(' was never closed"),
+        ("\nimport nothing_of_this_name\n", r", line 2: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("def f():\n    1 / 0\n\n\nf()\n", r", line 2: ZeroDivisionError: division by zero"),
+        ("raise RuntimeError('x\\ny')", r", line 1: RuntimeError: x y"),
+        ("METHOD = 5\n", r": METHOD is of type int; it must be a fedtiny_lite\.federated\.protocol\.Method"),
+        (
+            f"{HEAD}{START}\n\nclass Own: ...\n{WITH_OWN}",
+            r": give a class that is derived from fedtiny_lite\.settings\.S",
+        ),
+        (f"{HEAD}{START}\n\n{UNDECLARED}\n{WITH_OWN}", r", with @dataclass\(frozen=True, kw_only=True\) above it"),
+        (
+            HEAD + START + METHOD.replace("AVERAGING)", 'AVERAGING, knobs={"powr": (1, 2)})'),
+            "knobs of mine: powr is no setting of its own; those are none",
+        ),
+        (
+            HEAD + START + METHOD.replace("masks that stay", "mine"),
+            "family = 'mine' of mine: choose one of reference, masks that stay, masks that change",
+        ),
+    ],
+)
+def test_a_file_that_gives_no_method_is_told_in_one_line(content, said, tmp_path, capsys):
+    path = tmp_path / "my_method.py"
+    path.write_text(content, encoding="utf-8")
+    assert main(["run", "--method", f"file:{path}", "--out", str(tmp_path)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}") and re.search(said, line), line
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["run", "--method", f"file:{path}", "--help"])
+    assert line.removeprefix("error: ") in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "my_method.py").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"my_method\.py': the file is not text in UTF-8$"):
+        load_method(f"file:{tmp_path}/my_method.py")
+
+
+def test_a_path_may_hold_the_sign_before_the_digits(method, tmp_path):
+    path = tmp_path / "c#" / "my#method.py"
+    path.parent.mkdir()
+    path.write_text(HEAD + START + METHOD, encoding="utf-8")
+    config = make_config("smoke", method=f"file:{path}", **SMALL)
+    assert config.run_id.startswith("my#method-digits-cnn2-") and config.method[:-8] == f"file:{path}#"
+    assert pickle.loads(pickle.dumps(config)) == config == make_config("smoke", method=config.method, **SMALL)
 
 
 def test_what_is_no_method_is_refused(method, tmp_path):

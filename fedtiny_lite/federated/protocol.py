@@ -21,7 +21,8 @@ from fedtiny_lite.federated.server import Server
 from fedtiny_lite.federated.state import Question, Reply, State
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
-from fedtiny_lite.settings import Settings
+from fedtiny_lite.records.schema import FAMILIES
+from fedtiny_lite.settings import Settings, is_declared, names
 
 Note = dict[str, Any]
 """What a fold tells the record, as plain JSON."""
@@ -83,6 +84,7 @@ class Method:
     `mask_of(server, state, k)`: client k's mask, where each client has its own; it follows from `state.of_clients[k]`.
     `extra(task, mask)`: what a state under `mask` holds in `extra` during training, each tensor with its check;
     `of_client(task, mask)`: what it holds of a client in `of_clients`. A checkpoint is held to both.
+    Raises ValueError for another family, for settings that are no such class and for a knob that is none of them.
     """
 
     label: str
@@ -96,6 +98,19 @@ class Method:
     mask_of: Callable[[Server, State, int], Mask] | None = None
     extra: Callable[[Task, Mask], Mapping[str, Check]] = lambda task, mask: {}
     of_client: Callable[[Task, Mask], Mapping[str, Check]] = lambda task, mask: {}
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family = {self.family!r} of {self.label}: choose one of {', '.join(FAMILIES)}")
+        if not is_declared(self.settings):
+            raise ValueError(
+                f"settings = {self.settings!r} of {self.label}: give a class that is derived from "
+                "fedtiny_lite.settings.Settings, with @dataclass(frozen=True, kw_only=True) above it"
+            )
+        own = names(self.settings)
+        for name in self.knobs.keys() - own:
+            its = ", ".join(sorted(own)) or "none"
+            raise ValueError(f"knobs of {self.label}: {name} is no setting of its own; those are {its}")
 
 
 def exchange_at(method: Method, config: Config, index: int) -> Exchange:

@@ -14,6 +14,7 @@ from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, OURS, SETTING,
 from fedtiny_lite.plots.comparison import INTERVAL, interval_dots
 from fedtiny_lite.plots.runs import Style, accuracy_row, styles
 from fedtiny_lite.plots.style import DENSITY, PALETTE, figure, subtitle
+from fedtiny_lite.records.schema import STAY
 from fedtiny_lite.report.claim_tables import (
     Runs,
     arm_of,
@@ -23,7 +24,7 @@ from fedtiny_lite.report.claim_tables import (
     total_flops,
 )
 from fedtiny_lite.report.frames import PANELS
-from fedtiny_lite.report.labels import FEDTINY, STAY, run_label
+from fedtiny_lite.report.labels import FEDTINY, run_label
 
 _DATA = f"CIFAR-10 (JPEG copy), ResNet18 of width {SETTING['width']}, {SETTING['rounds']} rounds"
 _OWN_STYLES = {  # a variant has the colour of what it varies

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fedtiny_lite.records.files import Json, plain, read_json, write_json
 
+FAMILIES = REFERENCE, STAY, CHANGE = "reference", "masks that stay", "masks that change"
+"""The families of methods, as records name them, in the order of figures and tables."""
 RECORD_KEYS = frozenset({"run_id", "config", "rounds", "complete"})
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from fedtiny_lite.report.labels import CHANGE, DENSE, FEDTINY, REFERENCE, STAY, Label, place, run_label
+from fedtiny_lite.records.schema import CHANGE, REFERENCE, STAY
+from fedtiny_lite.report.labels import DENSE, FEDTINY, Label, place, run_label
 from fedtiny_lite.report.measures import accuracies, spent, split, weights_held
 
 PANELS = {STAY: (REFERENCE, STAY), CHANGE: (CHANGE,)}

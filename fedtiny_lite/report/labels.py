@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fedtiny_lite.records.schema import CHANGE, FAMILIES, REFERENCE, STAY
+
 DENSE, FEDTINY = "dense", "FedTiny"
-FAMILIES = REFERENCE, STAY, CHANGE = "reference", "masks that stay", "masks that change"
-"""The families in the order of figures and tables; within one, names stand in alphabetical order."""
 
 
 class Label(NamedTuple):
@@ -76,6 +76,6 @@ def _ours(config: Mapping) -> str:
 
 
 def place(found: Label) -> tuple[int, str]:
-    """Sorts labels by family, then by name; families of a reader's own come last."""
+    """Sorts labels by family, then by name; a family that is not known comes last."""
     number = FAMILIES.index(found.family) if found.family in FAMILIES else len(FAMILIES)
     return number, found.label.casefold()
