@@ -134,6 +134,7 @@ def _setting_line(rule: dataclasses.Field) -> str:
 
 def run_command(options: argparse.Namespace) -> int:
     """One run: its accuracy and density, then the path of its record."""
+    from fedtiny_lite.report.measures import too_many_kept
     from fedtiny_lite.simulation.rounds import run
 
     named = {name: getattr(options, name) for name in ("method", "seed") if getattr(options, name) is not None}
@@ -147,6 +148,8 @@ def run_command(options: argparse.Namespace) -> int:
     engines = sorted({name for entry in record["rounds"] for name in entry.get("trained_on", ())})
     told = f", trained on the {' and '.join(engines)} engine" if engines else ""
     print(f"{on} accuracy {final[f'{on}_accuracy']:.4f}, model density {final['model_density']:.4f}{told}")
+    if beyond := too_many_kept(record):
+        print(beyond)
     if final["empty_layers"]:
         print(f"layers that keep nothing: {', '.join(final['empty_layers'])}")
     print(options.out / "runs" / record["run_id"] / "record.json")
@@ -217,14 +220,18 @@ def _write_report(out: Path) -> Path:
 
 
 def figures_command(options: argparse.Namespace) -> int:
-    """Accuracy over rounds and over density of every finished run below `out`."""
+    """Accuracy over rounds and over density of every finished run below `out`; which runs keep more than allowed."""
     from fedtiny_lite.plots.runs import save_run_figures
     from fedtiny_lite.records.schema import load_records
+    from fedtiny_lite.report.measures import too_many_kept
 
     records = load_records(options.out)
     paths = save_run_figures(records, options.out / "figures")
     if not paths:
         raise ValueError(f"{options.out} holds no finished run; make one with: python -m fedtiny_lite run")
+    for record in records:
+        if beyond := too_many_kept(record):
+            print(f"{record['run_id']}: {beyond}", file=sys.stderr)
     print(*paths, sep="\n")
     return 0
 

@@ -178,6 +178,20 @@ def test_the_command_line_takes_it(method, tmp_path, capsys):
         assert json.load(record)["method"]["label"] == "mine"
 
 
+def test_a_mask_above_the_budget_is_said(method, tmp_path, capsys):
+    """A small CNN of width 2 has 18 * 4 + 36 * 8 + 72 * 8 + 320 prunable weights; a tenth of them may be kept."""
+    small = [f"{name}={value}" for name, value in (SMALL | {"density": 0.1}).items()]
+    arguments = ["run", "--profile", "smoke", "--out", str(tmp_path), "--set", *small, "--method"]
+    said = "mine keeps 375 prunable weights at the end, where density 0.1 allows 125"
+    assert main([*arguments, method(START.replace("task.budget", "3 * task.budget"))]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == said
+    assert main([*arguments, method()]) == main([*arguments, "fedavg"]) == main([*arguments, "ssfl"]) == 0
+    assert "prunable weights" not in capsys.readouterr().out
+    assert main(["figures", "--out", str(tmp_path)]) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("my_method-digits-cnn2-") and line.endswith(f": {said}")
+
+
 @pytest.mark.parametrize(
     ("ending", "said"),
     [

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from math import nan
 
+from fedtiny_lite.report.labels import DENSE, run_label
+
 BYTES, FLOPS = ("bytes_down", "bytes_up"), ("training_flops",)
 
 
@@ -55,6 +57,18 @@ def above_budget(record: Mapping) -> list[int]:
     before = max((entry["client_kept"] for entry in record["prelude"]), default=0)
     held = (before, *(entry["client_kept"] for entry in record["rounds"]))
     return [r for r, count in enumerate(held) if count > record["model"]["budget"]]
+
+
+def too_many_kept(record: Mapping) -> str:
+    """A sentence on the last model of the server, if it keeps more prunable weights than the density allows; else "".
+
+    What a method holds before that is its own affair: some begin dense. The dense reference is held to no density.
+    """
+    label, kept = run_label(record).label, sum(record["final"].get("kept", {}).values())
+    allowed, density = record["model"]["budget"], record["config"]["density"]
+    if label == DENSE or kept <= allowed:
+        return ""
+    return f"{label} keeps {kept:,} prunable weights at the end, where density {density:g} allows {allowed:,}"
 
 
 def emptied(record: Mapping) -> list[str]:
