@@ -10,7 +10,7 @@ from fedtiny_lite.federated.ledger import SHARED, Ledger
 from fedtiny_lite.federated.memory import Memories
 from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.records import schema
-from fedtiny_lite.simulation import checkpoint
+from fedtiny_lite.simulation import checkpoint, rounds
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
@@ -124,6 +124,27 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(saved,
     assert target.read_bytes() == data
 
 
+def test_a_run_does_not_go_on_with_other_images(saved, tmp_path, monkeypatch):
+    began = rounds._new_record
+    other = lambda *given: (new := began(*given)) | {"data": new["data"] | {"fingerprint": "other"}}  # noqa: E731
+    monkeypatch.setattr(rounds, "_new_record", other)
+    with pytest.raises(ValueError, match=r"began with other images \(its fingerprint differ\); bring these back"):
+        run(CONFIG, tmp_path)
+    monkeypatch.undo()
+    assert run(CONFIG, tmp_path)["complete"]
+
+
+def test_a_record_names_every_environment_that_its_run_went_on_in(tmp_path, monkeypatch):
+    """Begun under torch 1 and killed, gone on under torch 2 from round 1 and killed, then twice under torch 3."""
+    longer, torches = replace(CONFIG, rounds=4), iter([1, 2, 3, 3])
+    monkeypatch.setattr(rounds, "environment", lambda gpu: {"torch": next(torches)})
+    for last in range(3):
+        interrupted(longer, tmp_path, after=last)
+    here = run(longer, tmp_path)["environment"]
+    assert here["torch"] == 1
+    assert [(other["round"], other["torch"]) for other in here["resumed"]] == [(1, 2), (2, 3)]
+
+
 def test_a_checkpoint_serves_any_number_of_workers(saved, server):
     folder, state = saved
     found = checkpoint.load(folder, replace(CONFIG, workers=3), server.task)
@@ -147,7 +168,7 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(saved, serv
 
 def test_nothing_but_the_checkpoint_and_what_clients_remember_lies_in_the_folder(saved):
     folder, _ = saved
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.ftl", "clients", "rounds"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.ftl", "clients", "lock", "rounds"]
     assert [len(list((folder / name).iterdir())) for name in ("clients", "rounds")] == [1, 1]
 
 

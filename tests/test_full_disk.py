@@ -13,9 +13,9 @@ import pytest
 
 from fedtiny_lite.experiments.notebook_runner import run_notebooks
 from fedtiny_lite.records import schema
-from fedtiny_lite.records.files import ROOT, aside, read_json, scratch_folder, write_json
+from fedtiny_lite.records.files import ROOT, alone, aside, read_json, scratch_folder, write_json
 from fedtiny_lite.report.pages.notebook_page import write_page
-from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.simulation.rounds import LOCK, run
 from tests.helpers import four_clients
 from tests.test_notebook_runner import write_notebook
 
@@ -68,7 +68,8 @@ def test_a_run_on_a_full_disk_keeps_what_is_finished_and_goes_on(
     with pytest.raises(OSError, match=rf"{MAKE_ROOM}.*({failing})"):
         run(CONFIG, tmp_path, fill)
     largest_file(None)
-    assert [name for name in names(folder) if name != "clients"] == [name for name in left if name != "clients"]
+    beside = {"clients", LOCK}
+    assert [name for name in names(folder) if name not in beside] == [name for name in left if name not in beside]
     rounds = []
     resumed = run(CONFIG, tmp_path, lambda entry, state: rounds.append(entry["round"]))
     assert rounds == list(range(after + 1, 3))
@@ -169,3 +170,29 @@ def test_a_scratch_folder_is_swept_once_its_process_is_gone(tmp_path, monkeypatc
     with scratch_folder() as folder:
         assert names(tmp_path) == [folder.name]
     assert names(tmp_path) == []
+
+
+def test_the_second_process_waits_for_the_first(tmp_path):
+    """The first is this test, which holds the folder's lock until the second has said that it waits."""
+    folder = tmp_path / CONFIG.run_id
+    folder.mkdir()
+    command = [sys.executable, "-c", RUN, json.dumps(CONFIG.identity()), str(tmp_path)]
+    with alone(folder / LOCK):
+        second = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert second.stderr and "another process works in" in second.stderr.readline()
+        assert names(folder) == [LOCK]
+    assert second.communicate(timeout=300) and second.returncode == 0
+    assert names(folder) == ["model.tiny", "record.json"]
+
+
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
+    code = f"""
+import os
+from pathlib import Path
+from fedtiny_lite.records.files import alone
+with alone(Path({str(tmp_path / LOCK)!r})):
+    os._exit(1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 1
+    with alone(tmp_path / LOCK):
+        assert names(tmp_path) == [LOCK]

@@ -60,7 +60,7 @@ class Memories:
             sweep(self.folder)
             for path in self.folder.glob(f"*{SUFFIX}"):
                 if path.stem not in names:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -98,6 +99,26 @@ def scratch_folder() -> Iterator[Path]:
     sweep(Path(tempfile.gettempdir()), f"{name}*.tmp")
     with tempfile.TemporaryDirectory(prefix=name, suffix=f".{os.getpid()}.tmp") as folder:
         yield Path(folder)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While the block runs, no other process is in a block with the same `path`; who comes second says so and waits.
+
+    The operating system frees the lock of a process that was killed. The file at `path` stays.
+    """
+    from filelock import FileLock, Timeout  # imported here, as most commands need no lock
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process works in {path.parent}: waiting until it ends", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_running(pid: int) -> bool:

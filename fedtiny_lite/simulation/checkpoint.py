@@ -59,7 +59,8 @@ def save(folder: Path, config: Config, record: dict[str, Any], progress: Progres
         "mask": encode_mask(state.mask, list(state.mask)),
         "extra": _as_tensor(pack(state.extra)),
     }
-    write_bytes(path_in(folder), pack(tensors, identity=config.identity(), rounds=mark.rounds, last=mark.last))
+    told = {"identity": config.identity(), "rounds": mark.rounds, "last": mark.last}
+    write_bytes(path_in(folder), pack(tensors, **told, resumed=record["environment"].get("resumed", [])))
     return mark
 
 
@@ -122,6 +123,19 @@ def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> Non
         )
 
 
+def check_data(folder: Path, theirs: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError if the images and their split are not those with which the run in `folder` began.
+
+    `theirs`, `now`: its record, and one that begins.
+    """
+    differing = [name for name, value in plain(now["data"]).items() if theirs["data"].get(name) != value]
+    if differing:
+        raise ValueError(
+            f"{path_in(folder)} began with other images (its {', '.join(differing)} differ); bring these back, or "
+            "delete it to start over"
+        )
+
+
 def load(folder: Path, config: Config, task: Task) -> Saved | None:
     """Record and progress of an unfinished run, or None if there is no checkpoint.
 
@@ -140,6 +154,11 @@ def load(folder: Path, config: Config, task: Task) -> Saved | None:
         rounds = len(record["rounds"])
         if message.meta.get("rounds") != rounds:
             raise ValueError(f"it counts {str(message.meta.get('rounds'))[:100]} rounds, and {rounds} are there")
+        resumed = message.meta.get("resumed", [])
+        if not isinstance(resumed, list):
+            raise ValueError(f"it was resumed {str(resumed)[:100]} in place of a list of environments")
+        if resumed:
+            record["environment"] |= {"resumed": [*map(as_mapping, resumed)]}
         mark = Mark(progress.ledger, progress.state.of_clients, rounds, message.meta["last"])
         return Saved(record, progress, mark)
 

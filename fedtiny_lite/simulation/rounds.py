@@ -6,7 +6,7 @@ checked, and gives the method those that passed, in order of client number.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from fedtiny_lite.export.tiny_model import final_model, save_tiny
 from fedtiny_lite.federated.ledger import begin
 from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.records.environment import environment
-from fedtiny_lite.records.files import check_writable, sweep
+from fedtiny_lite.records.files import alone, check_writable, sweep
 from fedtiny_lite.records.schema import read_record, write_record
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.exchanges import carry_out, check_state
@@ -29,6 +29,9 @@ from fedtiny_lite.simulation.scoring import final, score
 from fedtiny_lite.simulation.setup import Federation, resolve_device
 from fedtiny_lite.simulation.stopping import stopping
 from fedtiny_lite.simulation.watching import OnRound, watched
+
+LOCK = "lock"
+"""The file in a run's folder by which processes let one another finish."""
 
 
 def run(
@@ -40,44 +43,67 @@ def run(
     `place`: where the clients are; by default here, or in as many worker processes as the config asks for.
 
     A finished record there is returned as it is; an interrupted run continues after its last finished round,
-    to the same record. Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit,
-    and FloatingPointError when fewer than half of a round's replies could be used: the record so far is then kept, not
-    complete. Ctrl-C raises Stopped, which says how many rounds are kept.
+    to the same record. Of two processes with the same run and folder the second waits for the first.
+
+    Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit, and FloatingPointError
+    when fewer than half of a round's replies could be used: the record so far is then kept, not complete. Ctrl-C raises
+    Stopped, which says how many rounds are kept.
     """
     config = replace(config, torch_device=resolve_device(config.torch_device))
     folder = None if out is None else Path(out) / config.run_id
-    if folder:
-        sweep(folder)
-    if folder and (folder / "record.json").exists():
-        record = read_record(folder / "record.json")
-        checkpoint.check_identity(folder / "record.json", record["config"], config)
-        if record["complete"]:
-            checkpoint.remove(folder)  # of a process that was killed in between
-            return record
-    if folder:  # an output that cannot be written shall not cost the work of a round
-        check_writable(folder)
+    with stopping(lambda: checkpoint.kept(folder, config.rounds)):
+        if folder is None:
+            return _started(config, None, on_round, place)
+        return _finished(folder, config) or _alone(config, folder, on_round, place)
+
+
+def _alone(config: Config, folder: Path, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
+    """The run in its folder, once no other process works there."""
+    check_writable(folder)  # an output that cannot be written shall not cost the work of a round
     try:
-        with (
-            stopping(lambda: checkpoint.kept(folder, config.rounds)),
-            _one_thread(),
-            watched(config, on_round) as report,
-            contextlib.ExitStack() as stack,
-        ):
+        with alone(folder / LOCK):
+            try:  # another process may have finished the run in the meantime
+                return _finished(folder, config) or _started(config, folder, on_round, place)
+            finally:
+                if not checkpoint.path_in(folder).exists():
+                    (folder / LOCK).unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # a run that was refused leaves no empty folder behind
+            folder.rmdir()
+
+
+def _finished(folder: Path, config: Config) -> dict[str, Any] | None:
+    """The finished record in `folder`, if there is one. Raises ValueError for that of another run."""
+    sweep(folder)
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    record = read_record(path)
+    checkpoint.check_identity(path, record["config"], config)
+    if not record["complete"]:
+        return None
+    checkpoint.remove(folder)  # of a process that was killed in between
+    return record
+
+
+def _started(config: Config, folder: Path | None, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
+    """The run from where it stands, with its surroundings: a place, one thread, progress, and what Ctrl-C says."""
+    try:
+        with _one_thread(), watched(config, on_round) as report, contextlib.ExitStack() as stack:
             place = place or stack.enter_context(place_for(config, folder and folder / "clients"))
             return _run(config, folder, report, place)
     except BrokenProcessPool as error:
         kept = "finished rounds are kept, so run the same again" if folder else "give `out` to keep finished rounds"
         raise RuntimeError(f"a worker process died, often for lack of memory; {kept}, with fewer workers") from error
-    finally:
-        if folder:  # a run that was refused leaves no empty folder behind
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 def _run(config: Config, folder: Path | None, on_round: OnRound, place: Place) -> dict[str, Any]:
     federation, method = place.federation(), load_method(config.method)
     saved = checkpoint.load(folder, config, federation.task) if folder else None
-    record = saved.record if saved else _new_record(federation, method)
+    record = _new_record(federation, method)
+    if saved and folder:
+        checkpoint.check_data(folder, saved.record, record)
+        record = saved.record | {"environment": also_on(saved.record, record["environment"])}
     try:
         progress = saved.progress if saved else _prepare(federation, method, record, on_round, place)
         mark = saved.mark if saved else None
@@ -143,6 +169,15 @@ def _new_record(federation: Federation, method: Method) -> dict[str, Any]:
         "environment": environment(gpu) | {"workers": task.config.workers},
         "complete": False,
     }
+
+
+def also_on(saved: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment of a run that goes on `here`; where that is another, it is noted with the round it begins in."""
+    before = saved["environment"]
+    last = (before.get("resumed") or [before])[-1]
+    if here.items() <= last.items():
+        return before
+    return before | {"resumed": [*before.get("resumed", ()), {"round": len(saved["rounds"]), **here}]}
 
 
 def _store(record: dict[str, Any], folder: Path | None) -> None:
