@@ -1,6 +1,7 @@
 """What clients remember: it stays with them, the server knows digests, and who forgets is sent everything again."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +95,7 @@ def test_a_client_that_lost_its_memory_is_sent_everything_and_answers_as_before(
     assert unpack(reminder.message).meta["known"] == 0 and "mask" in unpack(reminder.message).tensors
     assert record["rounds"][2]["bytes_down"] == expected["rounds"][2]["bytes_down"] + len(reminder.message)
     assert "lost" not in record["rounds"][2] and record["rounds"][2]["rejected_clients"] == []
+    assert [entry.get("forgot") for entry in record["rounds"]] == [None, None, [1], None]
     if method != "fl_pqsu":
         for one, other in zip(found, states, strict=True):
             assert one.mask == other.mask
@@ -106,18 +108,33 @@ def test_a_client_that_forgot_the_pool_is_sent_it_again():
     expected, place = run(config), Forgetful(config, 1, -1)
     record = run(config, place=place)
     assert {"pool", "weights", "mask", "stats"} == set(unpack(place.reminders[1].message).tensors)
+    assert [entry.get("forgot") for entry in record["prelude"]] == [None, None, [1]]
     assert record["prelude"][2]["selection"] == expected["prelude"][2]["selection"]
     assert record["final"]["test_loss"] == expected["final"]["test_loss"]
 
 
+def flip_a_bit(path):
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+HARM = {
+    "deleted": Path.unlink,
+    "one bit flipped": flip_a_bit,
+    "a byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
 @pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "fl_pqsu"])
-def test_a_run_whose_clients_lost_everything_with_the_server_goes_on(method, tmp_path):
+def test_a_run_whose_clients_lost_everything_with_the_server_goes_on_and_names_them(method, harm, tmp_path):
     config = tiny(method)
     interrupted(config, tmp_path, after=1)
     for path in (tmp_path / config.run_id / "clients").iterdir():
-        path.unlink()
+        harm(path)
     record = run(config, tmp_path)
     assert record["complete"] and all(entry["rejected_clients"] == [] for entry in record["rounds"])
+    assert [entry.get("forgot") for entry in record["rounds"]] == [None, None, [0, 1, 2, 3], None]
     if method != "fl_pqsu":
         assert record["final"]["test_loss"] == run(config)["final"]["test_loss"]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedtiny_lite.federated.checks import inspect, reason, too_long, update_norm, whole_number
 from fedtiny_lite.federated.formats import encode_mask
+from fedtiny_lite.federated.memory import NOTHING
 from fedtiny_lite.federated.messages import Message, encode_state, pack, unpack
 from fedtiny_lite.federated.protocol import Exchange, Lost, Method
 from fedtiny_lite.federated.server import Server
@@ -46,6 +47,11 @@ def forget(ledger: Ledger, clients: Collection[int]) -> Ledger:
     held = {k: version for k, version in ledger.held.items() if k not in clients}
     memories = {k: digest for k, digest in ledger.memories.items() if k not in clients}
     return replace(ledger, held=held, memories=memories)
+
+
+def who_knows_nothing(ledger: Ledger, clients: Collection[int]) -> list[int]:
+    """Those of these clients that remember nothing, once any client was heard: they missed what went before."""
+    return [k for k in clients if ledger.memories and ledger.memories.get(k, NOTHING) == NOTHING]
 
 
 def lineage(method: Method, k: int) -> str:

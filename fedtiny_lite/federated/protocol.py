@@ -61,7 +61,8 @@ all.
 class Exchange:
     """One round trip between the server and clients; `clients(config, r)`: the numbers of those that are asked.
 
-    `remind`: what a client that has lost its memory is asked in place of `ask`, where that builds on what it remembers.
+    `remind`: what a client that remembers nothing is asked in place of `ask`, where that builds on earlier exchanges.
+    Such a client has lost its memory, or gave no answer so far. Nobody is asked it in the first exchange.
     """
 
     name: str

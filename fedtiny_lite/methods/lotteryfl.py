@@ -64,7 +64,7 @@ def remember_initial(client: Client, message: Message) -> Reply:
 
 
 def remind_initial(server: Server, state: State, r: int) -> Question:
-    """The model, and the initial weights that a client forgot."""
+    """The model, and the initial weights that a client forgot or never had."""
     dense = full_mask(server.task.mask_shapes)
     return Question({"initial": encode_state(pretrained(server), dense)})
 
@@ -108,7 +108,8 @@ def next_counts(task: Task, mask: Mask, r: int) -> dict[str, int]:
 def answer(client: Client, message: Message) -> Reply:
     """The trained weights, and the mask if it changed.
 
-    As long as it may prune, the client remembers the initial weights, which count as memory beside the model.
+    As long as it may prune, the client remembers the initial weights, which count as memory beside the model. The
+    first model that anyone is sent is the initial one; whoever missed it is sent both.
     """
     state, held = receive(client, message)
     mask, judging, spare, counts = held, 0, 0, next_counts(client.task, held, client.round)

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from fedtiny_lite.federated.ledger import Accepted, Ledger, accept, address, forget, note_changes
+from fedtiny_lite.federated.ledger import Accepted, Ledger, accept, address, forget, note_changes, who_knows_nothing
 from fedtiny_lite.federated.memory import NOTHING
 from fedtiny_lite.federated.protocol import Ask, Exchange, Heard, Lost, Method, exchange_at
 from fedtiny_lite.federated.server import Server
@@ -18,6 +18,17 @@ from fedtiny_lite.simulation.setup import Federation
 Answers = dict[int, Heard | Lost]
 
 
+class Asking(NamedTuple):
+    """What came of asking. `ledger`: without what clients forgot; `answers`: of each client that was asked; `down`: the
+    bytes that were sent; `forgot`: the clients that had lost their memory, ascending.
+    """
+
+    ledger: Ledger
+    answers: Answers
+    down: int
+    forgot: list[int]
+
+
 def carry_out(
     federation: Federation, method: Method, index: int, progress: Progress, r: int, place: Place
 ) -> tuple[Progress, dict[str, Any]]:
@@ -28,38 +39,48 @@ def carry_out(
     began, server, state = time.perf_counter(), federation.server, progress.state
     exchange = exchange_at(method, server.task.config, index)
     call = Call(server.task.config, server.task.pixels, index, r)
-    ledger, answers, down = _ask(method, exchange, server, state, progress.ledger, call, place)
-    replies = {k: found if isinstance(found, Lost) else found.reply for k, found in answers.items()}
-    accepted = accept(method, exchange, server, state, r, ledger, replies)
+    asking = _ask(method, exchange, server, state, progress.ledger, call, place)
+    replies = {k: found if isinstance(found, Lost) else found.reply for k, found in asking.answers.items()}
+    accepted = accept(method, exchange, server, state, r, asking.ledger, replies)
     following, note = exchange.fold(server, state, r, accepted.replies)
     check_state(server, following)
-    heard = {k: found for k, found in answers.items() if isinstance(found, Heard)}
-    memories = {**ledger.memories, **{k: found.memory for k, found in heard.items()}}
+    heard = {k: found for k, found in asking.answers.items() if isinstance(found, Heard)}
+    memories = {**asking.ledger.memories, **{k: found.memory for k, found in heard.items()}}
     ledger = note_changes(method, server, state, following, replace(accepted.ledger, memories=memories))
-    cost = _cost(answers, heard, down, accepted) | {"seconds": time.perf_counter() - began}
+    if index >= 0:  # a later exchange may build on this one, so whoever missed it is sent everything
+        ledger = forget(ledger, accepted.lost)
+    cost = _cost(asking, heard, accepted) | {"seconds": time.perf_counter() - began}
     return Progress(following, ledger), cost | note
 
 
 def _ask(
     method: Method, exchange: Exchange, server: Server, state: State, ledger: Ledger, call: Call, place: Place
-) -> tuple[Ledger, Answers, int]:
-    """The ledger without what clients forgot, what came of each client that is asked, and the bytes that were sent.
+) -> Asking:
+    """Asks the clients of the exchange; those that missed what it builds on are asked `remind`.
 
-    Whoever lost its memory is asked once more, and is sent everything.
+    Whoever lost its memory is asked once more, likewise.
     """
+    remind = exchange.remind or exchange.ask
 
-    def send(ask: Ask, clients: list[int], ledger: Ledger) -> tuple[Answers, int]:
+    def questions(ask: Ask, clients: list[int], ledger: Ledger) -> dict[int, Asked]:
+        if not clients:
+            return {}
         messages = address(method, server, state, ledger, ask(server, state, call.r), clients)
-        questions = {k: Asked(message, ledger.memories.get(k, NOTHING)) for k, message in messages.items()}
-        return dict(place.ask(call, questions)), sum(map(len, messages.values()))
+        return {k: Asked(message, ledger.memories.get(k, NOTHING)) for k, message in messages.items()}
 
-    answers, down = send(exchange.ask, list(exchange.clients(call.config, call.r)), ledger)
-    forgetful = [k for k, found in answers.items() if isinstance(found, Lost) and found.forgot]
-    if not forgetful:
-        return ledger, answers, down
-    ledger = forget(ledger, forgetful)
-    again, more = send(exchange.remind or exchange.ask, sorted(forgetful), ledger)
-    return ledger, answers | again, down + more
+    def send(asked: Mapping[int, Asked]) -> tuple[Answers, int]:
+        return dict(place.ask(call, asked)), sum(len(question.message) for question in asked.values())
+
+    clients = list(exchange.clients(call.config, call.r))
+    blank = who_knows_nothing(ledger, clients)
+    others = [k for k in clients if k not in blank]
+    answers, down = send(questions(exchange.ask, others, ledger) | questions(remind, blank, ledger))
+    forgot = sorted(k for k, found in answers.items() if isinstance(found, Lost) and found.forgot)
+    if not forgot:
+        return Asking(ledger, answers, down, [])
+    ledger = forget(ledger, forgot)
+    again, more = send(questions(remind, forgot, ledger))
+    return Asking(ledger, answers | again, down + more, forgot)
 
 
 def check_state(server: Server, state: State) -> None:
@@ -74,18 +95,19 @@ def check_state(server: Server, state: State) -> None:
     check_masked(state.weights, state.mask)
 
 
-def _cost(asked: Answers, heard: Mapping[int, Heard], down: int, accepted: Accepted) -> dict[str, Any]:
-    """What an exchange cost, for the record; reasons only where clients were rejected or lost."""
+def _cost(asking: Asking, heard: Mapping[int, Heard], accepted: Accepted) -> dict[str, Any]:
+    """What an exchange cost, for the record; who was rejected, lost or forgot only where there are some."""
     flops = [found.flops for found in heard.values()]
     reasons = {"rejections": accepted.rejections, "lost": accepted.lost}
     return {
-        "asked": sorted(asked),
+        "asked": sorted(asking.answers),
         "bytes_up": sum(len(found.reply) for found in heard.values()),
-        "bytes_down": down,
+        "bytes_down": asking.down,
         "training_flops": sum(flops),
         "client_flops": max(flops),
         "client_kept": max(found.kept for found in heard.values()),
         "client_state_bytes": max(found.state_bytes for found in heard.values()),
         "rejected_clients": sorted(accepted.rejections),
         "trained_on": sorted({name for found in heard.values() for name in found.trained_on}),
+        **({"forgot": asking.forgot} if asking.forgot else {}),
     } | {name: {str(k): reason for k, reason in of_kind.items()} for name, of_kind in reasons.items() if of_kind}
