@@ -170,6 +170,10 @@ def wrong_tensors(stage: Stage) -> Wrong:
         wrong = reply.tensors[name].clone()
         wrong.view(-1)[0] = -1
         found[f"{name}: negative"] = {name: wrong}, name
+    if "correct" in reply.tensors:  # as many as were judged may be correct
+        one_more = torch.full_like(reply.tensors["correct"], reply.meta["judged"] + 1)
+        found["correct: one more than judged"] = {"correct": one_more}, "correct"
+        found["correct: 2^62"] = {"correct": torch.full_like(one_more, 2**62)}, "correct"
     wrong = with_a_negative_variance(stage)
     found |= {"a negative variance": (wrong, "negative")} if wrong else {}
     complete = {what: (reply.tensors | wrong, word) for what, (wrong, word) in found.items()}

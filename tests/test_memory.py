@@ -55,6 +55,8 @@ def test_written_memories_outlive_the_process_and_damaged_ones_count_as_lost(tmp
     assert again.recall(one) == b"one" and again.recall(three) is None
     (folder / f"{two}.memory").write_bytes(b"tow")
     assert Memories(folder).recall(two) is None
+    store.write([one, two])
+    assert Memories(folder).recall(two) == b"two"
     again.keep([two])
     assert [path.stem for path in folder.iterdir()] == [two]
     again.keep(())
@@ -137,6 +139,27 @@ def test_a_run_whose_clients_lost_everything_with_the_server_goes_on_and_names_t
     assert [entry.get("forgot") for entry in record["rounds"]] == [None, None, [0, 1, 2, 3], None]
     if method != "fl_pqsu":
         assert record["final"]["test_loss"] == run(config)["final"]["test_loss"]
+
+
+def test_a_damaged_memory_is_written_anew_when_the_client_remembers_the_same_again(tmp_path):
+    """LotteryFL's clients that do not prune keep the initial weights, so their digests stay as they are."""
+    config = tiny("lotteryfl", lottery_accuracy=1.0, rounds=5, adjust_until=5)
+    interrupted(config, tmp_path, after=0)
+    for path in (tmp_path / config.run_id / "clients").iterdir():
+        flip_a_bit(path)
+    interrupted(config, tmp_path, after=1)
+    record = run(config, tmp_path)
+    assert [entry.get("forgot") for entry in record["rounds"]] == [None, [0, 1, 2, 3], None, None, None]
+
+
+def test_folders_that_are_named_like_files_of_a_run_are_left_alone(tmp_path):
+    config = tiny("lotteryfl")
+    interrupted(config, tmp_path, after=1)
+    folders = [tmp_path / config.run_id / name for name in ("clients/d.memory", "rounds/d.round")]
+    for folder in folders:
+        folder.mkdir()
+    assert schema.canonical(run(config, tmp_path)) == schema.canonical(run(config))
+    assert all(folder.is_dir() for folder in folders)
 
 
 def test_clients_that_remember_the_same_take_one_file(tmp_path):

@@ -42,8 +42,8 @@ def inspect(reply: Message, expected: Mapping[str, Check]) -> None:
             raise ValueError(f"{name}: {error}") from error
 
 
-def numbers(*shape: int, dtype: torch.dtype = torch.float32, low: float = -math.inf) -> Check:
-    """A check for finite numbers of this shape and type, none of them below `low`."""
+def numbers(*shape: int, dtype: torch.dtype = torch.float32, low: float = -math.inf, high: float = math.inf) -> Check:
+    """A check for finite numbers of this shape and type, none of them below `low` or above `high`."""
 
     def check(tensor: Tensor) -> None:
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
@@ -52,6 +52,8 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32, low: float = -math.
             raise ValueError("it has NaN or infinite numbers")
         if tensor.numel() and float(tensor.min()) < low:
             raise ValueError(f"it has numbers below {low:g}")
+        if tensor.numel() and float(tensor.max()) > high:
+            raise ValueError(f"it has numbers above {high:g}")
 
     return check
 

@@ -33,12 +33,14 @@ class Memories:
         self.folder, self.held = folder, {NOTHING: EMPTY_MEMORY}
 
     def recall(self, name: str) -> bytes | None:
-        """The memory of this digest; None if there is none, or its file was damaged."""
+        """The memory of this digest; None if there is none, or its file was damaged, which is then deleted."""
         if name not in self.held and self.folder and name.isalnum():
             with contextlib.suppress(OSError):
                 data = self._path(name).read_bytes()
                 if digest(data) == name:
                     self.held[name] = data
+                else:  # `write` leaves files that are there as they are
+                    self._path(name).unlink()
         return self.held.get(name)
 
     def remember(self, memory: bytes) -> str:
@@ -54,12 +56,12 @@ class Memories:
                 write_bytes(self._path(name), self.held[name])
 
     def keep(self, names: Collection[str]) -> None:
-        """Forget all others."""
+        """Forget all others. A folder that is named like a memory is none of ours, and stays."""
         self.held = {name: self.held[name] for name in self.held if name in names or name == NOTHING}
         if self.folder and self.folder.is_dir():
             sweep(self.folder)
             for path in self.folder.glob(f"*{SUFFIX}"):
-                if path.stem not in names:
+                if path.stem not in names and path.is_file():
                     path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()

@@ -115,21 +115,24 @@ def expect_stats(server: Server, state: State, r: int, k: int, reply: Message) -
 
 
 def expect_losses(server: Server, state: State, r: int, k: int, reply: Message) -> Mapping[str, Check]:
-    """A summed loss and a number of correct answers for each candidate."""
-    _check_judged(server, reply)
+    """A summed loss and a number of correct answers for each candidate, of as many images as the client judged."""
+    images = _check_judged(server, reply)
     candidates = len(state.extra["pool"])
     return {
         "loss": numbers(candidates, dtype=torch.float64, low=0),
-        "correct": numbers(candidates, dtype=torch.int64, low=0),
+        "correct": numbers(candidates, dtype=torch.int64, low=0, high=images),
     }
 
 
-def _check_judged(server: Server, reply: Message) -> None:
-    """The number of images that judged follows from the number that the client has."""
+def _check_judged(server: Server, reply: Message) -> int:
+    """The number of images that judged, which follows from the number that the client has. Raises ValueError for
+    another.
+    """
     samples = whole_number(reply.meta, "samples", low=1)
     right = development_samples(samples, server.task.config.of(Selection).dev_fraction)
     if whole_number(reply.meta, "judged") != right:
         raise ValueError(f"{reply.meta['judged']} of {samples} images judged, where {right} were asked to")
+    return right
 
 
 def judged(replies: Sequence[Message]) -> list[Message]:

@@ -47,11 +47,11 @@ def _whole(folder: Path, name: object) -> bytes:
 
 
 def remove(folder: Path) -> None:
-    """Delete all files of rounds, if any."""
+    """Delete all files of rounds, if any. A folder that is named like one is none of ours, and stays."""
     rounds = _path(folder, FIRST).parent
     if rounds.is_dir():
         sweep(rounds)
-        for path in rounds.glob(f"*{SUFFIX}"):
+        for path in filter(Path.is_file, rounds.glob(f"*{SUFFIX}")):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             rounds.rmdir()
