@@ -5,6 +5,7 @@ A setting is declared once. Those of every run are declared here; those of one m
 setting, so that a deviation is always visible in the record. The defaults are the `digits` profile.
 """
 
+import difflib
 import hashlib
 import importlib
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedtiny_lite.method_files import FILE, file_of, method_in, stamped
-from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting
+from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting, shown
 
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
 _run, _data, _clients, _model, _training, _budget, _privacy, _machine = (
@@ -120,6 +121,9 @@ class Config(Settings):
                 f"clients_per_round = {self.clients_per_round}: there are {self.clients} clients; "
                 f"it must be at most that, or 0 for all"
             )
+        asked = self.clients_per_round or self.clients
+        if self.min_replies > asked:
+            raise ValueError(f"min_replies = {self.min_replies}: {asked} clients are asked; it must be at most that")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process is made anew from its settings: it loads a method's file for itself."""
@@ -198,7 +202,7 @@ def load_method(name: str) -> Any:
     if name.startswith(FILE):
         return method_in(stamped(name))
     if name not in METHODS:
-        raise ValueError(f"method = {name!r}: choose one of {', '.join(METHODS)}")
+        raise ValueError(f"method = {shown(name)}: choose one of {', '.join(METHODS)}")
     return importlib.import_module(f"fedtiny_lite.methods.{name}").METHOD
 
 
@@ -231,10 +235,12 @@ def _from_settings(values: Mapping[str, Any]) -> Config:
 
 
 def _profile(profile: str | Profile) -> Profile:
-    if not isinstance(profile, str):
+    if isinstance(profile, Mapping):
         return profile
+    if not isinstance(profile, str):
+        raise ValueError(f"profile = {shown(profile)}: give the name of one, or values of settings by their names")
     if profile not in PROFILES:
-        raise ValueError(f"profile = {profile!r}: choose one of {', '.join(PROFILES)}")
+        raise ValueError(f"profile = {shown(profile)}: choose one of {', '.join(PROFILES)}")
     return PROFILES[profile]
 
 
@@ -248,8 +254,10 @@ def _not_a_setting(name: str, method: str) -> str:
     if owners:
         mine = ", ".join(sorted(names(own_settings(method)))) or "none"
         return f"{name} is a setting of {', '.join(owners)}; those of {method} alone are: {mine}"
-    known = names(Config) | names(own_settings(method))
-    return f"{name} is not a setting; the settings of {method} are {', '.join(sorted(known))}"
+    near = difflib.get_close_matches(name[:80], sorted(names(Config) | names(own_settings(method))), n=2)
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    shortened = shown(name).strip("'\"")
+    return f"{shortened} is not a setting; {guess}`python -m fedtiny_lite run --method {method} --help` lists all"
 
 
 def parse_settings(pairs: Iterable[str], method: str | None = None) -> dict[str, Any]:
@@ -261,9 +269,9 @@ def parse_settings(pairs: Iterable[str], method: str | None = None) -> dict[str,
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ValueError(f"{pair!r}: write a setting as key=value, for example density=0.01")
+            raise ValueError(f"{shown(pair)}: write a setting as key=value, for example density=0.01")
         if name in texts:
-            raise ValueError(f"{name} is set twice, to {texts[name]} and to {text}; set it once")
+            raise ValueError(f"{name} is set twice, to {shown(texts[name])} and to {shown(text)}; set it once")
         texts[name] = text
     method = method or texts.get("method", Config.method)
     known = {rule.name: rule for kind in (Config, own_settings(method)) for rule in rules(kind)}

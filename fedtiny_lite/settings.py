@@ -7,11 +7,13 @@ every run has.
 import dataclasses
 import numbers
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a word"}
 _ACCEPTED: dict[type, Any] = {int: numbers.Integral, float: numbers.Real, str: str}
 _LARGEST = 1e300  # no setting is larger; NaN compares false with it, infinity is above it
+_LONGEST = 4096  # characters of a word; no path is longer
 Rule = dataclasses.Field[Any]
 """A declared setting: its name, its default, and in `metadata` what `setting` was given."""
 
@@ -45,7 +47,8 @@ class Settings:
         for rule in rules(type(self)):
             value = getattr(self, rule.name)
             _check(rule, value)
-            object.__setattr__(self, rule.name, kind_of(rule)(value))  # 1 and 1.0 name the same run
+            kind = kind_of(rule)
+            object.__setattr__(self, rule.name, kind(value) or kind())  # 1 and 1.0 name the same run, 0.0 and -0.0 too
 
     def values(self) -> dict[str, Any]:
         """The settings that can change a result, as plain JSON."""
@@ -85,17 +88,25 @@ def parse(rule: Rule, text: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{rule.name} = {text!r}: this setting takes {_KINDS[kind]}") from None
+        raise ValueError(f"{rule.name} = {shown(text)}: this setting takes {_KINDS[kind]}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as an error repeats it: as Python writes it, and of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:80]}... ({len(text):,} characters)"
 
 
 def _check(rule: Rule, value: Any) -> None:
-    given, limits, kind = f"{rule.name} = {value!r}", rule.metadata, kind_of(rule)
+    given, limits, kind = f"{rule.name} = {shown(value)}", rule.metadata, kind_of(rule)
     if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
         raise ValueError(f"{given}: this setting takes {_KINDS[kind]}")
     if limits["choices"] and value not in limits["choices"] and not _begins(value, limits["prefix"]):
         raise ValueError(f"{given}: choose one of {', '.join(limits['choices'])}")
+    if kind is str and len(value) > _LONGEST:
+        raise ValueError(f"{given}: it must have at most {_LONGEST} characters")
     if kind is not str and not _in_range(value, limits["low"], limits["above"], limits["high"]):
-        raise ValueError(f"{given}: {_range(rule)}")
+        raise ValueError(f"{given}: {_range(rule, value)}")
 
 
 def _begins(word: str, prefix: str | None) -> bool:
@@ -112,8 +123,10 @@ def _in_range(value: float, low: float | None, above: float | None, high: float 
     )
 
 
-def _range(rule: Rule) -> str:
+def _range(rule: Rule, value: float) -> str:
     limits = rule.metadata
     bounds = {"above": limits["above"], "at least": limits["low"], "at most": limits["high"]}
     words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
-    return "it must be " + (" and ".join(words) or "a finite number")
+    if limits["high"] is None and not -_LARGEST < value < _LARGEST:
+        words.insert(0, f"below {_LARGEST:g}" if -inf < value < inf else "finite")
+    return "it must be " + " and ".join(words)

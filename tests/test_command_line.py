@@ -10,6 +10,7 @@ import pytest
 from fedtiny_lite.__main__ import main
 from fedtiny_lite.config import METHODS, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
+from fedtiny_lite.experiments.study import STUDY
 from fedtiny_lite.export.tiny_model import load_tiny
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.settings import defaults, names, rules
@@ -96,7 +97,8 @@ def test_help_answers_at_once(command):
         (["--profile", "huge"], "profile = 'huge': choose one of smoke, digits, laptop, paper"),
         (["--method", "fedprox"], "method = 'fedprox': choose one of"),
         (["--set", "dataset=mnist"], "unknown dataset 'mnist'; allowed: digits"),
-        (["--set", "densty=0.1"], "densty is not a setting; the settings of fedtiny are adjust_blocks, "),
+        (["--set", "densty=0.1"], "densty is not a setting; did you mean density or density_of? `python -m fedtiny_l"),
+        (["--set", "min_replies=9", "clients=5"], "min_replies = 9: 5 clients are asked; it must be at most that"),
         (
             ["--method", "magnitude", "--set", "thompson_weight=2"],
             "thompson_weight is a setting of fedrts; those of magnitude alone are: none",
@@ -118,7 +120,7 @@ def test_help_answers_at_once(command):
             ["--method", "snip", "--set", "method=grasp"],
             "--method snip and --set method=grasp are both given; give one",
         ),
-        (["--set", "lr=0.1", "rounds=1", "--set", "lr=0.2"], "lr is set twice, to 0.1 and to 0.2; set it once"),
+        (["--set", "lr=0.1", "rounds=1", "--set", "lr=0.2"], "lr is set twice, to '0.1' and to '0.2'; set it once"),
     ],
 )
 def test_bad_input_is_explained_and_exits_with_1(arguments, said, tmp_path, capsys, monkeypatch):
@@ -146,8 +148,13 @@ def test_figures_leave_out_runs_that_compare_with_no_other(settings, tmp_path, c
 
 def test_a_sweep_of_an_unknown_plan_exits_with_1_and_names_the_known_ones(tmp_path, capsys):
     assert main(["sweep", "everything", "--out", str(tmp_path)]) == 1
-    assert f"error: plan = 'everything': choose one of {', '.join(PLANS)}\n" == capsys.readouterr().err
+    assert f"error: plan = 'everything': choose one of {', '.join(PLANS)}, {STUDY}\n" == capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_study_has_no_bundle_of_its_runs(tmp_path, capsys):
+    assert main(["sweep", STUDY, "--finished", "--out", str(tmp_path)]) == 1
+    assert f"plan = '{STUDY}': its runs have no bundle; leave --finished and --go-on out" in capsys.readouterr().err
 
 
 def test_a_sweep_before_its_tuning_says_what_to_run_first(tmp_path, capsys, monkeypatch):

@@ -137,8 +137,65 @@ def test_every_number_setting_is_tried_out_of_range_and_every_word_has_its_choic
     [(name, value, allowed) for name, (values, allowed) in OUT_OF_RANGE.items() for value in values],
 )
 def test_a_value_out_of_range_is_refused(name, value, allowed):
-    with pytest.raises(ValueError, match=f"^{name} = {re.escape(repr(value))}: it must be {allowed}$"):
+    finite = "finite and " if RULES[name].metadata["high"] is None and not -INF < value < INF else ""
+    with pytest.raises(ValueError, match=f"^{name} = {re.escape(repr(value))}: it must be {finite}{allowed}$"):
         having(name, value)
+
+
+def test_a_number_that_no_computation_takes_is_refused():
+    """1e309 is read as infinity, and a whole number of 301 digits is none that a record of floats could hold."""
+    with pytest.raises(ValueError, match=r"^lr = inf: it must be finite and above 0$"):
+        make_config(**parse_settings(["lr=1e309"]))
+    with pytest.raises(
+        ValueError, match=r"^seed = 10+\.\.\. \(302 characters\): it must be below 1e\+300 and at least 0$"
+    ):
+        make_config(seed=10**301)
+
+
+def test_zero_has_one_sign_and_names_one_run():
+    negative, zero = make_config(momentum=-0.0), make_config(momentum=0.0)
+    assert str(negative.momentum) == "0.0" and negative.run_id == zero.run_id and negative == zero
+
+
+def test_a_long_value_is_shortened_in_what_is_said():
+    """A word has at most 4,096 characters, as no path is longer."""
+    long = "x" * 100_000
+    for values in ({"dataset": long}, {"model": long}, {"lr": long}, {"method": long}, {"profile": long}, {long: 1}):
+        with pytest.raises(ValueError, match=r"\.\.\. \(100,002 characters\)") as caught:
+            make_config(**values)
+        assert len(str(caught.value)) < 500
+    for pair in (f"lr={long}", f"dataset={long}", long):
+        with pytest.raises(ValueError, match=r"\.\.\. \(100,00\d characters\)"):
+            make_config(**parse_settings([pair]))
+
+
+@pytest.mark.parametrize("profile", [None, [], 5, {"digits"}])
+def test_a_profile_is_a_name_or_values_by_name(profile):
+    said = f"profile = {profile!r}: give the name of one, or values of settings by their names"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        make_config(profile)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("adjust_evry", "did you mean adjust_every or adjust_rate? "),
+        ("densty", "did you mean density or density_of? "),
+        ("sparsity", ""),
+    ],
+)
+def test_a_misspelt_setting_is_told_those_that_look_like_it(given, near):
+    said = f"{given} is not a setting; {near}`python -m fedtiny_lite run --method fedtiny --help` lists all"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        make_config(**{given: 20})
+
+
+def test_a_candidate_is_taken_by_its_number_with_fixed_selection_alone():
+    assert make_config(selection="fixed", candidate=3).of(Selection).candidate == 3
+    with pytest.raises(
+        ValueError, match=r"^candidate = 3: selection = 'adaptive' chooses among all; set selection=fixed"
+    ):
+        make_config(candidate=3)
 
 
 @pytest.mark.parametrize("name", sorted(CHOICES))
@@ -196,6 +253,14 @@ def test_no_more_clients_take_part_than_there_are():
     assert make_config(clients=5, clients_per_round=5).clients_per_round == 5
     with pytest.raises(ValueError, match=r"^clients_per_round = 6: there are 5 clients; it must be at most that, or 0"):
         make_config(clients=5, clients_per_round=6)
+
+
+def test_no_more_replies_are_needed_than_clients_are_asked():
+    assert make_config(clients=5, min_replies=5).min_replies == 5
+    with pytest.raises(ValueError, match=r"^min_replies = 9: 5 clients are asked; it must be at most that$"):
+        make_config(clients=5, min_replies=9)
+    with pytest.raises(ValueError, match=r"^min_replies = 3: 2 clients are asked"):
+        make_config(clients=5, clients_per_round=2, min_replies=3)
 
 
 # --- whose a setting is -----------------------------------------------------------------------------------
@@ -296,14 +361,14 @@ def test_a_profile_may_be_values_of_ones_own():
     own = {"method": "feddst", "rounds": 3, "adjust_every": 2, "pool_size": 4}
     assert make_config(own, seed=1) == Config(method="feddst", rounds=3, seed=1, own=Growth(adjust_every=2))
     assert make_config(own, method="magnitude") == Config(method="magnitude", rounds=3)
-    with pytest.raises(ValueError, match=r"^densty is not a setting; the settings of feddst are "):
+    with pytest.raises(ValueError, match=r"^densty is not a setting; did you mean density or density_of\? `.*feddst"):
         make_config(own | {"densty": 0.1})
 
 
 def test_unknown_profile_and_setting_are_named_with_what_is_allowed():
     with pytest.raises(ValueError, match=r"^profile = 'big': choose one of smoke, digits, laptop, paper$"):
         make_config("big")
-    with pytest.raises(ValueError, match=r"^sparsity is not a setting; the settings of fedtiny are .*density.*rounds"):
+    with pytest.raises(ValueError, match=r"^sparsity is not a setting; `python .* --method fedtiny --help` lists"):
         make_config("smoke", sparsity=0.9)
 
 
@@ -324,7 +389,7 @@ def test_settings_are_read_with_their_types():
     ("pair", "message"),
     [
         ("density", "'density': write a setting as key=value, for example density=0.01"),
-        ("sparsity=0.9", "sparsity is not a setting; the settings of fedtiny are adjust_blocks, "),
+        ("sparsity=0.9", "sparsity is not a setting; `python -m fedtiny_lite run --method fedtiny --help` lists all"),
         ("=1", " is not a setting"),
         ("clients=5.5", "clients = '5.5': this setting takes a whole number"),
         ("clients=", "clients = '': this setting takes a whole number"),
@@ -371,7 +436,7 @@ def test_run_id_is_one_file_name_for_a_folder_of_images(path):
 
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_run_id_depends_on_every_setting_that_can_change_a_result(name):
-    needed = {"clip_norm": 1.0} if name == "noise" else {}
+    needed = {"noise": {"clip_norm": 1.0}, "candidate": {"selection": "fixed"}}.get(name, {})
     default = make_config({"method": owner(name)}, **needed)
     changed = default.changed(**{name: other_value(name)})
     assert (changed.run_id == default.run_id) == (name in MACHINE)

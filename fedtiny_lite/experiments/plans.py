@@ -10,9 +10,10 @@ from pathlib import Path
 
 from fedtiny_lite.config import METHODS, Config, make_config
 from fedtiny_lite.experiments import allocations, claim
-from fedtiny_lite.experiments.study import RANKED
+from fedtiny_lite.experiments.study import RANKED, STUDY
 from fedtiny_lite.experiments.tuning import chosen, grid
 from fedtiny_lite.records.bundles import load_plan, records_so_far
+from fedtiny_lite.settings import shown
 
 SEEDS = tuple(range(5000, 5010))
 DENSITIES = (0.1, 0.05, 0.02, 0.01)
@@ -22,10 +23,12 @@ TUNING_SEEDS = (100, 101)
 def plan_configs(plan: str, out: str | Path) -> list[Config]:
     """The runs of a named plan. `out`: where the tuning plan's records are looked for before the committed ones.
 
-    Raises ValueError for an unknown name, FileNotFoundError if the plan needs a tuning that was not run.
+    Raises ValueError for an unknown name or the study's, FileNotFoundError if the plan needs a tuning that was not run.
     """
+    if plan == STUDY:
+        raise ValueError(f"plan = {plan!r}: its runs have no bundle; leave --finished and --go-on out")
     if plan not in PLANS:
-        raise ValueError(f"plan = {plan!r}: choose one of {', '.join(PLANS)}")
+        raise ValueError(f"plan = {shown(plan)}: choose one of {', '.join([*PLANS, STUDY])}")
     return list(dict.fromkeys(PLANS[plan](out)))
 
 

@@ -49,6 +49,14 @@ class Selection(Pool, Development):
     )
     bn_variance: str = setting("paper", "how clients' BN variances are combined", choices=("paper", "pooled"))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidate and self.selection != "fixed":
+            raise ValueError(
+                f"candidate = {self.candidate}: selection = {self.selection!r} chooses among all; "
+                "set selection=fixed, or leave candidate out"
+            )
+
 
 def judges(config: Config, r: int) -> list[int]:
     """The clients that judge the pool, the same in both exchanges. Raises ValueError if there are not so many."""

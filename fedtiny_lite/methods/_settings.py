@@ -16,7 +16,12 @@ class Development(Settings):
 class Adjustment(Settings):
     """For methods whose masks change: when, and by how much."""
 
-    adjust_every: int = setting(1, "rounds between two adjustments", low=1, high=100_000)
+    adjust_every: int = setting(
+        1,
+        "rounds between two adjustments, the first after as many; none where that is adjust_until, rounds or more",
+        low=1,
+        high=100_000,
+    )
     adjust_until: int = setting(8, "adjustments stop before this round", low=0, high=100_000)
     adjust_rate: float = setting(0.3, "share of a layer's kept weights exchanged at round 0", low=0, high=1)
 
