@@ -21,6 +21,7 @@ from fedtiny_lite.experiments.plans import (
     TUNING_SEEDS,
     plan_configs,
 )
+from fedtiny_lite.experiments.study import STUDY
 from fedtiny_lite.experiments.sweep import run_plan
 from fedtiny_lite.experiments.tuning import (
     HIGHEST,
@@ -93,7 +94,7 @@ def test_every_run_of_a_plan_is_valid_and_stands_once(plan, tuned, tmp_path):
 
 
 def test_an_unknown_plan_is_refused_and_all_are_named(tmp_path):
-    with pytest.raises(ValueError, match=f"plan = 'all': choose one of {', '.join(PLANS)}$"):
+    with pytest.raises(ValueError, match=f"plan = 'all': choose one of {', '.join(PLANS)}, {STUDY}$"):
         plan_configs("all", tmp_path)
 
 
