@@ -38,6 +38,7 @@ def test_a_record_in_which_all_answered_has_no_lost_client():
 def test_kinds_have_two_bars_each():
     fig = devices.kinds_figure({"A": {"round": (10, 5)}, "B": {"survey": (1, 2), "round": (3, 4)}}, "counted")
     assert [[bar.get_width() for bar in ax.patches] for ax in fig.axes] == [[10, 5], [1, 3, 2, 4]]
+    assert len({ax.get_xlim() for ax in fig.axes}) == 1, "bars of two panels compare"
 
 
 def test_a_line_carries_eight_bits_a_byte():

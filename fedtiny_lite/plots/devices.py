@@ -72,10 +72,11 @@ def _answers(ax: Axes, rounds: Sequence[Mapping[str, Any]]) -> None:
 
 
 def kinds_figure(panels: Mapping[str, Mapping[str, tuple[float, float]]], text: str) -> Figure:
-    """`panels[method][kind of message] = (down, up)`, bytes of one client."""
+    """`panels[method][kind of message] = (down, up)`, bytes of one client; all panels have one scale."""
     rows = max(len(kinds) for kinds in panels.values())
     fig = figure((WIDE[0], 1.8 + 0.5 * rows))
-    for ax, (method, kinds) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    axes = fig.subplots(1, len(panels), sharex=True, squeeze=False)[0]
+    for ax, (method, kinds) in zip(axes, panels.items(), strict=True):
         for shift, way, (label, colour) in zip((-0.2, 0.2), (0, 1), _WAYS, strict=True):
             sizes = [pair[way] for pair in kinds.values()]
             bars = ax.barh(np.arange(len(kinds)) + shift, sizes, 0.4, color=colour, label=label)
