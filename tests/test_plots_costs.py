@@ -140,6 +140,18 @@ def test_message_figure_stacks_what_is_sent_and_cuts_long_bars():
     assert [tick.get_text() for tick in before.get_yticklabels()] == ["dense", "PruneFL", "FedTiny"]
 
 
+def test_message_figure_names_what_is_too_small_to_be_seen():
+    [legend] = client_costs.message_figure(METHODS, 0.5, "counted").legends
+    assert [text.get_text() for text in legend.texts] == [
+        "weights",
+        "mask",
+        "growth list or votes",
+        "dense gradients or scores",
+    ]
+    unseen = "candidates' masks (3 bytes at most), BN statistics (7 bytes at most), losses (32 bytes at most)"
+    assert legend.get_title().get_text() == f"too small to be seen: {unseen}"
+
+
 def test_largest_tells_rounds_from_what_was_before_them():
     assert exchanges.largest(METHODS["fedtiny"], "state_bytes") == 120
     assert exchanges.largest(METHODS["fedtiny"], "state_bytes", before=True) == 100
@@ -176,7 +188,7 @@ def test_memory_figure_has_a_bar_per_way_and_a_diamond_where_something_came_befo
     memory = {way: {"fedavg": 2e6 * 10**i, "fedtiny": 1e6 * 10**i} for i, way in enumerate(ways)}
     [ax] = client_costs.memory_figure(memory, {"fedavg": 0, "fedtiny": 5e5}, "counted and measured").axes
     assert [bar.get_width() for bars in ax.containers for bar in bars] == [2, 1, 20, 10, 200, 100]
-    assert list(ax.lines[0].get_xdata()) == [0.5]
+    assert list(ax.lines[0].get_xdata()) == [0.5] and ax.get_xscale() == "linear" and ax.get_xlim()[0] == 0
 
 
 # The panel

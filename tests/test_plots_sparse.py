@@ -102,10 +102,14 @@ def test_a_plane_is_what_a_kept_weight_reads():
     kernel = torch.zeros(9).masked_scatter(keep, torch.from_numpy(weights)).view(1, 1, 3, 3)
     right = torch.nn.functional.conv2d(images, kernel, padding=1)[2, 0]
     np.testing.assert_allclose(total, right, rtol=1e-5, atol=1e-6)
-    *parts, whole = planes.planes_figure(
+    *parts, whole, bar = planes.planes_figure(
         dict(zip(pattern.tap, zip(weights, read, strict=True), strict=True)), total, ""
     ).axes
-    assert [ax.get_title() for ax in parts] == ["+2.00 × plane -7", "-1.00 × plane 0", "+0.50 × plane +6"]
+    assert [ax.get_title() for ax in parts] == ["+2.00 × plane −7", "−1.00 × plane 0", "+0.50 × plane +6"]
+    terms = [weight * plane for weight, plane in zip(weights, read, strict=True)]
+    assert [ax.images[0].get_array().tolist() for ax in parts] == [term.tolist() for term in terms]
+    limits = {ax.images[0].get_clim() for ax in (*parts, whole)}
+    assert len(limits) == 1 and bar.get_ylabel() == "weight × pixel, and their sum"
     assert whole.images[0].get_array()[:, :5].tolist() == total.tolist()
 
 

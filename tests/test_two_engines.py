@@ -48,7 +48,13 @@ def test_steps_are_timed_in_both_engines():
     config = replace(make_config("smoke", density=0.1), batch_size=4)
     noise = two_engines.noise_images((3, 8, 8), 4, 2, seeded())
     assert noise.labels.tolist() == [0, 1, 0, 1]
-    assert two_engines.step_ms(config, noise, two_engines.NOISE, 1, seeded()).keys() == {"dense", "sparse"}
+    turns = two_engines.step_ms(config, noise, two_engines.NOISE, 2, seeded())
+    assert turns.keys() == {"dense", "sparse"} and all(len(times) == 2 for times in turns.values())
+
+
+def test_gains_are_ratios_of_the_least_and_of_the_medians():
+    turns = {"dense": [10.0, 12.0, 30.0], "sparse": [8.0, 4.0, 2.0]}
+    assert two_engines.gains(turns) == {"dense": 10, "sparse": 2, "gain": 5, "gain of medians": 3}
 
 
 @pytest.mark.slow

@@ -140,19 +140,32 @@ def noise_images(in_shape: tuple[int, int, int], count: int, classes: int, gener
 
 def step_ms(
     config: Config, split: Split, pixels: Normalisation, turns: int, generator: torch.Generator
-) -> dict[str, float]:
-    """Milliseconds of a training step by engine, medians: the config's model, a uniform mask, two batches a turn."""
+) -> dict[str, list[float]]:
+    """Engine -> milliseconds of a training step, turn by turn: the config's model, a uniform mask, two batches a turn.
+
+    The engines take turns, so that a slow spell of the machine meets both.
+    """
     channels, height, width = split.images.shape[1:]
     classes = int(split.labels.max()) + 1
     model = build_model(config.model, config.width, classes, (channels, height, width), generator)
     mask = magnitude_mask(state_of(model), kept_by_mask(config, model)["uniform"])
     schedule = [torch.arange(config.batch_size)] * 2
-    taken = {}
-    for engine in (DENSE, SPARSE):
-        train = partial(engine.train, copy.deepcopy(model), split, pixels, mask, config, schedule, generator, None)
-        train()
-        taken[engine.name] = 1e3 * median(timeit.repeat(train, number=1, repeat=turns)) / len(schedule)
-    return taken
+    calls = {
+        engine.name: partial(engine.train, copy.deepcopy(model), split, pixels, mask, config, schedule, generator, None)
+        for engine in (DENSE, SPARSE)
+    }
+    rounds = [{name: timeit.timeit(train, number=1) for name, train in calls.items()} for _ in range(turns + 1)]
+    return {name: [1e3 * times[name] / len(schedule) for times in rounds[1:]] for name in calls}  # the first warms up
+
+
+def gains(turns: Mapping[str, list[float]]) -> dict[str, float]:
+    """Of `step_ms`: the least of each engine's turns, their ratio, and that of the medians.
+
+    The least is the turn that other programs disturbed least; the two ratios differ where they disturb.
+    """
+    least, medians = ({engine: pick(times) for engine, times in turns.items()} for pick in (min, median))
+    ratios = [times["dense"] / times["sparse"] for times in (least, medians)]
+    return least | dict(zip(("gain", "gain of medians"), ratios, strict=True))
 
 
 # --- the file ---------------------------------------------------------------------------------------------

@@ -11,10 +11,15 @@ from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 from fedtiny_lite.report.exchanges import CONTENTS, PHASES, by_content, label_of, phases
 
 _CONTENT_COLOURS = (0, 9, 1, 8, 2, 4, 3, 7)
+_LEAST_SEEN = 1 / 500
+"""Of an axis: a bar shorter than that is thinner than its edge."""
 
 
 def message_figure(methods: Mapping[str, Mapping], limit: float, text: str) -> Figure:
-    """Bytes of one client's messages by what they carry, upper bar down, lower bar up; cut off at `limit` MB."""
+    """Bytes of one client's messages by what they carry, upper bar down, lower bar up; cut off at `limit` MB.
+
+    What is too small to be seen in any bar is named below the axes and has no colour in the legend.
+    """
     kinds = [phase for phase in PHASES if any(phase in phases(cost) for cost in methods.values())]
     fig = figure((3.4 * len(kinds), 1.9 + 0.42 * len(methods)))
     for ax, kind in zip(fig.subplots(1, len(kinds), sharey=True), kinds, strict=True):
@@ -25,10 +30,28 @@ def message_figure(methods: Mapping[str, Mapping], limit: float, text: str) -> F
         ax.set(xlabel="MB of one client", xlim=(0, 1.22 * limit))
     ax.set_yticks(range(len(methods)), [label_of(name, cost).label for name, cost in methods.items()])
     ax.set_ylim(len(methods) - 0.5, -0.5)
-    handles = [Patch(color=PALETTE[colour]) for colour in _CONTENT_COLOURS]
-    fig.legend(handles, list(CONTENTS), loc="outside lower center", ncols=4, fontsize=8.5)
+    largest = _largest_by_content(methods)
+    seen = [content for content, size in largest.items() if size / 1e6 > limit * _LEAST_SEEN]
+    colours = dict(zip(CONTENTS, _CONTENT_COLOURS, strict=True))
+    fig.legend(
+        [Patch(color=PALETTE[colours[content]]) for content in seen], seen, loc="outside lower center", ncols=4,
+        title=_unseen({content: size for content, size in largest.items() if size and content not in seen}),
+        fontsize=8.5, title_fontsize=8.5,
+    )  # fmt: skip
     subtitle(fig, "What the messages carry: upper bar down to the client, lower bar up to the server", text)
     return fig
+
+
+def _largest_by_content(methods: Mapping[str, Mapping]) -> dict[str, int]:
+    """The most bytes of each content in any bar."""
+    bars = [by_content(of, way) for cost in methods.values() for of in phases(cost).values() for way in ("down", "up")]
+    return {content: max(bar[content] for bar in bars) for content in CONTENTS}
+
+
+def _unseen(sizes: Mapping[str, int]) -> str | None:
+    """What crosses without a visible bar, and how much at most."""
+    words = ", ".join(f"{content} ({size:,} bytes at most)" for content, size in sizes.items())
+    return f"too small to be seen: {words}" if words else None
 
 
 def _message_bar(ax: Axes, y: float, sizes: Mapping[str, int], limit: float) -> None:
@@ -54,10 +77,18 @@ def memory_figure(memory: Mapping[str, Mapping[str, float]], before: Mapping[str
         labels = [f"{size:,.0f}" if size >= 10 else f"{size:.2f}" for size in sizes]
         ax.bar_label(bars, labels, padding=3, fontsize=7, color=GREY)
     earlier = [(before[name] / 1e6, i - 0.27) for i, name in enumerate(names) if before[name]]
-    ax.plot(*np.array(earlier).reshape(-1, 2).T, "D", color="black", ms=4, label="model state before training")
-    ax.set(xscale="log", xlabel="MB of one client", ylim=(len(names) - 0.5, -0.5))
+    ax.plot(
+        *np.array(earlier).reshape(-1, 2).T,
+        "D",
+        color="black",
+        ms=4,
+        clip_on=False,
+        label="model state before training",
+    )
+    ax.set(xlabel="MB of one client", ylim=(len(names) - 0.5, -0.5))
     ax.set_yticks(y, [label_of(name).label for name in names])
     ax.margins(x=0.08)
+    ax.set_xlim(left=0)
     fig.legend(loc="outside lower center", ncols=2, fontsize=9)
     subtitle(fig, "Memory of a client, three ways", text)
     return fig

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
@@ -116,24 +117,32 @@ def plane(data: np.ndarray, shape: Shape, tap: int = 0, lane: int = 0) -> np.nda
 def planes_figure(planes: Mapping[int, tuple[float, np.ndarray]], total: np.ndarray, text: str) -> Figure:
     """One output plane of one sample as a sum. `planes[tap]`: a kept weight's value, and the plane it reads [H, W + 1].
 
-    `tap` in floats; `total`: the output plane [H, W].
+    Each plane is drawn times its weight, in the colours of the output. `tap` in floats; `total`: the output [H, W].
     """
-    fig = figure((1.9 * (len(planes) + 1) + 0.4, 2.6))
+    fig = figure((1.9 * (len(planes) + 1) + 1.2, 2.6))
     axes = fig.subplots(1, len(planes) + 1)
-    largest = max(float(np.abs(read).max()) for _, read in planes.values()) or 1
-    for ax, (tap, (value, read)) in zip(axes, planes.items(), strict=False):
-        _plane(ax, read, f"{value:+.2f} × plane {_signed(tap // LANES)}", largest)
-    _plane(axes[-1], np.pad(total, ((0, 0), (0, 1))), "= output", float(np.abs(total).max()) or 1)
+    terms = {
+        f"{value:+.2f} × plane {_signed(tap // LANES)}".replace("-", "−"): value * read
+        for tap, (value, read) in planes.items()
+    }
+    terms["= output"] = np.pad(total, ((0, 0), (0, 1)))
+    largest = max(float(np.abs(values).max()) for values in terms.values()) or 1
+    for ax, (label, values) in zip(axes, terms.items(), strict=True):
+        image = _plane(ax, values, label, largest)
+    bar = fig.colorbar(image, ax=axes, fraction=0.02, pad=0.01)
+    bar.set_label("weight × pixel, and their sum", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     subtitle(fig, "A sum of shifted planes", text)
     return fig
 
 
-def _plane(ax: Axes, values: np.ndarray, label: str, largest: float) -> None:
-    ax.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+def _plane(ax: Axes, values: np.ndarray, label: str, largest: float) -> AxesImage:
+    image = ax.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
     ax.add_patch(Rectangle((-0.5, -0.5), values.shape[1] - 1, len(values), fill=False, edgecolor="black", lw=1.2))
     ax.set_title(label, fontsize=10)
     ax.set_xticks([])
     ax.set_yticks([])
+    return image
 
 
 def _signed(cells: int) -> str:

@@ -34,10 +34,14 @@ def of_bfloat16(record: Mapping, model: str, width: int) -> str:
 
 
 def of_parts(record: Mapping, model: str, width: int, mask: str) -> str:
-    """The share of convolutions in the densest and the sparsest step."""
+    """The share of convolutions in the densest and the sparsest step, and what their parts add up to."""
     steps = sparse_steps(record, model, width, mask)
     shares = [f"{_convolutions(steps[density]):.0%} at density {density:g}" for density in _ends(steps)]
-    return f"Of the sparse step, convolutions take {' and '.join(shares)}."
+    sums = [f"{sum(steps[d]['parts'].values()) / steps[d]['seconds']:.0%}" for d in _ends(steps)]
+    return (
+        f"Of the sparse step, convolutions take {' and '.join(shares)}, their fixed part included. Timed one by one, "
+        f"the parts add up to {' and '.join(sums)} of these steps."
+    )
 
 
 def of_layers(record: Mapping, model: str, width: int, mask: str) -> str:

@@ -1,4 +1,4 @@
-"""Density -> what each layer keeps and costs, what the model comes to, and how fast a sparse step is."""
+"""Density -> what each layer keeps and costs, and what the model comes to."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +11,6 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import LayerShape, model_bytes, model_state_memory, other_sizes, training_flops
 from fedtiny_lite.plots import clients, costs
-from fedtiny_lite.report import engines
-from fedtiny_lite.widgets.densities import speed_at
 from fedtiny_lite.widgets.panel import panel
 
 
@@ -28,10 +26,8 @@ def draw_layers(config: Config, model: nn.Module, layers: Sequence[LayerShape]) 
         for mask, kept in masks.items()
     }
     dense = sum(flops["dense"].values())
-    speeds = {engines.mask_name(mask): speed for mask, speed in speed_at(config, model, layers).items()}
     totals = {
         mask: f"{sum(flops[mask].values()) / dense:.4f} of the dense FLOPs; {_sizes(model, layers, kept)}"
-        + (f"; a sparse step predicted {speeds[mask]:.1f} times as fast" if mask in speeds else "")
         for mask, kept in masks.items()
     }
     always = "the first layer stays dense" if config.prunes_linear else "the first and the last layer stay dense"
