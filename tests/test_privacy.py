@@ -7,6 +7,8 @@ from fedtiny_lite.config import METHODS, make_config
 from fedtiny_lite.federated.client import receive
 from fedtiny_lite.federated.messages import decode_state, encode_state
 from fedtiny_lite.federated.privacy import disturb
+from fedtiny_lite.federated.quantisation import dequantise_parts
+from fedtiny_lite.methods import fl_pqsu
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import asked, four_clients, seeded
@@ -61,6 +63,23 @@ def test_values_of_lists_are_treated_likewise_and_nothing_else(received):
     found = disturb(client, before, reply | {"loss": torch.tensor(7.0)})
     torch.testing.assert_close(found["growth_value"], torch.tensor([0.6, -0.8]))
     assert found["growth_index"] is reply["growth_index"] and float(found["loss"]) == 7.0
+
+
+def test_the_update_of_fl_pqsu_is_clipped_before_it_is_rounded_to_8_bits(monkeypatch):
+    """4 long, and 1 is allowed: a quarter of each number is sent, off by half a step of its codes at most."""
+    federation = build_federation(four_clients(method="fl_pqsu", pretrain_epochs=0, clip_norm=1.0))
+    task = federation.task
+    client, message = asked(federation, fl_pqsu.start(federation.server), 0)
+    sizes = fl_pqsu.lengths(task, client.mask)
+    packed = dequantise_parts(message.tensors, sizes)
+    before = decode_state(packed, client.mask, task.state_shapes)
+    after = trained(client, before, 4.0)
+    state = decode_state(after, client.mask, task.state_shapes)
+    monkeypatch.setattr(fl_pqsu, "train_locally", lambda *given: (state, 0))
+    tensors = fl_pqsu.answer(client, message).tensors
+    step = tensors["scales"].repeat_interleave(torch.tensor(sizes))
+    off = dequantise_parts(tensors, sizes) - (packed + (after - packed) / 4)
+    assert bool((off.abs() <= step / 2 + 1e-6).all())
 
 
 def test_noise_without_a_limit_is_refused():

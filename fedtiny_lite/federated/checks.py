@@ -163,14 +163,13 @@ def whole_number(meta: Mapping[str, object], name: str, low: int = 0, high: int 
 # --- the norm rule ----------------------------------------------------------------------------------------
 
 
-def update_norm(task: Task, weights: Mapping[str, Tensor], mask: Mask, reply: Message) -> float:
-    """The Euclidean length of a client's update: of the weights in its reply, less those that the server holds.
+def update_norm(weights: Mapping[str, Tensor], mask: Mask, sent: Tensor) -> float:
+    """The Euclidean length of a client's update: of the weights that it sent, less those that the server holds.
 
-    `mask`: what the client trained under, unless its reply brings another; what that adds was zero on the server.
+    `mask`: what `sent` is packed under. Where it keeps more than the server's model, that was zero on the server.
     """
-    own = read_whole_mask(task, reply.tensors["mask"]) if "mask" in reply.tensors else mask
-    before = {name: tensor * own[name] if name in own else tensor for name, tensor in weights.items()}
-    return float((reply.tensors["weights"].double() - encode_state(before, own).double()).norm())
+    before = {name: tensor * mask[name] if name in mask else tensor for name, tensor in weights.items()}
+    return float((sent.double() - encode_state(before, mask).double()).norm())
 
 
 def too_long(norms: Mapping[int, float], limit: float) -> dict[int, str]:

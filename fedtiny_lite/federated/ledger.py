@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import inspect, reason, too_long, update_norm, whole_number
+from fedtiny_lite.federated.checks import inspect, read_whole_mask, reason, too_long, update_norm, whole_number
 from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.memory import NOTHING
 from fedtiny_lite.federated.messages import Message, encode_state, pack, unpack
@@ -172,7 +172,7 @@ def accept(
             replies.append(replace(reply, meta=reply.meta | {"client": k}))
         except (ValueError, KeyError) as error:
             rejections[k] = reason(error)
-    long = _too_long(method, server, state, replies)
+    long = _too_long(method, exchange, server, state, replies)
     rejections = dict(sorted((rejections | long).items()))
     replies = [reply for reply in replies if reply.meta["client"] not in long]
     if len(replies) < needed(len(packed), server.task.config.min_replies):
@@ -185,13 +185,17 @@ def needed(asked: int, min_replies: int) -> float:
     return max(asked / 2, min(min_replies, asked))
 
 
-def _too_long(method: Method, server: Server, state: State, replies: list[Message]) -> dict[int, str]:
+def _too_long(
+    method: Method, exchange: Exchange, server: Server, state: State, replies: list[Message]
+) -> dict[int, str]:
     """The clients whose weights moved too far in this exchange, if there is a limit, each with the reason."""
-    limit, task = server.task.config.update_limit, server.task
-    norms = {
-        k: update_norm(task, state.weights, mask_for(method, server, state, k), reply)
-        for k, reply in ((reply.meta["client"], reply) for reply in replies if limit and "weights" in reply.tensors)
-    }
+    limit, task, norms = server.task.config.update_limit, server.task, {}
+    for reply in replies if limit else ():
+        k, own = reply.meta["client"], reply.tensors.get("mask")
+        mask = mask_for(method, server, state, k) if own is None else read_whole_mask(task, own)
+        sent = exchange.weights_in(task, mask, reply)
+        if sent is not None:
+            norms[k] = update_norm(state.weights, mask, sent)
     return too_long(norms, limit) if norms else {}
 
 

@@ -1,7 +1,8 @@
 """Clipping and Gaussian noise on what a client sends: an experiment that shows what they cost, and no guarantee.
 
 The update, the trained weights less those received, is scaled down to the length `clip_norm`, and every number of it
-gets Gaussian noise of standard deviation `noise` * `clip_norm`. The values of growth lists are treated likewise. What
+gets Gaussian noise of standard deviation `noise` * `clip_norm`. The values of growth lists are treated likewise. A
+method that sends weights in another form, as FL-PQSU does in 8 bits, calls `disturb` before it brings them there. What
 else a client sends is not touched: which positions its lists name, its losses, statistics and scores, its number of
 images. So no epsilon follows from these settings, and the kit states none.
 """
@@ -20,10 +21,12 @@ _LIST_VALUES = "growth_value"
 
 
 def disturb(client: Client, before: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a reply, those of weights and of lists clipped and made noisy.
+    """The tensors of a reply, those of weights and of lists clipped and made noisy; with `clip_norm=0` as they are.
 
     `before`: the state that the client received, by name; empty where it received none.
     """
+    if not client.config.clip_norm:
+        return dict(tensors)
     sent, draws = dict(tensors), client.generator("privacy noise")
     if before and "weights" in sent:
         mask = read_whole_mask(client.task, sent["mask"]) if "mask" in sent else client.mask

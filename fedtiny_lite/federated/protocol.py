@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
 from fedtiny_lite.federated.checks import Check
@@ -49,6 +49,15 @@ Fold = Callable[[Server, State, int, list[Message]], tuple[State, Note]]
 `client` and its `samples`.
 """
 
+WeightsIn = Callable[[Task, Mask, Message], Tensor | None]
+"""weights_in(task, mask, reply): the weights in a checked reply, packed under `mask`; None if there are none."""
+
+
+def plain_weights(task: Task, mask: Mask, reply: Message) -> Tensor | None:
+    """The tensor `weights`."""
+    return reply.tensors.get("weights")
+
+
 OwnNetwork = Callable[[Config, int, int, tuple[int, int, int]], nn.Module]
 """model(config, allowed, classes, in_shape): the network that a method trains in place of `config.model`.
 
@@ -63,6 +72,7 @@ class Exchange:
 
     `remind`: what a client that remembers nothing is asked in place of `ask`, where that builds on earlier exchanges.
     Such a client has lost its memory, or gave no answer so far. Nobody is asked it in the first exchange.
+    `weights_in`: where a reply has its weights, for the setting `update_limit`.
     """
 
     name: str
@@ -72,6 +82,7 @@ class Exchange:
     fold: Fold
     clients: Callable[[Config, int], Sequence[int]] = in_round
     remind: Ask | None = None
+    weights_in: WeightsIn = plain_weights
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,7 @@ def answer_question(client: Client, exchange: Exchange, question: bytes) -> Answ
     private = client.config.clip_norm > 0
     before = receive(client, message)[0] if private and "weights" in message.tensors else {}
     found = exchange.answer(client, message)
-    tensors = disturb(client, before, found.tensors) if private else found.tensors
+    tensors = disturb(client, before, found.tensors)
     meta = dict(found.meta) | {"samples": len(client.split), "version": message.meta["version"]}
     packed = pack(tensors, **meta, holds=client.version)
     engines = tuple(sorted(client.trained_on))

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedtiny_lite.federated.checks import Check, model_values, numbers
 from fedtiny_lite.federated.client import Client, evaluate_locally, reply, train_locally
 from fedtiny_lite.federated.messages import Message, decode_state, encode_state, state_lengths
+from fedtiny_lite.federated.privacy import disturb
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
 from fedtiny_lite.federated.quantisation import dequantise_parts, quantise_parts
 from fedtiny_lite.federated.server import Server, average
@@ -59,14 +60,14 @@ def ask(server: Server, state: State, r: int) -> Question:
 
 
 def answer(client: Client, message: Message) -> Reply:
-    """The trained weights in 8 bits, or no tensor."""
+    """The trained weights in 8 bits, or no tensor. With `clip_norm` the update is clipped before it is rounded."""
     mask = client.mask
     sizes = lengths(client.task, mask)
     state = decode_state(dequantise_parts(message.tensors, sizes), mask, client.task.state_shapes)
     trained, flops = train_locally(client, state, mask)
     worth, judging = worth_uploading(client, trained, mask)
-    tensors = quantise_parts(encode_state(trained, mask), sizes) if worth else {}
-    return reply(client, tensors, mask, flops + judging)
+    sent = disturb(client, state, {"weights": encode_state(trained, mask)})["weights"]
+    return reply(client, quantise_parts(sent, sizes) if worth else {}, mask, flops + judging)
 
 
 def worth_uploading(client: Client, trained: dict[str, Tensor], mask: Mask) -> tuple[bool, int]:
@@ -102,16 +103,18 @@ def expect(server: Server, state: State, r: int, k: int, reply: Message) -> Mapp
     return {"codes": codes, "scales": numbers(len(sizes), low=0), "zeros": zeros}
 
 
+def weights_in(task: Task, mask: Mask, reply: Message) -> Tensor | None:
+    """The weights that the codes stand for, if the client uploads."""
+    return dequantise_parts(reply.tensors, lengths(task, mask)) if reply.tensors else None
+
+
 def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[State, Note]:
     """The average of the clients' last uploads; the record is told who uploaded."""
-    sizes = lengths(server.task, state.mask)
+    uploads = ((reply, weights_in(server.task, state.mask, reply)) for reply in replies)
     sent = {
-        reply.meta["client"]: {
-            "upload": dequantise_parts(reply.tensors, sizes),
-            "samples": torch.tensor(reply.meta["samples"]),
-        }
-        for reply in replies
-        if reply.tensors
+        reply.meta["client"]: {"upload": upload, "samples": torch.tensor(reply.meta["samples"])}
+        for reply, upload in uploads
+        if upload is not None
     }
     known = replace(state, of_clients={**state.of_clients, **sent})
     last = last_uploads(known)
@@ -134,7 +137,7 @@ METHOD = Method(
     "FL-PQSU",
     "masks that stay",
     start,
-    Exchange("train", ask, answer, expect, fold),
+    Exchange("train", ask, answer, expect, fold, weights_in=weights_in),
     settings=Settings,
     of_client=of_client,
 )
