@@ -204,6 +204,36 @@ def test_runs_of_other_settings_are_not_mixed(records, tmp_path):
     assert all(path.stat().st_size > 0 for path in paths)
 
 
+def test_the_default_is_usual_where_a_run_has_it_and_else_what_most_have():
+    """Of three runs at α = 5 and one at 0.5, the default, those at 5 are named; so it is with settings of FedTiny."""
+    skewed = [record(alpha=5.0, seed=seed) for seed in range(3)]
+    assert {key: len(runs) for key, runs in frames.alike([*skewed, record(alpha=0.5)]).items()} == {
+        ("alpha=5.0",): 3,
+        (): 1,
+    }
+    assert frames.alike([*skewed, record(alpha=0.1)]).keys() == {(), ("alpha=0.1",)}
+    noisy = [record(pool_noise=0.9, seed=seed) for seed in range(3)]
+    assert frames.alike([*noisy, record(pool_noise=0.5)]).keys() == {("pool_noise=0.9",), ()}
+
+
+def test_a_corner_of_each_figure_tells_the_settings_that_keep_groups_apart(records, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Figure, "savefig", lambda fig, *_, **__: told.append(fig.texts[-1].get_text()))
+    runs.save_run_figures([record(method="mine", power=power) for power in (0.8, 0.8, 0.5)] + records, tmp_path)
+    assert told == ["power=0.8"] * 2 + ["power=0.5"] * 2
+
+
+def test_a_single_seed_stands_at_its_density_and_several_beside_each_other(finished):
+    single = finished[finished["seed"] == 0]
+    for runs_shown, apart in ((single, False), (finished, True)):
+        ax = runs.accuracy_over_density(runs_shown).axes[0]
+        dots = [points.get_offsets()[:, 0] for points in ax.collections if len(points.get_sizes())]
+        assert {x in (0.05, 0.01) for of_label in dots for x in of_label} == {not apart}
+        [ax] = runs.accuracy_over_setting(runs_shown, "density", "density").axes
+        places = [points.get_offsets()[:, 0] for points in ax.collections]
+        assert {x in (0, 1, 2) for of_label in places for x in of_label} == {not apart}
+
+
 def test_a_setting_of_one_method_parts_only_the_runs_that_have_it(records):
     """And runs of a candidate taken unjudged are left out."""
     settings = [{"growth": "slow"}, {"growth": "slow", "seed": 1}, {"growth": "fast"}, {"selection": "fixed"}]

@@ -118,9 +118,9 @@ def density_lines(ax: Axes, groups: Mapping[str, pd.DataFrame], shown: Sequence[
         held = {d: part for d in shown if len(part := at_density(groups[name], d))}
         final = pd.DataFrame({d: part["accuracy"].reset_index(drop=True) for d, part in held.items()})
         _mean_and_band(ax, final, name, colour, line, marker)
-        aside = 1 + 0.02 * (number + 1)  # so that dots of different labels do not hide each other
         for density, part in held.items() if marker else ():
-            _density_dots(ax, density * aside, part, colour, marker)
+            aside = 0.02 * (number + 1) * (len(part) > 1)  # so that dots of different labels do not hide each other
+            _density_dots(ax, density * (1 + aside), part, colour, marker)
     ax.set_xscale("log")
     ax.set_xticks(shown, [f"{density:g}" for density in shown])
     ax.minorticks_off()
@@ -139,9 +139,9 @@ def accuracy_over_setting(runs: pd.DataFrame, setting: str, label: str) -> Figur
     values = sorted(runs[setting].unique().tolist())
     for number, (name, (colour, marker, line)) in enumerate(styles(groups).items()):
         places, final = groups[name][setting].map(values.index), groups[name]["accuracy"]
-        means = final.groupby(places).mean()
+        means, aside = final.groupby(places).mean(), final.groupby(places).transform("size").gt(1) * 0.05 * (number + 1)
         ax.plot(means.index, means, color=colour, linestyle=line, marker=marker, markersize=5, label=name)
-        ax.scatter(places + 0.05 * (number + 1), final, s=20, color=colour, marker=marker or "_", alpha=0.8)
+        ax.scatter(places + aside, final, s=20, color=colour, marker=marker or "_", alpha=0.8)
     ax.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, float) else str(value) for value in values])
     ax.set_xlabel(label)
     accuracy_row(fig)
@@ -198,14 +198,17 @@ def accuracy_row(fig: Figure) -> None:
 def save_run_figures(records: Iterable[Mapping], folder: str | Path) -> list[Path]:
     """Draw all `records` over rounds and over density below `folder`, and return the files.
 
-    Each group of `frames.alike` has its own pair of figures, named by the settings in which it differs from most runs.
+    Each group of `frames.alike` has its own pair of figures, named by the settings in which it differs from the usual
+    ones; the lower left corner tells the values of all settings in which groups differ.
     """
-    paths = []
-    for odd, runs in alike(records).items():
+    paths, groups = [], alike(records)
+    told_apart = sorted({setting.partition("=")[0] for odd in groups for setting in odd})
+    for odd, runs in groups.items():
         figures = {"rounds": accuracy_over_rounds} | ({"density": accuracy_over_density} if densities(runs) else {})
         for what, draw in figures.items():
             fig = draw(runs)
-            fig.text(0.01, 0.01, ", ".join(odd), fontsize=7, color=GREY)
+            values = [f"{name}={value}" for name in told_apart for value in runs[name].dropna().unique()]
+            fig.text(0.01, 0.01, ", ".join(values), fontsize=7, color=GREY)
             name = "_".join([f"accuracy_over_{what}", *odd]).replace("/", "-").replace(":", "-")
             paths.append(Path(folder) / f"{name}.png")
             paths[-1].parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from fedtiny_lite.config import METHODS, Config, own_settings
 from fedtiny_lite.records.schema import CHANGE, REFERENCE, STAY
 from fedtiny_lite.report.labels import DENSE, FEDTINY, Label, place, run_label
 from fedtiny_lite.report.measures import accuracies, spent, split, weights_held
+from fedtiny_lite.settings import defaults
 
 PANELS = {STAY: (REFERENCE, STAY), CHANGE: (CHANGE,)}
 """The panels of a comparison of all methods, and the families in each; dense and FedTiny stand in both."""
@@ -97,17 +99,32 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def alike(records: Iterable[Mapping]) -> dict[tuple[str, ...], pd.DataFrame]:
-    """Runs that may stand in one figure, by the settings (`name=value`) in which they differ from most runs.
+    """Runs that may stand in one figure, by the settings (`name=value`) in which they differ from what is usual.
 
-    Runs without a round, or of a candidate taken unjudged, are left out. A setting that a run does not have takes
-    the value that most others give it.
+    Usual is a setting's default, or where no run has that, or it is not known, the value that most runs have; so is
+    what a run counts as that does not have the setting. Runs without a round, or of a candidate taken unjudged, are
+    left out.
     """
     kept = [r for r in records if r["rounds"] and r["config"].get("selection") != "fixed"]
     settings = settings_of(kept).drop(columns=list(_WITHIN), errors="ignore")
     runs, names = run_frame(kept), varying(settings)
     if not names:
         return {(): runs} if kept else {}
-    settings = settings[names].fillna(settings[names].mode().iloc[0])
-    usual = dict(zip(names, settings.value_counts().index[0], strict=True))
+    usual = {name: _usual(settings[name], default) for name, default in _defaults(kept, names).items()}
+    settings = settings[names].fillna(usual)
     odd = [tuple(f"{n}={row[n]}" for n in names if row[n] != usual[n]) for row in settings.to_dict("records")]
     return {key: runs[[found == key for found in odd]] for key in dict.fromkeys(odd)}
+
+
+def _defaults(records: Iterable[Mapping], names: Iterable[str]) -> dict[str, object]:
+    """The default of each of these settings; None for one of a method in a reader's file, which is not executed."""
+    known = defaults(Config)
+    for method in (
+        {record["config"]["method"] for record in records} & set(METHODS) if set(names) - known.keys() else ()
+    ):
+        known |= defaults(own_settings(method))
+    return {name: known.get(name) for name in names}
+
+
+def _usual(values: pd.Series, default: object) -> object:
+    return default if (values == default).any() else values.mode().iloc[0]
