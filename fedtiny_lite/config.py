@@ -19,6 +19,7 @@ from fedtiny_lite.method_files import FILE, file_of, method_in, stamped
 from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting, shown
 
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
+MODELS = ("cnn", "resnet18", "vgg11")
 _run, _data, _clients, _model, _training, _budget, _privacy, _machine = (
     partial(setting, group=group)
     for group in ("run", "data", "clients", "model", "training", "budget", "privacy, an experiment", "machine")
@@ -65,7 +66,7 @@ class Config(Settings):
     alpha: float = _clients(0.5, "Dirichlet concentration: small = skewed", above=0)
     min_samples: int = _clients(10, "fewest images a client may hold", low=2)
 
-    model: str = _model("cnn", "architecture", choices=("cnn", "resnet18", "vgg11"))
+    model: str = _model("cnn", "architecture", choices=MODELS)
     width: int = _model(8, "channels of the first layer (resnet18 and vgg11 in the paper: 64)", low=1, high=1024)
 
     pretrain_lr: float = _training(0.05, "SGD learning rate of the server's pretraining", above=0)

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtiny_lite import config as config_module
-from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config, own_settings, parse_settings
+from fedtiny_lite.config import (
+    METHODS,
+    MODELS,
+    PROFILES,
+    Config,
+    load_method,
+    make_config,
+    own_settings,
+    parse_settings,
+)
 from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.methods._selection import Selection, pool_size
 from fedtiny_lite.methods._settings import Adjustment, Growth, GrowthBatch, Saliency
@@ -73,7 +82,7 @@ CHOICES = {
     "pixel_statistics": ("clients", "server"),
     "augment": ("none", "crop_flip", "crop_flip_cutout"),
     "partition": ("iid", "dirichlet", "dirichlet_client", "shards", "quantity"),
-    "model": ("cnn", "resnet18", "vgg11"),
+    "model": MODELS,
     "score_on": ("test", "validation"),
     "density_of": ("prunable", "model"),
     "prune_linear": ("auto", "yes", "no"),

@@ -8,7 +8,6 @@ import re
 import socket
 import tarfile
 from dataclasses import fields
-from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
+from fedtiny_lite.config import Config
 from fedtiny_lite.data import datasets as data
 from fedtiny_lite.data import sources
 from fedtiny_lite.data.augmentation import augment
@@ -26,6 +26,8 @@ from fedtiny_lite.data.datasets import Dataset, Split, batches, distort, limit, 
 from fedtiny_lite.data.partition import partition
 from fedtiny_lite.data.vision import torchvision
 from fedtiny_lite.federated.survey import normalisation, sums_of_pixels
+from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.settings import rules
 from tests.helpers import seeded
 
 
@@ -85,7 +87,7 @@ def test_fingerprint_is_the_hash_of_pixels_and_labels():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'mnist'; allowed: digits, cifar10, cifar100, svhn, fashion_mnist or folder:"):
+    with pytest.raises(ValueError, match=f"'mnist'; allowed: digits, {', '.join(sources.ARCHIVES)} or folder:"):
         load_dataset("mnist")
 
 
@@ -110,6 +112,15 @@ FILES = {
     "svhn": "train_32x32.mat",
     "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte.gz",
 }
+
+
+@pytest.mark.parametrize("name", sources.ARCHIVES)
+def test_a_published_data_set_is_named_where_a_reader_looks_for_it(name):
+    """In the help of the setting, in the table of sources and terms, among the runs, and in the tests above and below."""
+    pages = [(ROOT / place).read_text(encoding="utf-8") for place in ("data/README.md", "docs/runs.md")]
+    assert name in FILES and all(f"`{name}`" in page for page in pages)
+    [help] = [rule.metadata["help"] for rule in rules(Config) if rule.name == "dataset"]
+    assert name in re.split(r"\W+", help)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -152,7 +163,7 @@ def test_the_checksums_in_the_readme_are_those_torchvision_publishes():
     expected = {(source.filename, source.tgz_md5) for source in (sets.CIFAR10, sets.CIFAR100)}
     expected |= {tuple(sets.SVHN.split_list[part][1:]) for part in ("train", "test")}
     expected |= {(f"FashionMNIST/raw/{name}", md5) for name, md5 in sets.FashionMNIST.resources}
-    readme = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\S+)` \| `([0-9a-f]{32})` \|$", readme, re.MULTILINE)) == expected
     assert f"`digits` is `{load_dataset('digits').fingerprint}`" in readme
 

@@ -56,7 +56,7 @@ def test_auto_is_dense_where_the_sparse_engine_cannot_run():
 
 
 def test_sparse_is_refused_where_it_cannot_run():
-    with pytest.raises(ValueError, match=r"cannot train the network of small_model; set engine=auto or dense"):
+    with pytest.raises(ValueError, match=r"cannot train a network of the class SmallNet; set engine=auto or dense"):
         run(make_config("smoke", method="small_model", engine="sparse", density=0.1))
     with pytest.raises(ValueError, match=r"runs on the CPU; set torch_device=cpu, or engine=auto"):
         check_engine(make_config(engine="sparse", torch_device="cuda"), network()[0])

@@ -138,6 +138,14 @@ def test_fixed_selection_takes_the_numbered_candidate_of_the_same_pool(candidate
     assert all(torch.equal(start.weights[name], weights[name]) for name in weights if "bn" in name)
 
 
+@pytest.mark.parametrize("selection", ["adaptive", "server"])
+def test_a_network_without_batch_norm_has_nothing_to_re_estimate(selection):
+    server = build_federation(tiny(selection=selection)).server
+    bare = dataclasses.replace(server, task=dataclasses.replace(server.task, stats_shapes={}))
+.* PlainNet has no batch norm; set sel"):
+        _selection.start_with_pool(bare)
+
+
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
 def test_the_pool_that_clients_unpack_is_the_servers(density, monkeypatch):
     received, unpack_pool = [], _selection.decode_pool

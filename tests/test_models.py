@@ -187,8 +187,19 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_copied():
     assert all(torch.equal(value, before[key]) for key, value in state_of(model).items())
 
 
+def test_a_model_says_which_weights_may_be_pruned():
+    model = build("cnn")
+    model.blocks = (("conv2.weight", "conv9.weight"),)
+    with pytest.raises(
+        ValueError, match=r"^PlainNet cannot be pruned: its `blocks` name conv9\.weight, which it has not"
+    ):
+        prunable_blocks(model, prune_linear=True)
+    with pytest.raises(ValueError, match=r"^Linear cannot be pruned: it has no `blocks`; give it the names of its"):
+        prunable_blocks(nn.Linear(2, 2), prune_linear=True)
+
+
 def test_bad_sizes_and_names_are_refused():
-    with pytest.raises(ValueError, match="unknown model 'resnet50'; choose one of cnn, resnet18, vgg11"):
+    with pytest.raises(ValueError, match=f"unknown model 'resnet50'; choose one of {', '.join(MODELS)}"):
         build("resnet50")
     with pytest.raises(ValueError, match="width of a model is 0"):
         build("cnn", width=0)

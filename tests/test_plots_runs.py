@@ -223,6 +223,13 @@ def test_a_corner_of_each_figure_tells_the_settings_that_keep_groups_apart(recor
     assert told == ["power=0.8"] * 2 + ["power=0.5"] * 2
 
 
+def test_runs_that_differ_in_very_much_have_figures_of_names_that_files_can_have(tmp_path):
+    many = {f"setting_of_a_long_name_{number}": number for number in range(12)}
+    odd = [record(**{name: value + extra for name, value in many.items()}) for extra in (1, 2)]
+    paths = runs.save_run_figures([record(**many), record(**many), *odd], tmp_path)
+    assert len(set(paths)) == 6 and all(path.exists() and len(path.name) < 210 for path in paths)
+
+
 def test_a_single_seed_stands_at_its_density_and_several_beside_each_other(finished):
     single = finished[finished["seed"] == 0]
     for runs_shown, apart in ((single, False), (finished, True)):

@@ -72,7 +72,7 @@ def default_data_dir() -> Path:
 
 
 def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
-    """The data set `name`: digits, cifar10, cifar100, svhn, fashion_mnist, or folder:PATH.
+    """The data set `name`: digits, one of `sources.ARCHIVES`, or folder:PATH.
 
     PATH is relative to the working directory, or to the project if there is no such folder. The last four data sets
     stay in the memory of the process. Raises ValueError for an unknown name, FileNotFoundError for missing files and

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedtiny_lite.config import MODELS
 from fedtiny_lite.federated.checks import whole_number
-from fedtiny_lite.model.networks import MODELS
 from fedtiny_lite.model.training import Normalisation
 
 VERSION = 1

@@ -73,12 +73,18 @@ def start_with_pool(server: Server) -> State:
     """The pool of candidates on the pretrained weights; with `selection=fixed` the numbered candidate at once.
 
     `extra`: the `pool`, the `pretrained` weights, the candidates' `trials` if there are any, and with
-    `selection=server` the `stats` of each candidate.
+    `selection=server` the `stats` of each candidate. Raises ValueError where statistics that a network lacks are to be
+    re-estimated.
     """
     config, weights = server.task.config, pretrained(server)
     own = config.of(Selection)
     if own.selection == "fixed":
         return candidate_start(server, weights, make_pool(server, weights, own.candidate + 1)[own.candidate])
+    if own.selection != "vanilla" and not server.task.stats_shapes:
+        raise ValueError(
+            f"selection = {own.selection!r}: it re-estimates batch norm's statistics, and {type(server.model).__name__} "
+            "has no batch norm; set selection=vanilla, or a model that has"
+        )
     pool = make_pool(server, weights, pool_size(config))
     extra = {"pool": pool, "pretrained": weights} | trials(server, weights, pool)
     state = replace(masked_start(weights, union_of(pool)), extra=extra)

@@ -9,13 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fedtiny_lite.config import MODELS
 from fedtiny_lite.model.architectures import Blocks, PlainNet, ResNet18, SmallNet
 
-MODELS = ("cnn", "resnet18", "vgg11")
 BN_STATS = ("running_mean", "running_var")
-
-
-Network = PlainNet | ResNet18 | SmallNet
 
 
 def build_model(
@@ -36,7 +33,7 @@ def build_model(
 def empty_model(name: str, width: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
     """A model without data, on torch's "meta" device.
 
-    `name`: one of MODELS, or "small" for the SmallNet of that width that `methods.small_model` trains. Raises
+    `name`: one of `config.MODELS`, or "small" for the SmallNet of that width that `methods.small_model` trains. Raises
     ValueError for an unknown name.
     """
     with torch.device("meta"):  # draws nothing from the global generator
@@ -93,11 +90,19 @@ def linear_name(model: nn.Module) -> str:
 def prunable_blocks(model: nn.Module, prune_linear: bool) -> Blocks:
     """Names of the prunable weights by block, input to output.
 
-    Without `prune_linear` the last linear layer is left out, and a block that holds nothing else is dropped.
+    Without `prune_linear` the last linear layer is left out, and a block that holds nothing else is dropped. Raises
+    ValueError for a model without `blocks`, or whose blocks name what is no parameter of it.
     """
-    assert isinstance(model, Network)
+    declared = getattr(model, "blocks", ())
+    missing = {name for block in declared for name in block} - {name for name, _ in model.named_parameters()}
+    if missing or not declared:
+        wrong = f"its `blocks` name {', '.join(sorted(missing))}, which it has not" if missing else "it has no `blocks`"
+        raise ValueError(
+            f"{type(model).__name__} cannot be pruned: {wrong}; give it the names of its prunable weights, block by "
+            "block, as model/architectures.py does"
+        )
     kept_dense = set() if prune_linear else {linear_name(model)}
-    blocks = (tuple(name for name in block if name not in kept_dense) for block in model.blocks)
+    blocks = (tuple(name for name in block if name not in kept_dense) for block in declared)
     return tuple(block for block in blocks if block)
 
 

@@ -1,5 +1,6 @@
 """Finished runs side by side, from the table of `report.frames`: accuracy over rounds, density and any setting."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -210,7 +211,12 @@ def save_run_figures(records: Iterable[Mapping], folder: str | Path) -> list[Pat
             values = [f"{name}={value}" for name in told_apart for value in runs[name].dropna().unique()]
             fig.text(0.01, 0.01, ", ".join(values), fontsize=7, color=GREY)
             name = "_".join([f"accuracy_over_{what}", *odd]).replace("/", "-").replace(":", "-")
-            paths.append(Path(folder) / f"{name}.png")
+            paths.append(Path(folder) / f"{_short(name)}.png")
             paths[-1].parent.mkdir(parents=True, exist_ok=True)
             fig.savefig(paths[-1], dpi=150)
     return paths
+
+
+def _short(name: str) -> str:
+    """A name that a file can have: the end of a long one is replaced by 8 hex digits of the whole."""
+    return name if len(name) <= 200 else f"{name[:190]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

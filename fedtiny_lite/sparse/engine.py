@@ -83,4 +83,5 @@ def check_engine(config: Config, model: nn.Module) -> None:
     if config.torch_device == "cuda":
         raise ValueError("engine = 'sparse' runs on the CPU; set torch_device=cpu, or engine=auto or dense for a GPU")
     if not has_twin(model):
-        raise ValueError(f"engine = 'sparse' cannot train the network of {config.method}; set engine=auto or dense")
+        kind = type(model).__name__
+        raise ValueError(f"engine = 'sparse' cannot train a network of the class {kind}; set engine=auto or dense")
