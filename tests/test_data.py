@@ -116,7 +116,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", sources.ARCHIVES)
 def test_a_published_data_set_is_named_where_a_reader_looks_for_it(name):
-    """In the help of the setting, in the table of sources and terms, among the runs, and in the tests above and below."""
+    """In the help of the setting, in the table of sources and terms, among the runs, and in the tests here."""
     pages = [(ROOT / place).read_text(encoding="utf-8") for place in ("data/README.md", "docs/runs.md")]
     assert name in FILES and all(f"`{name}`" in page for page in pages)
     [help] = [rule.metadata["help"] for rule in rules(Config) if rule.name == "dataset"]

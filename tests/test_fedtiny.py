@@ -142,7 +142,7 @@ def test_fixed_selection_takes_the_numbered_candidate_of_the_same_pool(candidate
 def test_a_network_without_batch_norm_has_nothing_to_re_estimate(selection):
     server = build_federation(tiny(selection=selection)).server
     bare = dataclasses.replace(server, task=dataclasses.replace(server.task, stats_shapes={}))
-.* PlainNet has no batch norm; set sel"):
+    with pytest.raises(ValueError, match=rf"^selection = '{selection}': .* PlainNet has no batch norm; set sel"):
         _selection.start_with_pool(bare)
 
 

@@ -81,9 +81,10 @@ def start_with_pool(server: Server) -> State:
     if own.selection == "fixed":
         return candidate_start(server, weights, make_pool(server, weights, own.candidate + 1)[own.candidate])
     if own.selection != "vanilla" and not server.task.stats_shapes:
+        kind = type(server.model).__name__
         raise ValueError(
-            f"selection = {own.selection!r}: it re-estimates batch norm's statistics, and {type(server.model).__name__} "
-            "has no batch norm; set selection=vanilla, or a model that has"
+            f"selection = {own.selection!r}: it re-estimates batch norm's statistics, and {kind} has no batch norm; "
+            "set selection=vanilla, or a model that has it"
         )
     pool = make_pool(server, weights, pool_size(config))
     extra = {"pool": pool, "pretrained": weights} | trials(server, weights, pool)
