@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtiny_lite.records import claims, environment, files, schema
+from fedtiny_lite.simulation.rounds import run
+from tests.helpers import four_clients
 
 RECORD = {"run_id": "a", "config": {"seed": 0}, "rounds": [{"loss": 1.5, "seconds": 2.0}], "complete": True}
 
@@ -172,3 +175,25 @@ def test_claims_table(bands, tmp_path):
     assert lines[3].endswith("0.01  MISS")
     assert max(map(len, lines)) < 130
     assert len(claims.claims_table(tmp_path, ["02_selection"]).splitlines()) == 3
+
+
+def keys_in(table: str) -> set[str]:
+    """The keys in the first column of a table in Markdown."""
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {key for first in rows for key in re.findall(r"`(\w+)`", first)}
+
+
+def test_the_page_on_runs_describes_every_key_of_a_record(tmp_path):
+    """Of a run that is stopped and one whose replies fail more keys are known: `stopped`, `rejections`, `lost`."""
+    text = (files.ROOT / "docs" / "runs.md").read_text(encoding="utf-8").partition("## The record")[2]
+    whole, of_a_round = text.split("A round counts from 0 and holds:")
+    config = four_clients(method="fedtiny")
+    run(config, tmp_path)
+    record = files.read_json(tmp_path / config.run_id / "record.json")
+    assert record.keys() > schema.RECORD_KEYS and keys_in(whole) == record.keys() | {"stopped"}
+    assert keys_in(of_a_round) == set().union(*record["rounds"]) | {"rejections", "lost"}
+    assert set().union(*record["prelude"]) <= keys_in(of_a_round) | {"exchange", "selection"}
+    assert record["start"].keys() <= keys_in(of_a_round)
+    named = set(re.findall(r"`(\w+)`", text))
+    for part in ("method", "model"):
+        assert record[part].keys() <= named, f"docs/runs.md describes {part}, and does not name all of it"
