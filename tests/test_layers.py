@@ -5,6 +5,7 @@ A room is a folder of the package, or a module that stands beside the folders.
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_there_are_at_most_twenty_rooms_and_each_has_a_floor():
 def test_imports_go_downward(room):
     wrong = {used for used in ROOMS[room] if FLOOR[used] >= FLOOR[room]}
     assert not wrong, f"{room} (floor {FLOOR[room]}) imports {wrong}"
+
+
+def test_the_page_lists_rooms_in_an_order_in_which_each_imports_from_those_before():
+    text = (ROOT / "docs" / "package.md").read_text(encoding="utf-8")
+    listed = re.findall(r"\[(\w+)/\]|^\| `(\w+)` \|", text, re.MULTILINE)
+    order = {folder or module: number for number, (folder, module) in enumerate(listed)}
+    assert order.keys() == set(ROOMS) - DOORS
+    for room in order:
+        assert {used for used in ROOMS[room] if order[used] > order[room]} == set(), room
 
 
 def test_modules_import_each_other_in_no_circle():
