@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from fedtiny_lite.config import METHODS, make_config
 from fedtiny_lite.data.datasets import Split, load_dataset, to_float
 from fedtiny_lite.federated import server as server_module
-from fedtiny_lite.federated.client import build_client, growth_batch, local_schedule
+from fedtiny_lite.federated.client import build_client, growth_batch, list_gradients, local_schedule
 from fedtiny_lite.federated.server import full_mask, pretrained
+from fedtiny_lite.model.costs import growth_flops
+from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.networks import load_state, state_of
 from fedtiny_lite.model.training import epoch_batches, train
 from fedtiny_lite.records.schema import load_records
-from fedtiny_lite.seeding import torch_generator
+from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
@@ -160,6 +162,39 @@ def test_a_growth_batch_is_of_the_clients_own_images_each_once(size, clients):
         assert torch.equal(images, again)
     others = [growth_batch(clients(r)[k], 20)[0] for r, k in ((0, 0), (0, 1), (1, 0))]
     assert not any(torch.equal(others[0], other) for other in others[1:])
+
+
+def test_what_a_client_draws_from(clients):
+    """Growth batches and augmentation from the purpose, the round and the client; each of them has its own numbers."""
+    for r, k in ((0, 0), (0, 1), (3, 1)):
+        client = clients(r)[k]
+        size, seed = len(client.split), client.config.seed
+        order = torch.randperm(size, generator=torch_generator(seed, "growth", r, k))
+        assert growth_batch(client, 5)[1].tolist() == client.split.labels[order[:5]].tolist()
+        expected = torch.rand(4, generator=torch_generator(seed, "augment", r, k))
+        assert torch.rand(4, generator=client.augmentation).tolist() == expected.tolist()
+
+
+def test_a_development_split_is_the_same_in_every_exchange_and_the_clients_own(clients):
+    for k in (0, 1):
+        first, *later = (numbers(clients(r)[k].development_split(0.3)) for r in (-1, 0, 5))
+        size = len(clients()[k].split)
+        assert first == later[0] == later[1] and len(set(first)) == round(0.3 * size)
+        order = numpy_generator(0, "development", k).permutation(size)[: len(first)]
+        assert first == numbers(clients()[k].split.take(torch.from_numpy(order)))
+
+
+def test_growth_costs_flops_for_the_images_that_there_are(clients):
+    """A batch of 1000 of a client with fewer images is all of them."""
+    client = clients()[0]
+    task = client.task
+    mask = Mask({name: torch.arange(shape.numel()).view(shape) % 2 == 0 for name, shape in task.mask_shapes.items()})
+    state = {name: tensor.clone() for name, tensor in state_of(client.model).items()}
+    apply_mask(state, mask)
+    of_one = growth_flops(task.layers, mask.kept, ("conv4.weight",))
+    for size, images in ((1000, len(client.split)), (5, 5)):
+        _, flops = list_gradients(client, state, mask, {"conv4.weight": 3}, size)
+        assert len(client.split) < 1000 and flops == of_one * images
 
 
 def test_a_growth_batch_is_augmented_as_training_is(clients):

@@ -1,5 +1,6 @@
 """FedRTS: votes, posteriors and draws on toy layers, and a whole run."""
 
+from copy import deepcopy as copy
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedtiny_lite.federated.formats import decode_mask
 from fedtiny_lite.methods import fedrts
 from fedtiny_lite.model.masks import Mask, erk_counts
 from fedtiny_lite.pruning.thompson import draw_mask, kept_outcomes, observe, prior, pruned_outcomes
+from fedtiny_lite.seeding import numpy_generator
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import asked, three_clients, trace
@@ -131,6 +133,15 @@ def test_a_run_stays_in_its_budget_and_repeats_bit_for_bit():
     assert "adjusted" not in record["rounds"][0] | record["rounds"][2]
     assert all(torch.equal(tensor, again[-1].weights[name]) for name, tensor in states[-1].weights.items())
     assert states[-1].mask == again[-1].mask
+
+
+def test_every_adjustment_draws_numbers_of_its_own(monkeypatch):
+    """Round r draws from the seed, the purpose and r."""
+    first, inner = [], fedrts.draw_mask
+    monkeypatch.setattr(fedrts, "draw_mask", lambda *given: first.append(copy(given[2]).random()) or inner(*given))
+    config = tiny(rounds=4, adjust_until=4)
+    simulate.run(config)
+    assert first == [numpy_generator(config.seed, "thompson", r).random() for r in (1, 2, 3)]
 
 
 def test_grown_weights_start_at_zero():

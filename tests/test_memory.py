@@ -13,7 +13,7 @@ from fedtiny_lite.federated.client import EMPTY_MEMORY
 from fedtiny_lite.federated.memory import NOTHING, Memories, digest
 from fedtiny_lite.federated.messages import unpack
 from fedtiny_lite.records import schema
-from fedtiny_lite.simulation import places
+from fedtiny_lite.simulation import checkpoint, places
 from fedtiny_lite.simulation.places import InProcess
 from fedtiny_lite.simulation.rounds import run
 from tests.helpers import Stop, four_clients, interrupted, trace
@@ -160,6 +160,22 @@ def test_folders_that_are_named_like_files_of_a_run_are_left_alone(tmp_path):
         folder.mkdir()
     assert schema.canonical(run(config, tmp_path)) == schema.canonical(run(config))
     assert all(folder.is_dir() for folder in folders)
+
+
+def test_memories_are_written_before_the_checkpoint_that_names_them_and_old_ones_deleted_after_it(
+    tmp_path, monkeypatch
+):
+    """A process that is killed between any two of these steps goes on from memories that are there."""
+    events = []
+
+    def noted(name, inner):
+        return lambda *given: events.append(name) or inner(*given)
+
+    monkeypatch.setattr(checkpoint, "save", noted("save", checkpoint.save))
+    place = InProcess(config := tiny("lotteryfl", rounds=2), tmp_path / config.run_id / "clients")
+    place.secure, place.settle = noted("secure", place.secure), noted("settle", place.settle)
+    run(config, tmp_path, place=place)
+    assert events == ["secure", "save", "settle"] * 2 + ["settle"]
 
 
 def test_clients_that_remember_the_same_take_one_file(tmp_path):

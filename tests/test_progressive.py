@@ -344,6 +344,16 @@ def test_grow_and_prune_by_hand():
     assert mask["a"].tolist() == [[True] * 3, [False] * 3] and state["a"][0, 1] == -1  # not changed in place
 
 
+def test_no_more_weights_are_pruned_than_grow():
+    """Two were to be exchanged, and the list names one pruned position: one grows, and the smallest goes."""
+    mask = Mask({"a": torch.tensor([True, True, True, False, False])})
+    state = {"a": torch.tensor([3.0, 1.0, 2.0, 0.0, 0.0])}
+    merged = {"a": (torch.tensor([0, 4]), torch.tensor([9.0, 0.5], dtype=torch.float64))}
+    new_state, new_mask = grow_and_prune(state, mask, merged, {"a": 2})
+    assert new_mask["a"].tolist() == [True, False, True, False, True]
+    assert new_state["a"].tolist() == [3, 0, 2, 0, 0]
+
+
 @st.composite
 def layers(draw):
     """A layer, a mask, a count within both sides, and a merged list that may hold kept positions too."""

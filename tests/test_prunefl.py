@@ -70,6 +70,18 @@ def test_the_rule_by_hand():
     assert mask["b"].tolist() == [True, False, True, False, False]
 
 
+def test_a_weight_that_is_worth_just_gamma_is_added():
+    """As above Gamma is 158 / 158 = 1 after the drop; b[2] is worth 64 / 64 = 1, and the others nothing."""
+    squares = {
+        "a": torch.tensor([[32.0, 0.0], [32.0, 0.0]]),
+        "b": torch.tensor([64.0, 0.0, 64.0, 0.0, 0.0]),
+        "bias": torch.tensor([30.0]),
+    }
+    mask = reconfigure(WEIGHTS, MASK, squares, LAYERS, 0.34, most=9)
+    assert mask["a"].tolist() == [[True, False], [True, False]]
+    assert mask["b"].tolist() == [True, False, True, False, False]
+
+
 @pytest.mark.parametrize("most, total", [(3, 3), (4, 4), (5, 5), (9, 5)])
 def test_the_rule_stops_at_the_budget(most, total):
     assert reconfigure(WEIGHTS, MASK, SQUARES, LAYERS, 0.34, most).total == total

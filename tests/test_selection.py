@@ -155,6 +155,13 @@ def test_aggregation_by_hand():
     assert pooled["bn.running_var"].tolist() == [7, 5]
 
 
+def test_a_spread_that_float32_cannot_hold_becomes_its_largest_number():
+    """Means of 1e20 and -1e20 lie 1e20 from 0: the spread is 1e40, and float32 ends at 3.4e38."""
+    combined = aggregate_bn_stats([stats([1e20], [1.0]), stats([-1e20], [1.0])], [0.5, 0.5], "pooled")
+    assert combined["bn.running_mean"].tolist() == [0]
+    assert combined["bn.running_var"].tolist() == [torch.finfo(torch.float32).max]
+
+
 def test_one_client_alone_is_returned_as_it_is():
     only = stats([0.5, -2.0], [0.1, 3.0])
     for rule in ("paper", "pooled"):

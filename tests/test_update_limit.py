@@ -13,6 +13,7 @@ from fedtiny_lite.simulation import rounds as simulate
 from tests.helpers import four_clients
 
 VICTIM = 2
+LARGE = dict(update_limit=1e6)
 OWN = {"fl_pqsu": dict(selective_upload="no")}
 """The victim uploads in every round."""
 
@@ -88,7 +89,15 @@ def test_without_a_limit_it_is_folded(sent):
     assert not record["final"]["test_loss"] < 100 * simulate.run(tiny("magnitude"))["final"]["test_loss"]
 
 
+def test_an_update_is_measured_under_the_clients_own_mask():
+    """From round 2 on LotteryFL's clients send no mask; theirs are smaller than the union that the server holds."""
+    settings = dict(lottery_accuracy=0.0, adjust_until=1, rounds=4)
+    plain, limited = (simulate.run(four_clients(method="lotteryfl", **settings, **more)) for more in ({}, LARGE))
+    assert plain["rounds"][-1]["model_density"] > max(plain["rounds"][-1]["client_density"])
+    assert without_reasons(limited) == without_reasons(plain)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_limit_that_nobody_exceeds_changes_nothing(method):
-    plain, limited = simulate.run(tiny(method)), simulate.run(tiny(method, update_limit=1e6))
+    plain, limited = simulate.run(tiny(method)), simulate.run(tiny(method, **LARGE))
     assert without_reasons(limited) == without_reasons(plain)
