@@ -117,6 +117,16 @@ def test_a_client_that_missed_the_pool_is_sent_it_with_the_statistics():
     assert sorted(unpack(place.questions[1][0].message).tensors) == ["stats"]
 
 
+def test_a_client_that_was_lost_in_training_goes_on_from_what_it_remembers():
+    """It is sent the layers that changed and nothing else beside the weights. It last answered in round 0."""
+    config = tiny("magnitude")
+    place = Away(config, (-1, 1))
+    run(config, place=place)
+    asked = [questions[VICTIM] for questions in place.questions]
+    assert asked[0].memory == NOTHING != asked[1].memory == asked[2].memory
+    assert tensors_sent(place) == [["mask", "weights"], ["weights"], ["weights"]]
+
+
 def test_a_client_that_was_lost_before_training_begins_anew():
     """It had the pool and missed the question for losses: the server counts on nothing that it remembers."""
     config = tiny("fedtiny")

@@ -184,14 +184,14 @@ def keys_in(table: str) -> set[str]:
 
 
 def test_the_page_on_runs_describes_every_key_of_a_record(tmp_path):
-    """Of a run that is stopped and one whose replies fail more keys are known: `stopped`, `rejections`, `lost`."""
+    """Of a run that is stopped and one whose replies fail more is known: `stopped`, `rejections`, `lost`, `forgot`."""
     text = (files.ROOT / "docs" / "runs.md").read_text(encoding="utf-8").partition("## The record")[2]
     whole, of_a_round = text.split("A round counts from 0 and holds:")
     config = four_clients(method="fedtiny")
     run(config, tmp_path)
     record = files.read_json(tmp_path / config.run_id / "record.json")
     assert record.keys() > schema.RECORD_KEYS and keys_in(whole) == record.keys() | {"stopped"}
-    assert keys_in(of_a_round) == set().union(*record["rounds"]) | {"rejections", "lost"}
+    assert keys_in(of_a_round) == set().union(*record["rounds"]) | {"rejections", "lost", "forgot"}
     assert set().union(*record["prelude"]) <= keys_in(of_a_round) | {"exchange", "selection"}
     assert record["start"].keys() <= keys_in(of_a_round)
     named = set(re.findall(r"`(\w+)`", text))
