@@ -176,6 +176,9 @@ def test_a_finished_run_leaves_its_record_and_its_model_only(saved, tmp_path):
     folder, _ = saved
     run(CONFIG, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["model.tiny", "record.json"]
+    (folder / rounds.LOCK).touch()  # of a process that was killed just before it would have deleted it
+    run(CONFIG, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.tiny", "record.json"]
 
 
 def test_resuming_executes_nothing_that_it_reads(saved, tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def _alone(config: Config, folder: Path, on_round: OnRound | None, place: Place 
                 return _finished(folder, config) or _started(config, folder, on_round, place)
             finally:
                 if not checkpoint.path_in(folder).exists():
-                    (folder / LOCK).unlink(missing_ok=True)
+                    _drop_lock(folder)
     finally:
         with contextlib.suppress(OSError):  # a run that was refused leaves no empty folder behind
             folder.rmdir()
@@ -83,7 +83,14 @@ def _finished(folder: Path, config: Config) -> dict[str, Any] | None:
     if not record["complete"]:
         return None
     checkpoint.remove(folder)  # of a process that was killed in between
+    _drop_lock(folder)
     return record
+
+
+def _drop_lock(folder: Path) -> None:
+    """Delete the lock's file, which a run that is finished or never began needs no more, if the system lets us."""
+    with contextlib.suppress(OSError):
+        (folder / LOCK).unlink()
 
 
 def _started(config: Config, folder: Path | None, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
