@@ -11,7 +11,7 @@ PORT ?= 8888
 IP ?= localhost
 LOWEST ?= .venv-lowest
 # A thread each: torch and the processes would else wait for one another.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(OPTIONS)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder $(OPTIONS)
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce flower-demo test quick test-lowest lab site figures bench strip

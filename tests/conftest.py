@@ -16,6 +16,13 @@ from tests.helpers import four_clients, seeded
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would hand on that it is ignored
 
+FIRST = ("test_flower_processes", "test_notebooks")
+"""Files of tests that mostly wait for other processes, or take long: started last, they would keep one core waiting."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
 
 @pytest.fixture
 def one_thread():
