@@ -1,5 +1,7 @@
 """Verdicts: the rules by hand, and what they say of the committed records and of a plan that is under way."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,9 +124,14 @@ def test_the_table_of_verdicts_names_each_claim_once_and_has_every_finding(commi
     assert len(table) == sum(len(found.findings) for found in committed.values())
 
 
+@cache
+def run_on_digits():
+    return next(r for r in read_bundle(COMMITTED / "digits.json") if r["config"]["method"] == "fedtiny")
+
+
 def run_of(config, label, accuracy):
     """A record with this accuracy after every round; the rest is that of a run on digits."""
-    [record, *_] = [r for r in read_bundle(COMMITTED / "digits.json") if r["config"]["method"] == "fedtiny"]
+    record = run_on_digits()
     rounds = [entry | {"test_accuracy": accuracy} for entry in record["rounds"]]
     method = {"label": label, "family": "masks that change"}
     final = record["final"] | {"test_accuracy": accuracy}
