@@ -49,6 +49,7 @@ def test_a_claim_with_parts(outcomes, outcome):
         ({"A": AHEAD, "B": UNSURE}, (), "holds against A only"),
         ({"B": UNSURE}, (), "cannot be told"),
         ({"A": [0.1]}, (), "not tested yet"),
+        ({"A": AHEAD, "B": BEHIND[:2]}, ("A", "B"), "holds so far against A"),  # two seeds are too few for a verdict
     ],
 )
 def test_all_baselines_at_once(gaps, planned, outcome):

@@ -10,6 +10,7 @@ from fedtiny_lite.experiments.claim import late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.records.bundles import provenance
 from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, runs_at
+from fedtiny_lite.report.deciding import LEAST
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.loading import load
 
@@ -30,9 +31,9 @@ def gaps_over(runs: Runs) -> dict[str, list[float]]:
 
 
 def compared(*tables: Runs) -> list[str]:
-    """The baselines that have at least two seeds beside FedTiny's in each of these tables."""
+    """The baselines that have enough seeds beside FedTiny's in each of these tables."""
     gaps = [gaps_over(runs) for runs in tables]
-    return [name for name in BASELINES if all(len(found.get(name, ())) > 1 for found in gaps)]
+    return [name for name in BASELINES if all(len(found.get(name, ())) >= LEAST for found in gaps)]
 
 
 def leads(runs: Runs, baselines: Sequence[str]) -> dict[int, float]:

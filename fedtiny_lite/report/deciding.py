@@ -6,6 +6,8 @@ from statistics import mean
 from fedtiny_lite.report.differences import Gaps, verdict
 from fedtiny_lite.report.intervals import LEVEL, holm_of_planned, p_value, t_interval
 
+LEAST = 3
+"""Seeds with which a baseline enters a verdict over all of them: two have an interval that says nothing."""
 HOLDS, PARTLY, FAILS, OPEN, UNTESTED = "holds", "partly", "does not hold", "cannot be told", "not tested yet"
 
 
@@ -31,9 +33,9 @@ def of_all(gaps: Gaps, planned: Collection[str] = ()) -> str:
 
     It holds if every mean is above 0 and told from 0 with Holm's correction over the baselines, and holds against
     those of which that is so. It does not hold if the interval of the difference to the best baseline is below 0. A
-    baseline with fewer than two seeds is left out; while one that is `planned` is, the claim holds "so far" at most.
+    baseline with fewer than `LEAST` seeds is left out; while one that is `planned` is, the claim holds "so far" at most.
     """
-    known = {name: values for name, values in gaps.items() if len(values) > 1}
+    known = {name: values for name, values in gaps.items() if len(values) >= LEAST}
     if not known:
         return UNTESTED
     beaten = ahead_of(known, planned)

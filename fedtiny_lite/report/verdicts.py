@@ -167,8 +167,8 @@ def _lines(findings: Sequence[Finding]) -> str:
 
 
 def _over_baselines(gaps: Gaps, where: str, planned: Sequence[str] = ()) -> Finding:
-    """FedTiny against every pruned baseline, those among `planned` that have no runs yet included."""
-    known = {name: values for name, values in gaps.items() if len(values) > 1}
+    """FedTiny against every pruned baseline, those among `planned` that have too few seeds yet included."""
+    known = {name: values for name, values in gaps.items() if len(values) >= deciding.LEAST}
     if not known:
         return Finding(where, deciding.UNTESTED, "", {})
     best, ahead = deciding.best(known), deciding.ahead_of(known, planned)
