@@ -33,7 +33,7 @@ def of_all(gaps: Gaps, planned: Collection[str] = ()) -> str:
 
     It holds if every mean is above 0 and told from 0 with Holm's correction over the baselines, and holds against
     those of which that is so. It does not hold if the interval of the difference to the best baseline is below 0. A
-    baseline with fewer than `LEAST` seeds is left out; while one that is `planned` is, the claim holds "so far" at most.
+    baseline with fewer than `LEAST` seeds is left out; while a `planned` one is, the claim holds "so far" at most.
     """
     known = {name: values for name, values in gaps.items() if len(values) >= LEAST}
     if not known:
