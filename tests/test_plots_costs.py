@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fedtiny_lite.config import make_config
+from fedtiny_lite.experiments import counted
 from fedtiny_lite.experiments.counted import kept_by_mask
 from fedtiny_lite.model.costs import forward_flops
 from fedtiny_lite.plots import client_costs, costs
@@ -216,5 +217,16 @@ def test_density_panel_is_a_slider_or_a_plain_figure(model, layers):
 
 
 def test_a_density_that_leaves_nothing_says_why(model, layers):
-    fig = draw_layers(replace(CONFIG, density=0.0001), model, layers)
+    fig = draw_layers(replace(CONFIG, density=0.0001), model, layers, predict=True)
     assert "density" in fig.texts[0].get_text()
+
+
+def test_the_panel_of_the_papers_model_predicts_speed():
+    """At 0.01 a sparse step of ResNet18 w64 is measured 16.5 times as fast; the line predicts about that."""
+    subject = counted.paper_model((3, 32, 32), 10)
+    paper = replace(subject.config, density=0.01, prune_linear="yes")
+    legend = density_panel(paper, subject.model, subject.layers, interactive=False).legends[0]
+    [dense, *masked] = [text.get_text() for text in legend.texts]
+    assert "predicted" not in dense and all("; sparse engine, predicted: " in line for line in masked)
+    uniform = float(masked[0].split("predicted: ")[1].split(" ")[0])
+    assert uniform == pytest.approx(16.5, rel=0.1)

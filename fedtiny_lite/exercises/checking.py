@@ -7,6 +7,7 @@ from fedtiny_lite.exercises import (
     averaging,
     bn_selection,
     bn_statistics,
+    closing,
     comparing,
     connecting,
     costs,
@@ -15,6 +16,7 @@ from fedtiny_lite.exercises import (
     reading,
     schedule,
     shifting,
+    storage,
 )
 from fedtiny_lite.exercises.judging import Exercise, judge
 
@@ -28,8 +30,10 @@ _MODULES = (
     comparing,
     reading,
     costs,
+    storage,
     shifting,
     connecting,
+    closing,
 )
 EXERCISES: Mapping[str, Exercise] = {
     name: exercise for module in _MODULES for name, exercise in module.EXERCISES.items()

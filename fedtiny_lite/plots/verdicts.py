@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from fedtiny_lite.plots.comparison import interval_dots
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
-from fedtiny_lite.report.verdicts import SAVED, Finding, Verdict
+from fedtiny_lite.report.findings import SAVED, Finding
+from fedtiny_lite.report.verdicts import Verdict
 
 CAPTION = (
-    "FedTiny's accuracy minus that of each baseline that has run, seed by seed, with mean and 95 % interval. Blue: "
+    "FedTiny's accuracy minus that of each baseline with three seeds or more, with mean and 95 % interval. Blue: "
     "ahead; red: behind; grey: the interval holds 0. Last panel: what a client of FedTiny saves of a client's cost in "
     "another method. Dashed: the paper's numbers."
 )
@@ -34,9 +35,10 @@ def verdicts_figure(found: Sequence[Verdict]) -> Figure:
 
 
 def _title(what: str, found: Finding) -> str:
-    """Two lines, as a panel is narrower than what is to be said."""
-    model, _, rest = found.where.partition(", density")
-    return f"{what}: {model}\ndensity{rest}"
+    """Lines that are no wider than a panel."""
+    model, _, density = found.where.partition(", density")
+    remark = density.replace(" (", "\n(")
+    return f"{what}: {model}\ndensity{remark}"
 
 
 def _savings(ax: Axes, work: Finding, memory: Finding) -> None:

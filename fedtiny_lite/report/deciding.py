@@ -7,13 +7,13 @@ from fedtiny_lite.report.differences import Gaps, verdict
 from fedtiny_lite.report.intervals import LEVEL, holm_of_planned, p_value, t_interval
 
 LEAST = 3
-"""Seeds with which a baseline enters a verdict over all of them: two have an interval that says nothing."""
+"""Seeds that a verdict takes at least. Student's t of two is 12.7, so two tell hardly any difference from 0."""
 HOLDS, PARTLY, FAILS, OPEN, UNTESTED = "holds", "partly", "does not hold", "cannot be told", "not tested yet"
 
 
 def of_one(values: Sequence[float]) -> str:
     """Whether a difference, one number per seed, is above 0: by its 95 % t interval."""
-    if len(values) < 2:
+    if len(values) < LEAST:
         return UNTESTED
     return {1: HOLDS, -1: FAILS, 0: OPEN}[verdict(values)]
 

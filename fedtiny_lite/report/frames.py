@@ -118,11 +118,10 @@ def alike(records: Iterable[Mapping]) -> dict[tuple[str, ...], pd.DataFrame]:
 
 def _defaults(records: Iterable[Mapping], names: Iterable[str]) -> dict[str, object]:
     """The default of each of these settings; None for one of a method in a reader's file, which is not executed."""
-    known = defaults(Config)
-    for method in (
-        {record["config"]["method"] for record in records} & set(METHODS) if set(names) - known.keys() else ()
-    ):
-        known |= defaults(own_settings(method))
+    known, methods = defaults(Config), {record["config"]["method"] for record in records} & {*METHODS}
+    if {*names} - known.keys():  # a method's file imports torch, which most figures do without
+        for method in methods:
+            known |= defaults(own_settings(method))
     return {name: known.get(name) for name in names}
 
 

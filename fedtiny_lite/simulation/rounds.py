@@ -54,10 +54,10 @@ def run(
     with stopping(lambda: checkpoint.kept(folder, config.rounds)):
         if folder is None:
             return _started(config, None, on_round, place)
-        return _finished(folder, config) or _alone(config, folder, on_round, place)
+        return _finished(folder, config) or _in_folder(config, folder, on_round, place)
 
 
-def _alone(config: Config, folder: Path, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
+def _in_folder(config: Config, folder: Path, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
     """The run in its folder, once no other process works there."""
     check_writable(folder)  # an output that cannot be written shall not cost the work of a round
     try:
@@ -94,7 +94,7 @@ def _drop_lock(folder: Path) -> None:
 
 
 def _started(config: Config, folder: Path | None, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
-    """The run from where it stands, with its surroundings: a place, one thread, progress, and what Ctrl-C says."""
+    """The run from where it stands, with its surroundings: a place for the clients, one thread, a bar."""
     try:
         with _one_thread(), watched(config, on_round) as report, contextlib.ExitStack() as stack:
             place = place or stack.enter_context(place_for(config, folder and folder / "clients"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from torch import nn
 
@@ -41,3 +42,20 @@ def predicted_speed(
         for mask in speeds:
             speeds[mask][density] = dense / (fixed + rate * sum(counts[mask].values()))
     return speeds
+
+
+def speed_at(config: Config, model: nn.Module, layers: Sequence[LayerShape]) -> dict[str, float]:
+    """Mask -> how many times as fast as the best dense step a sparse one is at the config's density, as predicted.
+
+    Empty if the committed record of `benchmarks.sparse_step` has no step of this model and width.
+    """
+    record = _recorded_steps()
+    if (config.model, config.width) not in engines.models(record):
+        return {}
+    speeds = predicted_speed(record, config, model, layers, [config.density])
+    return {mask: of_mask[config.density] for mask, of_mask in speeds.items()}
+
+
+@cache
+def _recorded_steps() -> Mapping:
+    return engines.step_record()
