@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model.costs import layer_shapes
 from fedtiny_lite.model.masks import Mask, apply_mask, check_masked, random_mask
 from fedtiny_lite.model.networks import build_model, linear_name, prunable_names, state_of
 from fedtiny_lite.model.training import Normalisation, epoch_batches, evaluate, train
@@ -122,6 +123,17 @@ def test_every_buffer_comes_back():
         network.predict(images)
     assert network.workspace.bytes == held
     assert network.workspace.lent == 0
+
+
+def test_a_step_holds_the_results_of_convolutions_and_hardly_more():
+    """Sums of residual blocks are made again, and gradients lie where results lay that are no longer needed."""
+    shape = (3, 16, 16)
+    model, mask = masked("resnet18", 4, shape, 0.2)
+    network = sparse_twin(model, mask, 16, shape)
+    network.backward(torch.randn(16, *shape), torch.zeros(16, dtype=torch.int64))
+    results = sum(layer.rows * layer.positions for layer in layer_shapes(model, shape) if layer.name != "linear.weight")
+    held = network.workspace.bytes - network.workspace.scratch(0).nbytes
+    assert held <= 1.12 * 16 * 4 * (3 * 16 * 16 + results)
 
 
 @pytest.mark.parametrize("name, shape", [("cnn", (1, 8, 8)), ("vgg11", (3, 16, 16)), ("resnet18", (3, 9, 11))])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtiny_lite.sparse import norms
-from fedtiny_lite.sparse.layout import Planes
+from fedtiny_lite.sparse.layout import Planes, Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,7 +14,8 @@ class Activation:
 
     A value v of channel c stands for max((v - norm[0, c]) norm[1, c] + norm[2, c], floor); `norm` float32 [3, C].
     `relu`: whether the floor is 0, where gradients stop; else it is -infinity. `of`, `mean`: the result of the
-    convolution whose norm came last, and the mean that the norm took off, float32 [C].
+    convolution whose norm came last, and the mean that the norm took off, float32 [C]. `terms`: of the sum that ends a
+    residual block, what is added before the ReLU; else None.
     """
 
     planes: Planes
@@ -22,6 +23,7 @@ class Activation:
     relu: bool
     of: np.ndarray
     mean: np.ndarray
+    terms: tuple["Activation", "Activation"] | None = None
 
     @property
     def floor(self) -> np.float32:
@@ -41,13 +43,29 @@ class Gradient:
     sums: np.ndarray
 
 
-def stored(planes: Planes, relu: bool = False, made_from: Activation | None = None) -> Activation:
-    """An activation that lies in memory as it is; `made_from`: the norm's output that went into it last, if any."""
+def stored(planes: Planes, terms: tuple[Activation, Activation] | None = None) -> Activation:
+    """An activation that lies in memory as it is; with `terms`, the sum that `add_terms` writes there."""
     norm = np.zeros((3, planes.geometry.channels), np.float32)
     norm[1] = 1
-    if made_from:
-        return Activation(planes, norm, relu, made_from.of, made_from.mean)
-    return Activation(planes, norm, relu, planes.data, norm[0])
+    if terms:
+        return Activation(planes, norm, True, terms[0].of, terms[0].mean, terms)
+    return Activation(planes, norm, False, planes.data, norm[0])
+
+
+def add_terms(z: Activation) -> None:
+    """Writes z, the ReLU of the sum of its terms; the first term, a norm's output, is taken without a ReLU of its own."""
+    assert z.terms
+    branch, shortcut = z.terms
+    norms.join(z.planes.data, branch.planes.data, branch.norm, *shortcut.reading)
+
+
+def restore(x: Activation, workspace: Workspace) -> None:
+    """Makes a sum again that went back to the workspace, and before it the sum that is a term of it, if one is."""
+    if x.terms and not workspace.holds(x.planes):
+        for term in x.terms:
+            restore(term, workspace)
+        workspace.take_again(x.planes)
+        add_terms(x)
 
 
 def summed(g: Planes, z: Activation) -> Gradient:

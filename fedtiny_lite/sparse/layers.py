@@ -3,9 +3,9 @@
 Every layer has two methods.
 - `forward` takes the input activation and returns the output activation. With a `momentum`, a norm uses the statistics
   of the batch, and the running statistics move towards them by `momentum`; if `momentum` is None, it uses the running
-  statistics. If `keep`, the layer keeps what the backward pass needs, and the input stays where it is.
+  statistics. If `keep`, the layer keeps what the backward pass needs.
 - `backward` takes the gradient of the output and returns that of the input. It gives the former and what the layer kept
-  back to the workspace.
+  back to the workspace. The input lies in memory again (`activations.restore`).
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from torch import nn
 
 from fedtiny_lite.model.architectures import BasicBlock
 from fedtiny_lite.sparse import norms
-from fedtiny_lite.sparse.activations import Activation, Gradient, stored, summed
+from fedtiny_lite.sparse.activations import Activation, Gradient, add_terms, stored, summed
 from fedtiny_lite.sparse.convolutions import ConvNorm, Convolutions
 from fedtiny_lite.sparse.layout import Geometry, Workspace
 
@@ -57,11 +57,12 @@ class Residual:
         z1, *beside = self.conv1.forward_all(x, momentum, keep)
         z2, self.beside = self.conv2.forward(z1, momentum, keep), beside
         self.z = self.workspace.take(self.after, x.planes.samples)
-        norms.join(self.z.data, z2.planes.data, z2.norm, *(beside[0] if beside else x).reading)
+        z = stored(self.z, terms=(z2, beside[0] if beside else x))
+        add_terms(z)
         if not keep:
             self.workspace.give(self.conv1.y)
             self.workspace.give(self.conv2.y)
-        return stored(self.z, relu=True, made_from=z2)
+        return z
 
     def backward(self, g: Gradient) -> Gradient | None:
         self.workspace.give(self.z)

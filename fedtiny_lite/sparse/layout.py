@@ -85,7 +85,7 @@ def window(channels: int, height: int, width: int, above: int, below: int) -> Wi
     return Window(channels, -(-height // tiles), width, above, below)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Planes:
     """One activation: float32 [C, blocks, H, W, 16], and how many samples it holds."""
 
@@ -103,7 +103,9 @@ class Planes:
 
 
 class Workspace:
-    """Memory that activations of all shapes share. Each activation takes the lowest free place and gives it back.
+    """Memory that activations of all shapes share. Each takes the end of the lowest gap that it fits into, or else the
+    place above all others, and gives it back. (At a gap's end: a step of ResNet18, batch 64, then takes 175 MB in all;
+    at its beginning it would take 200.)
 
     The memory comes in slabs of address space, of which the operating system makes real only what is written. `bytes`
     counts each slab up to the highest place that was ever lent, and the scratch memory of the kernels.
@@ -127,11 +129,18 @@ class Workspace:
     def take(self, geometry: Geometry, samples: int) -> Planes:
         """An activation that begins at a multiple of 64 bytes and may hold anything."""
         shape = (geometry.channels, block_count(samples), geometry.height, geometry.width, LANES)
-        number, start, end = self._lowest(int(np.prod(shape)))
-        planes = Planes(self._slabs[number][start:end].reshape(shape), samples)
-        self._lent[planes] = number, start, end
-        self._high[number] = max(self._high[number], end)
+        data, place = self._place(shape)
+        planes = Planes(data, samples)
+        self._lent[planes] = place
         return planes
+
+    def take_again(self, planes: Planes) -> None:
+        """Lends memory once more to an activation that was given back; what it held is gone."""
+        planes.data, self._lent[planes] = self._place(planes.data.shape)
+
+    def holds(self, planes: Planes) -> bool:
+        """Whether the activation is out."""
+        return planes in self._lent
 
     def give(self, planes: Planes) -> None:
         del self._lent[planes]
@@ -146,14 +155,22 @@ class Workspace:
             self._scratch = aligned(floats)
         return self._scratch
 
-    def _lowest(self, size: int) -> tuple[int, int, int]:
+    def _place(self, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Free memory of this shape, and where it lies."""
+        number, start, end = place = self._free(int(np.prod(shape)))
+        self._high[number] = max(self._high[number], end)
+        return self._slabs[number][start:end].reshape(shape), place
+
+    def _free(self, size: int) -> tuple[int, int, int]:
         lent = sorted(self._lent.values())
         for number, slab in enumerate(self._slabs):
             free = 0
-            for start, end in [place[1:] for place in lent if place[0] == number] + [(len(slab), 0)]:
+            for start, end in [place[1:] for place in lent if place[0] == number]:
                 if free + size <= start:
-                    return number, free, free + size
+                    return number, start - size, start
                 free = end
+            if free + size <= len(slab):
+                return number, free, free + size
         self._slabs.append(aligned(max(SLAB, size)))
         self._high.append(0)
         return len(self._high) - 1, 0, size

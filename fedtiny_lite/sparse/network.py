@@ -8,7 +8,7 @@ from fedtiny_lite.model.architectures import PlainNet, ResNet18
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.training import gradient
 from fedtiny_lite.sparse import norms
-from fedtiny_lite.sparse.activations import Activation, Gradient, stored, summed
+from fedtiny_lite.sparse.activations import Activation, Gradient, restore, stored, summed
 from fedtiny_lite.sparse.convolutions import ConvNorm, Convolutions
 from fedtiny_lite.sparse.layers import Layer, MaxPool, Residual, convolutions_of
 from fedtiny_lite.sparse.layout import Geometry, Workspace, pack, unpack
@@ -102,11 +102,12 @@ class SparseNetwork:
         for parameter, own in zip((self.weight, self.bias), of_linear, strict=True):
             gradient(parameter).copy_(own)
         g: Gradient | None = summed(pack(of_features, self.workspace.take(z.planes.geometry, len(images))), z)
-        for layer in reversed(self.layers[down_to:]):
+        for layer, x in reversed(list(zip(self.layers, self.inputs, strict=True))[down_to:]):
             assert g  # the first layer alone returns no gradient
+            restore(x, self.workspace)
             g = layer.backward(g)
         if not down_to:
-            self.workspace.give(self.input.planes)
+            self.workspace.give(self.inputs[0].planes)
         return loss.detach()
 
     def _features(self, images: Tensor, momentum: float | None) -> Tensor:
@@ -117,12 +118,15 @@ class SparseNetwork:
         return features
 
     def _forward(self, images: Tensor, momentum: float | None, keep: bool) -> Activation:
-        """The last activation. If not `keep`, an activation goes back to the workspace after its use."""
+        """The last activation. If not `keep`, activations go back to the workspace after use. A sum always does;
+        the backward pass makes it again.
+        """
         self.workspace.clear()  # of what a pass that ended early left out
-        x = self.input = stored(pack(images, self.workspace.take(self.before, len(images))))
+        x, self.inputs = stored(pack(images, self.workspace.take(self.before, len(images)))), []
         for layer in self.layers:
+            self.inputs.append(x)
             z = layer.forward(x, momentum, keep)
-            if not keep:
+            if not keep or x.terms:
                 self.workspace.give(x.planes)
             x = z
         return x
