@@ -8,16 +8,26 @@ from typing import Any
 
 
 def peak_growth(call: Callable[[], Any]) -> tuple[Any, int]:
-    """What `call()` returns, and by how many bytes the process grew at most while it ran.
+    """What `call()` returns, and by how many bytes the process grew at most while it ran."""
+    before = settled()
+    result = call()
+    return result, high_water() - before
 
-    Freed memory is handed back first, so that the call cannot hide in what earlier ones left.
+
+def settled() -> int:
+    """Hands freed memory back, so that no call hides in what earlier ones left, and starts the high-water mark anew.
+
+    Returns the bytes that the process holds.
     """
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _status("VmRSS")
-    result = call()
-    return result, _status("VmHWM") - before
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def high_water() -> int:
+    """The most bytes that the process has held since it was settled."""
+    return _status("VmHWM")
 
 
 def _status(field: str) -> int:

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from llvmlite.binding import get_host_cpu_name
 
 from benchmarks.step_parts import bandwidth, dense_layers, growth_seconds, pattern_seconds, sparse_parts, step_bytes
 from benchmarks.step_processes import pair_seconds, peak_bytes
@@ -78,9 +79,12 @@ def registers() -> str:
 
 
 def machine_kind() -> str:
-    """A name for this kind of processor: its maker's name for it, its registers, bf16 if it multiplies that."""
+    """A name for this kind of processor: its maker's name for it, the compiler's, its registers, bf16 if it has that.
+
+    The compiler's name tells generations apart, as the maker's may not. Example: amd_epyc_znver5_avx512_bf16.
+    """
     maker = re.sub(r"\(\w+\)", "", cpu_model().lower())  # Intel writes "Xeon(R)"
-    words = [*maker.split(), registers(), *(["bf16"] if has_bf16() else [])]
+    words = [*maker.split(), get_host_cpu_name(), registers(), *(["bf16"] if has_bf16() else [])]
     return "_".join(re.sub("[^a-z0-9]+", "", word) for word in words)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from statistics import median, median_low
 from typing import Any, NamedTuple
 
-from benchmarks.memory import peak_growth
+from benchmarks.memory import high_water, settled
 from benchmarks.steps import Case, Client, prepare
 from fedtiny_lite.simulation.places import start_worker
 
@@ -29,11 +29,12 @@ class Turn(NamedTuple):
 
 
 def peak_bytes(case: Case, steps: int, processes: int) -> dict[str, int]:
-    """By how much a process grows at most, from before the model is built to after `steps` steps; the median of some.
+    """The most that a process holds during `steps` steps, beyond what it held without a model; the median of some.
 
     That is everything: model, mask, images, activations, gradients and the optimiser's state; and, on the sparse
-    engine, the torch model that a client's weights come in and go out by. A tiny network of the same kind takes the
-    same steps first, so that loading compiled code, torch's or numba's, does not count.
+    engine, the torch model that a client's weights come in and go out by. What only drawing the weights and the mask
+    takes does not count. A tiny network of the same kind takes the same steps first, so that loading compiled code,
+    torch's or numba's, does not count either.
     """
     peaks = []
     for _ in range(processes):
@@ -43,15 +44,16 @@ def peak_bytes(case: Case, steps: int, processes: int) -> dict[str, int]:
 
 
 def _peak(case: Case, steps: int) -> int:
-    _take_steps(replace(case, width=8, batch=16), steps)
-    return peak_growth(lambda: _take_steps(case, steps))[1]
+    _take_steps(prepare(replace(case, width=8, batch=16)), steps)
+    before, client = settled(), prepare(case)
+    settled()
+    _take_steps(client, steps)
+    return high_water() - before
 
 
-def _take_steps(case: Case, steps: int) -> Client:
-    client = prepare(case)
+def _take_steps(client: Client, steps: int) -> None:
     for _ in range(steps):
         client.step()
-    return client
 
 
 def pair_seconds(case: Case, steps: int, turns: int) -> dict[str, float]:

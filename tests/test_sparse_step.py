@@ -70,14 +70,15 @@ def test_a_step_trains(case):
 
 
 @pytest.mark.parametrize(
-    ("cpu", "bf16", "name"),
+    ("cpu", "core", "bf16", "name"),
     [
-        ("AMD EPYC", False, "amd_epyc_avx512"),
-        ("Intel(R) Xeon(R) Processor", True, "intel_xeon_processor_avx512_bf16"),
+        ("AMD EPYC", "znver3", False, "amd_epyc_znver3_avx512"),
+        ("Intel(R) Xeon(R) Processor", "sapphirerapids", True, "intel_xeon_processor_sapphirerapids_avx512_bf16"),
     ],
 )
-def test_a_record_is_named_after_its_kind_of_processor(cpu, bf16, name, monkeypatch):
-    for what, value in (("cpu_model", cpu), ("registers", "avx512"), ("has_bf16", bf16)):
+def test_a_record_is_named_after_its_kind_of_processor(cpu, core, bf16, name, monkeypatch):
+    told = {"cpu_model": cpu, "get_host_cpu_name": core, "registers": "avx512", "has_bf16": bf16}
+    for what, value in told.items():
         monkeypatch.setattr(bench, what, lambda value=value: value)
     assert bench.machine_kind() == name
 

@@ -53,7 +53,7 @@ def stored(planes: Planes, terms: tuple[Activation, Activation] | None = None) -
 
 
 def add_terms(z: Activation) -> None:
-    """Writes z, the ReLU of the sum of its terms; the first term, a norm's output, is taken without a ReLU of its own."""
+    """Writes z, the ReLU of the sum of its terms. The first term is taken without a ReLU of its own."""
     assert z.terms
     branch, shortcut = z.terms
     norms.join(z.planes.data, branch.planes.data, branch.norm, *shortcut.reading)
