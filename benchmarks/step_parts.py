@@ -173,10 +173,10 @@ def step_bytes(network: SparseNetwork, samples: int) -> int:
         if isinstance(layer, MaxPool):
             total += 3 * size(layer.after) + 3 * size(layer.before)
         if isinstance(layer, Residual):
-            # The join reads two and writes one; the gradient of its output is summed with y; then the shortcut's.
-            total += 4 * size(layer.after) + (
-                2 * size(layer.after) if len(layer.conv1.convs) == 2 else size(layer.after)
-            )
+            # A sum reads two and writes one, and once more in the backward pass, but for the last block's. Then the
+            # gradient of the output is read, with the shortcut's result if that is a convolution.
+            sums, shortcut = (1 if layer is network.layers[-1] else 2), (2 if len(layer.conv1.convs) == 2 else 1)
+            total += (3 * sums + 1 + shortcut) * size(layer.after)
     return total
 
 
