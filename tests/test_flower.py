@@ -7,7 +7,9 @@ ClientApp.
 import functools
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +222,46 @@ def test_an_answer_that_comes_late_or_twice_changes_nothing():
     nodes.pull_messages = lambda names: [nodes.answers.pop(n) for n in ["late"] if n in nodes.answers] + 2 * pull(names)
     nodes.pull_messages = lambda names: [*pull(["late"]), *(found := pull(names)), *found]
     assert schema.canonical(on_nodes(config, nodes)) == in_process("magnitude")
+
+
+@pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "fl_pqsu"])
+def test_who_does_not_answer_is_asked_once_more(method, monkeypatch):
+    """Of each exchange, client 1's first answer never comes; a repeated question changes nothing that it remembers."""
+    monkeypatch.setattr("fedtiny_lite.flower.place.GRACE", 0)
+    config, asked = tiny(method), Counter()
+
+    def change(k, question, answer):
+        what = question.metadata.message_type, opened(question.content)[1].get("index"), round_of(question), k
+        asked[what] += 1
+        return None if k == 1 and asked[what] == 1 else answer
+
+    assert schema.canonical(on_nodes(config, Nodes(partitioned(config), change))) == in_process(method)
+    assert {k: {times for (*_, client), times in asked.items() if client == k} for k in range(CLIENTS)} == {
+        0: {1}, 1: {2}, 2: {1}, 3: {1},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("slow", "asked"), [(59, 1), (66, 2), (1000, 2)])
+def test_who_is_slower_than_all_others_is_asked_once_more(slow, asked, monkeypatch):
+    """One client answers after 10 s, the other after `slow` s. The latter is asked again after 30 + 3 x 10 = 60 s."""
+    seconds, sent = [0.0], []
+    clock = SimpleNamespace(monotonic=lambda: seconds[0], sleep=lambda _: seconds.append(seconds.pop() + 1))
+    monkeypatch.setattr("fedtiny_lite.flower.place.time", clock)
+
+    def push(messages):
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = str(len(sent))
+            sent.append(message)
+        return [message.metadata.message_id for message in messages]
+
+    def pull(names):
+        due = [sent[int(name)] for name in names if seconds[0] >= {"0": 10, "1": slow}.get(name, float("inf"))]
+        return [Message(message.content, reply_to=message) for message in due]
+
+    place = OnFlower(SimpleNamespace(push_messages=push, pull_messages=pull), tiny(), None)
+    found = dict(place._send(EXCHANGE, {100: enclosed(b"a"), 101: enclosed(b"b")}, "0"))
+    assert found == {100: (b"a", {}), 101: (b"b", {})}
+    assert [message.metadata.dst_node_id for message in sent] == [100, 101, 101][: 1 + asked]
 
 
 @pytest.mark.parametrize("method", ["fedtiny", "lotteryfl", "fl_pqsu"])

@@ -16,6 +16,12 @@ from fedtiny_lite.simulation.places import FORGOT, Asked, Call
 from fedtiny_lite.simulation.setup import Federation, Holdings, federate
 
 PAUSE = 0.1  # seconds between two looks for answers
+GRACE, PATIENCE = 30.0, 3
+"""Who has not answered after GRACE seconds and PATIENCE times as long as the slowest that has is asked once more.
+
+An answer may be lost on its way: after a SuperLink was restarted, a SuperNode of Flower 1.42 may hold an answer back
+until it hears the next message. A repeated question gets the same answer.
+"""
 
 
 class OnFlower:
@@ -110,20 +116,31 @@ class OnFlower:
         self, kind: str, contents: Mapping[int, RecordDict], group: str
     ) -> Iterator[tuple[int, tuple[bytes, dict] | Lost]]:
         """What each node answers; the first answer counts, and none that comes after the timeout."""
+        waiting, begun = self._push(kind, contents, group), time.monotonic()
+        until, again, once_more = begun + (self.timeout or float("inf")), float("inf"), dict(contents)
+        while waiting and time.monotonic() < until:
+            for reply in self.grid.pull_messages(list(waiting)):
+                node = waiting.get(reply.metadata.reply_to_message_id)
+                if node is not None:
+                    waiting = {number: other for number, other in waiting.items() if other != node}
+                    again = time.monotonic() + GRACE + (PATIENCE - 1) * (time.monotonic() - begun)
+                    yield node, _read(reply)
+            if time.monotonic() > again:
+                late = {node: once_more.pop(node) for node in waiting.values() if node in once_more}
+                if late:
+                    print(f"no answer yet, so asked again: nodes {[*late]}", flush=True)
+                    waiting |= self._push(kind, late, group)
+            time.sleep(PAUSE if waiting else 0)
+        for node in dict.fromkeys(waiting.values()):
+            yield node, Lost(f"no answer within {self.timeout:g} s")
+
+    def _push(self, kind: str, contents: Mapping[int, RecordDict], group: str) -> dict[str, int]:
+        """Sends each node its content; number of the message -> node. Raises RuntimeError if Flower takes too few."""
         messages = [Message(content, node, kind, group_id=group) for node, content in contents.items()]
         numbers = list(self.grid.push_messages(messages))
         if len(numbers) < len(contents) or None in numbers:
             raise RuntimeError(f"Flower took {len(numbers)} of {len(contents)} messages; its log says why")
-        waiting = dict(zip(numbers, contents, strict=True))
-        until = time.monotonic() + (self.timeout or float("inf"))
-        while waiting and time.monotonic() < until:
-            for reply in self.grid.pull_messages(list(waiting)):
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield node, _read(reply)
-            time.sleep(PAUSE if waiting else 0)
-        for node in waiting.values():
-            yield node, Lost(f"no answer within {self.timeout:g} s")
+        return dict(zip(numbers, contents, strict=True))
 
 
 def _read(reply: Message) -> tuple[bytes, dict] | Lost:
