@@ -241,6 +241,25 @@ def test_who_does_not_answer_is_asked_once_more(method, monkeypatch):
     }  # fmt: skip
 
 
+def test_an_answer_that_is_held_back_until_the_next_message_counts(monkeypatch):
+    """As a SuperNode does after a restart of the SuperLink: each answer of client 1 comes one message late."""
+    monkeypatch.setattr("fedtiny_lite.flower.place.GRACE", 0)
+    nodes, held = Nodes(partitioned(tiny("lotteryfl"))), {}
+    push = nodes.push_messages
+
+    def hold(messages):
+        names = push(messages)
+        for name, message in zip(names, messages, strict=True):
+            if message.metadata.dst_node_id == 101:
+                nodes.answers |= held
+                held.clear()
+                held[name] = nodes.answers.pop(name)
+        return names
+
+    nodes.push_messages = hold
+    assert schema.canonical(on_nodes(tiny("lotteryfl"), nodes)) == in_process("lotteryfl")
+
+
 @pytest.mark.parametrize(("slow", "asked"), [(59, 1), (66, 2), (1000, 2)])
 def test_who_is_slower_than_all_others_is_asked_once_more(slow, asked, monkeypatch):
     """One client answers after 10 s, the other after `slow` s. The latter is asked again after 30 + 3 x 10 = 60 s."""
