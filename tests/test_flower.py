@@ -235,7 +235,7 @@ def test_who_does_not_answer_is_asked_once_more(method, monkeypatch):
         asked[what] += 1
         return None if k == 1 and asked[what] == 1 else answer
 
-    assert schema.canonical(on_nodes(config, Nodes(partitioned(config), change))) == in_process(method)
+    assert schema.canonical(on_nodes(config, Nodes(partitioned(config), change), timeout=60)) == in_process(method)
     assert {k: {times for (*_, client), times in asked.items() if client == k} for k in range(CLIENTS)} == {
         0: {1}, 1: {2}, 2: {1}, 3: {1},
     }  # fmt: skip
@@ -257,7 +257,7 @@ def test_an_answer_that_is_held_back_until_the_next_message_counts(monkeypatch):
         return names
 
     nodes.push_messages = hold
-    assert schema.canonical(on_nodes(tiny("lotteryfl"), nodes)) == in_process("lotteryfl")
+    assert schema.canonical(on_nodes(tiny("lotteryfl"), nodes, timeout=60)) == in_process("lotteryfl")
 
 
 @pytest.mark.parametrize(("slow", "asked"), [(59, 1), (66, 2), (1000, 2)])
