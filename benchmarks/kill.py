@@ -16,6 +16,7 @@ folder or a record differs.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -82,15 +83,20 @@ ON_FLOWER = make_config("smoke", method="lotteryfl", **SMALL | {"clients": 2, "r
 
 # --- one attempt ------------------------------------------------------------------------------------------
 
+_groups: list[int] = []
+"""Process groups of the attempts so far."""
+
 
 def attempt(call: Callable[[], object], seconds: float | None = None) -> bool:
     """Whether `call` ended in a process of its own; False if it killed itself, or was killed after so many seconds.
 
-    Raises RuntimeError if it failed.
+    Its workers may outlive it: they are of the group that `outlived` waits for. Raises RuntimeError if it failed.
     """
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         _be_killed(call)
+    _groups.append(pid)
     until = time.monotonic() + (seconds or float("inf"))
     while seconds and time.monotonic() < until:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -100,6 +106,20 @@ def attempt(call: Callable[[], object], seconds: float | None = None) -> bool:
     if seconds:
         os.kill(pid, signal.SIGKILL)
     return _judged(os.waitpid(pid, 0)[1])
+
+
+def outlived() -> None:
+    """Wait until no process is left of all attempts so far; a worker of one that was killed finishes what it began.
+
+    Not for more than a minute: an ended process that its new parent does not collect counts as one that is left.
+    """
+    until = time.monotonic() + 60
+    for group in _groups:
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < until:
+                os.killpg(group, 0)
+                time.sleep(0.05)
+    _groups.clear()
 
 
 def _be_killed(call: Callable[[], object]) -> None:
@@ -181,8 +201,13 @@ def kill(place: str, folder: Path, moments: int, operations: Iterator[int], rng:
 
     def finish(out: Path) -> None:
         attempt(lambda: call(out))
+        outlived()
         found.folders += 1
-        found.differing += contents(out) != expected
+        files = contents(out)
+        differing = sorted(name for name in files.keys() | expected if files.get(name) != expected.get(name))
+        if differing:
+            print(f"{place}: these files differ: {', '.join(differing)}", flush=True)
+        found.differing += bool(differing)
         shutil.rmtree(out)
 
     for number in operations:
