@@ -1,6 +1,7 @@
 """The answer in one picture: FedTiny's lead over each baseline, and what it saves of each method's cost."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +12,8 @@ from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 from fedtiny_lite.report.findings import SAVED, Finding
 from fedtiny_lite.report.verdicts import Verdict
 
+TITLE_WIDTH = 42
+"""Letters in a line of a panel's title."""
 CAPTION = (
     "FedTiny's accuracy minus that of each baseline with three seeds or more, with mean and 95 % interval. Blue: "
     "ahead; red: behind; grey: the interval holds 0. Last panel: what a client of FedTiny saves of a client's cost in "
@@ -26,9 +29,12 @@ def verdicts_figure(found: Sequence[Verdict]) -> Figure:
     fig = figure((11.0, 1.0 + 4.2 * rows))
     *panels, last = fig.subplots(rows, 2, squeeze=False).flat[: len(leads) + 1]
     for ax, lead in zip(panels, leads, strict=True):
-        interval_dots(ax, lead.shown)
+        interval_dots(ax, {name.removeprefix("FedTiny − "): gaps for name, gaps in lead.shown.items()})
         seeds = max(map(len, lead.shown.values()))
-        ax.set(xlabel="difference in accuracy (share of test images)", title=_title(f"Accuracy, {seeds} seeds", lead))
+        ax.set(
+            xlabel="accuracy of FedTiny minus that of … (share of images)",
+            title=_title(f"Accuracy, {seeds} seeds", lead),
+        )
     _savings(last, work, memory)
     subtitle(fig, "What the records say of the paper's claims", "accuracy: measured, paired by seed; costs: counted")
     return fig
@@ -37,8 +43,8 @@ def verdicts_figure(found: Sequence[Verdict]) -> Figure:
 def _title(what: str, found: Finding) -> str:
     """Lines that are no wider than a panel."""
     model, _, density = found.where.partition(", density")
-    remark = density.replace(" (", "\n(")
-    return f"{what}: {model}\ndensity{remark}"
+    lines = (f"{what}: {model}", *f"density{density}".replace(" (", "\n(").splitlines())
+    return "\n".join(part for line in lines for part in wrap(line, TITLE_WIDTH))
 
 
 def _savings(ax: Axes, work: Finding, memory: Finding) -> None:
