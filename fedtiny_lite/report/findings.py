@@ -75,6 +75,7 @@ def _growing(sparse: Mapping[int, float], denser: Mapping[int, float], where: st
 
 
 def digits_lead(runs: pd.DataFrame, density: float) -> Finding:
+    """FedTiny minus every baseline on digits at this density, paired by seed."""
     gaps = against_others(at_density(runs, density)) if len(runs) else {}
     baselines = {name: values for name, values in gaps.items() if name != DENSE}
     return _over_baselines(
@@ -91,6 +92,7 @@ def digits_rival(runs: pd.DataFrame, rival: str) -> Finding:
 
 
 def digits_growth(runs: pd.DataFrame, density: float, denser: float) -> Finding:
+    """How much larger FedTiny's lead on digits is at `density` than at `denser`, seed by seed."""
     sparse, other = ((_digits_leads(runs, d) if len(runs) else {}) for d in (density, denser))
     return _growing(sparse, other, f"{DIGITS}, density {density:g} and {denser:g}")
 
@@ -101,6 +103,7 @@ def _digits_leads(runs: pd.DataFrame, density: float) -> dict[int, float]:
 
 
 def resnet_lead(out: str | Path, records: Sequence[Mapping], paper: float) -> Finding:
+    """FedTiny minus every baseline of the claim's plan, at what stands for the paper's density; the plan's state."""
     where = f"{CIFAR}, density {DENSITIES[paper]:g}"
     return _with_progress(_over_baselines(gaps_over(arms_at(records, paper)), where, BASELINES), "claim", out)
 

@@ -87,7 +87,10 @@ def window(channels: int, height: int, width: int, above: int, below: int) -> Wi
 
 @dataclass(eq=False)
 class Planes:
-    """One activation: float32 [C, blocks, H, W, 16], and how many samples it holds."""
+    """One activation: float32 [C, blocks, H, W, 16], and how many samples it holds.
+
+    `data` is set anew when a workspace lends the memory once more.
+    """
 
     data: np.ndarray
     samples: int
