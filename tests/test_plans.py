@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis.strategies import floats, sampled_from
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config, own_settings
-from fedtiny_lite.experiments import plans
+from fedtiny_lite.experiments import choices, plans
 from fedtiny_lite.experiments.plans import (
     DENSITIES,
     PLANS,
@@ -192,7 +192,8 @@ def test_tuning_looks_at_no_test_image_and_has_seeds_of_its_own(tuned, tmp_path)
     for plan in RESULTS:
         configs = plan_configs(plan, tmp_path)
         assert {config.score_on for config in configs} == {"test"}
-        seeds = {"digits_ranking": RANKING_SEEDS["distorted"], "paper": [Config().seed]}.get(plan, SEEDS)
+        own = {"digits_ranking": RANKING_SEEDS["distorted"], "digits_choices": choices.SEEDS, "paper": [Config().seed]}
+        seeds = own.get(plan, SEEDS)
         assert {config.seed for config in configs} <= set(seeds) - set(TUNING_SEEDS)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedtiny_lite.config import METHODS, Config, make_config
-from fedtiny_lite.experiments import allocations, claim
+from fedtiny_lite.experiments import allocations, choices, claim
 from fedtiny_lite.experiments.study import RANKED, STUDY
 from fedtiny_lite.experiments.tuning import chosen, grid
 from fedtiny_lite.records.bundles import load_plan, records_so_far
@@ -114,6 +114,7 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "digits_ablations": _digits_ablations,
     "digits_alpha": _digits_alpha,
     "digits_ranking": _digits_ranking,
+    "digits_choices": choices.digits_choices,
     "claim_tuning": claim.claim_tuning,
     "claim": claim.claim,
     "claim_ablations": claim.claim_ablations,
