@@ -1,0 +1,93 @@
+"""Which choice of the setting decides who is ahead: tables of the plan `digits_choices`.
+
+`python -m fedtiny_lite.report.choices` prints them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, planned
+from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.report.allocations import as_markdown
+from fedtiny_lite.report.claim_tables import final_accuracy, with_interval
+from fedtiny_lite.report.intervals import LEVEL, holm, p_value
+from fedtiny_lite.report.labels import FEDTINY
+
+Accuracies = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""Change -> arm -> seed -> final test accuracy."""
+
+
+def accuracies(records: Sequence[Mapping], out: str | Path) -> Accuracies:
+    """What the runs of the plan reached, as far as they are among `records`. `out`: as for `planned`."""
+    by_seed: dict[tuple[str, int], list[Mapping]] = {}
+    for record in records:
+        by_seed.setdefault((record["config"]["method"], record["config"]["seed"]), []).append(record)
+    found: dict[str, dict[str, dict[int, float]]] = {change: {arm: {} for arm in ARMS} for change in CHANGES}
+    for cell, config in planned(out).items():
+        for record in by_seed.get((config.method, config.seed), []):
+            if not config.differing(record["config"]):
+                found[cell.change][cell.arm][cell.seed] = final_accuracy(record)
+    return found
+
+
+def leads(found: Accuracies, change: str) -> dict[str, list[float]]:
+    """Other arm -> accuracy of FedTiny minus that one's under a change, a number per seed of both."""
+    return {arm: list(_lead(found, change, arm).values()) for arm in ARMS if arm != FEDTINY}
+
+
+def moved(found: Accuracies, change: str) -> dict[str, list[float]]:
+    """Other arm -> FedTiny's lead under a change minus its lead as compared, a number per seed of both."""
+    result = {}
+    for arm in leads(found, change):
+        usual, changed = _lead(found, AS_COMPARED, arm), _lead(found, change, arm)
+        result[arm] = [changed[seed] - usual[seed] for seed in changed if seed in usual]
+    return result
+
+
+def _lead(found: Accuracies, change: str, arm: str) -> dict[int, float]:
+    ours, other = found[change][FEDTINY], found[change][arm]
+    return {seed: ours[seed] - other[seed] for seed in ours if seed in other}
+
+
+def accuracy_table(found: Accuracies) -> pd.DataFrame:
+    """Accuracy of every arm under every change, with its interval."""
+    rows = {
+        change: {arm: with_interval([*of_arm.values()]) for arm, of_arm in arms.items()}
+        for change, arms in found.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def moved_table(found: Accuracies) -> pd.DataFrame:
+    """By how much each change moves FedTiny's lead over each arm; bold where it is sure after Holm's correction."""
+    gaps = {(change, arm): values for change in CHANGES for arm, values in moved(found, change).items()}
+    tests = {cell: values for cell, values in gaps.items() if len(values) > 1 and any(values)}
+    corrected = dict(zip(tests, holm([p_value(values) for values in tests.values()]), strict=True))
+    rows: dict[str, dict[str, str]] = {}
+    for cell in tests:
+        change, arm = cell
+        sure = "**" * (corrected[cell] <= 1 - LEVEL)
+        rows.setdefault(change, {})[f"over {arm}"] = f"{sure}{with_interval(tests[cell], '+')}{sure}"
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def main() -> None:
+    """Print the tables of the records in `results`, or else of those that are committed with the kit."""
+    records, origin = load_plan("digits_choices", "results")
+    found = accuracies(records, "results")
+    lead = {
+        change: {f"− {arm}": with_interval(v, "+") for arm, v in leads(found, change).items()} for change in CHANGES
+    }
+    print(origin)
+    for title, table in {
+        "accuracy": accuracy_table(found),
+        "FedTiny minus each": pd.DataFrame.from_dict(lead, orient="index"),
+        "how far each change moves FedTiny's lead": moved_table(found),
+    }.items():
+        print(f"\n{title}\n{as_markdown(table)}")
+
+
+if __name__ == "__main__":
+    main()
