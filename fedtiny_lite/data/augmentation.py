@@ -25,29 +25,26 @@ def augment(images: Tensor, kind: str, generator: torch.Generator, fill: Sequenc
 
 
 def _draw(high: int, images: Tensor, generator: torch.Generator) -> Tensor:
-    """One integer in [0, high) per image, as a column [B, 1] on the images' device."""
-    draws = torch.randint(high, (len(images), 1), generator=generator, device=generator.device)
+    """One integer in [0, high) per image, int64 [B] on the images' device."""
+    draws = torch.randint(high, (len(images),), generator=generator, device=generator.device)
     return draws.to(images.device)
 
 
 def _crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     pad_y, pad_x = max(1, height // 8), max(1, width // 8)
     padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
-    columns = torch.arange(width, device=images.device).expand(batch, -1)
-    rows = _draw(2 * pad_y + 1, images, generator) + torch.arange(height, device=images.device)
-    shift = _draw(2 * pad_x + 1, images, generator)
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view of every crop: [B, C, down, right, H, W]
+    down, right = (_draw(2 * pad + 1, images, generator) for pad in (pad_y, pad_x))
     flipped = _draw(2, images, generator) == 1
-    columns = shift + torch.where(flipped, columns.flip(1), columns)
-    image = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    crop = crops[torch.arange(batch, device=images.device), :, down, right]
+    return torch.where(flipped.view(-1, 1, 1, 1), crop.flip(3), crop)
 
 
 def _cutout(images: Tensor, generator: torch.Generator, fill: Sequence[float]) -> Tensor:
     inside = []
     for side in images.shape[2:]:
-        distance = torch.arange(side, device=images.device) - _draw(side, images, generator)
+        distance = torch.arange(side, device=images.device) - _draw(side, images, generator).view(-1, 1)
         half = side // 4
         inside.append((distance >= -half) & (distance < half))
     square = (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ Observer = Callable[[Planes, Planes], None]
 class ConvNorm:
     """One convolution by its kept weights, and its norm: names in the torch model, mask, parameters, statistics.
 
-    `values`, `gamma` and `beta` are views of the network's parameters. Raises ValueError for a convolution with a bias
-    or another padding than half its kernel.
+    `values`, `gamma` and `beta` are views of the network's parameters, the statistics are views of the network's.
+    Raises ValueError for a convolution with a bias or another padding than half its kernel.
     """
 
     values: Tensor
     gamma: Tensor
     beta: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, model: nn.Module, name: str, norm_name: str):
         conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
@@ -47,10 +50,9 @@ class ConvNorm:
         return True
 
     def load(self, model: nn.Module) -> list[Tensor]:
-        """Takes over the statistics; returns copies of kept weights, gamma and beta."""
-        weight, gamma, beta, *statistics = self._state_in(model)
-        self.running_mean, self.running_var = (tensor.clone() for tensor in statistics)
-        return [weight.flatten()[self.index], gamma, beta]
+        """Kept weights, gamma and beta, running mean and running variance."""
+        weight, *norm = self._state_in(model)
+        return [weight.flatten()[self.index], *norm]
 
     def store(self, model: nn.Module) -> None:
         """Writes weights, the norm's parameters and its statistics into the torch model; pruned weights become 0."""
@@ -97,19 +99,24 @@ class Convolutions:
         return build_pattern(torch.cat(keeps), self.stride, self.ahead, self.back)
 
     def load(self, model: nn.Module) -> list[Tensor]:
-        """Takes over the statistics; returns copies of all kept weights, all gammas and all betas."""
+        """Copies of all kept weights, gammas and betas, running means and running variances."""
         return [torch.cat(tensors) for tensors in zip(*(conv.load(model) for conv in self.convs), strict=True)]
 
-    def bind(self, parameters: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Takes the memory of its three parameters and their gradients; each convolution has a view of its own part."""
-        self.parameters = values, gamma, beta = [next(parameters) for _ in range(3)]
-        self.values, self.gvalues = (tensor.numpy() for tensor in values)
-        self.gamma, self.ggamma = (tensor.numpy() for tensor in gamma)
-        self.beta, self.gbeta = (tensor.numpy() for tensor in beta)
-        sizes = ([len(conv.index) for conv in self.convs], *[[conv.channels for conv in self.convs]] * 2)
-        for name, (tensor, grad), parts in zip(("values", "gamma", "beta"), self.parameters, sizes, strict=True):
+    def bind(self, parameters: Iterator[tuple[Tensor, Tensor]], statistics: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Takes the memory of its parameters and their gradients, and of its running statistics and the last batch's;
+        each convolution has a view of its own part.
+        """
+        with_gradients, with_batch = list(islice(parameters, 3)), list(islice(statistics, 2))
+        (self.values, self.gvalues), (self.gamma, self.ggamma), (self.beta, self.gbeta) = map(_arrays, with_gradients)
+        self.running, self.batch = zip(*map(_arrays, with_batch), strict=True)
+        channels = [conv.channels for conv in self.convs]
+        sizes = ([len(conv.index) for conv in self.convs], channels, channels)
+        for name, (tensor, grad), parts in zip(("values", "gamma", "beta"), with_gradients, sizes, strict=True):
             for conv, own, its_grad in zip(self.convs, tensor.split(parts), grad.split(parts), strict=True):
                 own.grad = its_grad
+                setattr(conv, name, own)
+        for name, (tensor, _) in zip(BN_STATS, with_batch, strict=True):
+            for conv, own in zip(self.convs, tensor.split(channels), strict=True):
                 setattr(conv, name, own)
 
     # --- forward --------------------------------------------------------------------------------------------
@@ -138,10 +145,12 @@ class Convolutions:
         return Activation(planes, norm, relu, planes.data, norm[0])
 
     def _statistics(self, sums: np.ndarray, momentum: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of each channel: the running ones, or the batch's, towards which the running ones move."""
+        """Mean and variance of each channel: the running ones, or the batch's, towards which the network moves those.
+
+        The running variance moves towards the unbiased one.
+        """
         if momentum is None:
-            running = ([conv.running_mean for conv in self.convs], [conv.running_var for conv in self.convs])
-            mean, variance = (torch.cat(tensors).double().numpy() for tensors in running)
+            mean, variance = (statistic.astype(np.float64) for statistic in self.running)
             return mean, variance
         count = self._count()
         if count == 1:
@@ -149,11 +158,7 @@ class Convolutions:
             raise ValueError(f"{name} normalises over one value per channel; train on two images or more")
         mean, variance = np.empty(len(self.eps)), np.empty(len(self.eps))
         norms.moments(mean, variance, sums, count)
-        sizes = [conv.channels for conv in self.convs]
-        batch = (torch.from_numpy(mean).float(), torch.from_numpy(variance * (count / (count - 1))).float())
-        for conv, own_mean, own_variance in zip(self.convs, *(tensor.split(sizes) for tensor in batch), strict=True):
-            conv.running_mean.lerp_(own_mean, momentum)
-            conv.running_var.lerp_(own_variance, momentum)
+        self.batch[0][:], self.batch[1][:] = mean, variance * (count / (count - 1))
         return mean, variance
 
     def _count(self) -> int:
@@ -218,3 +223,8 @@ class Convolutions:
                 self.workspace.give(x)
                 self.workspace.give(gy)
             at = end
+
+
+def _arrays(pair: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Both tensors as arrays in the same memory."""
+    return pair[0].numpy(), pair[1].numpy()

@@ -15,7 +15,8 @@ the right 16 floats ahead.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from math import prod
 
 import numpy as np
 import torch
@@ -53,26 +54,26 @@ class Window:
     above: int
     below: int
 
-    @property
+    @cached_property
     def line(self) -> int:
         """Floats of one row of pixels, with its zero pixel."""
         return (self.width + 1) * LANES
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """Floats from one channel to the next."""
         return (self.above + self.rows + self.below) * self.line
 
-    @property
+    @cached_property
     def lead(self) -> int:
         """Floats before the first row of the tile in the first channel: the rows above it, after a zero pixel."""
         return self.above * self.line + LANES
 
-    @property
+    @cached_property
     def size(self) -> int:
         return LANES + self.channels * self.stride
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int, int]:
         """(rows, above, stride, line), as the kernels take it."""
         return self.rows, self.above, self.stride, self.line
@@ -160,7 +161,7 @@ class Workspace:
 
     def _place(self, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Free memory of this shape, and where it lies."""
-        number, start, end = place = self._free(int(np.prod(shape)))
+        number, start, end = place = self._free(prod(shape))
         self._high[number] = max(self._high[number], end)
         return self._slabs[number][start:end].reshape(shape), place
 

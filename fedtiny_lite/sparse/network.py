@@ -1,5 +1,7 @@
 """The sparse twin of a torch model: the same values and gradients, computed from the kept weights alone."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,9 +20,9 @@ class SparseNetwork:
     """A PlainNet or ResNet18 on batches of images of `in_shape` (channels, height, width).
 
     The network has parameters and running statistics of its own: `load` copies them from a torch model, `store` writes
-    them back. All parameters lie side by side in one tensor, so that an optimiser moves them at once. The linear layer
-    is dense; whoever makes a step calls `mask_linear` after it. `predict` takes at most `batch_size` images at a time.
-    Raises ValueError for another model.
+    them back. All parameters lie side by side in one tensor, so that an optimiser moves them at once, and so do all
+    running statistics. The linear layer is dense; whoever makes a step calls `mask_linear` after it. `predict` takes at
+    most `batch_size` images at a time. Raises ValueError for another model.
     """
 
     def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
@@ -37,17 +39,17 @@ class SparseNetwork:
 
     def load(self, model: nn.Module, mask: Mask) -> None:
         """Copies the model's state; the pattern of a layer is made anew if the layer's mask changed."""
-        parameters = []
+        parameters, statistics = [], []
         for joint in self.convolutions:
             joint.take_masks([_keep(model, mask, f"{conv.name}.weight") for conv in joint.convs])
-            parameters += joint.load(model)
-        parameters += _linear_of(model)
-        self.joined = torch.cat([parameter.flatten() for parameter in parameters])
-        self.joined.grad = torch.zeros_like(self.joined)
-        sizes = [parameter.numel() for parameter in parameters]
-        views = zip(self.joined.split(sizes), self.joined.grad.split(sizes), strict=True)
+            *own, mean, variance = joint.load(model)
+            parameters += own
+            statistics += [mean, variance]
+        self.joined, grad, views = _side_by_side([*parameters, *_linear_of(model)])
+        self.joined.grad = grad
+        self.running, self.batch, moments = _side_by_side(statistics)
         for joint in self.convolutions:
-            joint.bind(views)
+            joint.bind(views, moments)
         self.weight, self.bias = (self._view(*view, of) for view, of in zip(views, _linear_of(model), strict=True))
         self.pruned = mask.pruned.get("linear.weight")
         self.mask_linear()
@@ -129,6 +131,8 @@ class SparseNetwork:
             if not keep or x.terms:
                 self.workspace.give(x.planes)
             x = z
+        if momentum is not None:
+            self.running.lerp_(self.batch, momentum)
         return x
 
     def _values_of(self, z: Activation) -> Tensor:
@@ -150,6 +154,13 @@ def has_twin(model: nn.Module) -> bool:
 
 def _keep(model: nn.Module, mask: Mask, name: str) -> Tensor:
     return mask[name] if name in mask else torch.ones_like(model.get_parameter(name)).bool()
+
+
+def _side_by_side(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Iterator[tuple[Tensor, Tensor]]]:
+    """All values in one tensor, zeros in another, and each tensor's part of both."""
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    beside, sizes = torch.zeros_like(joined), [tensor.numel() for tensor in tensors]
+    return joined, beside, zip(joined.split(sizes), beside.split(sizes), strict=True)
 
 
 def _linear_of(model: nn.Module) -> list[Tensor]:
