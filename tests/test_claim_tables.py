@@ -1,5 +1,6 @@
 """FedTiny against each arm at equal rounds and at equal FLOPs, on records made by hand."""
 
+import pandas as pd
 import pytest
 
 from fedtiny_lite.experiments.claim import ARMS
@@ -14,8 +15,8 @@ from fedtiny_lite.report.claim_tables import (
     resolution_table,
     runs_at,
     total_flops,
-    with_interval,
 )
+from fedtiny_lite.report.text import as_markdown, with_interval
 from tests.helpers import claim_record
 
 
@@ -104,6 +105,21 @@ def test_tables_of_no_runs_and_of_runs_without_fedtiny():
     assert list(table.index) == [(0.012, "SNIP")]
     assert table.loc[(0.012, "SNIP"), ["accuracy", "FedTiny minus it", "FLOPs / FedTiny's"]].tolist() == [
         *("0.500", "-", "-")
+    ]
+
+
+def test_fedtiny_alone_is_compared_with_nothing():
+    table = claim_table(runs_at(many("FedTiny", [0.3, 0.4]), 0.012))
+    assert table.loc["FedTiny", ["FedTiny minus it", "p (Holm)", "at equal FLOPs"]].tolist() == ["-", "-", "-"]
+
+
+def test_a_table_as_the_documentation_has_it():
+    table = pd.DataFrame({"seeds": [3, 2], "lead": ["-0.045 [-0.149, +0.058]", "-"]}, ["SNIP", "GraSP"])
+    assert as_markdown(table).splitlines() == [
+        "|  | seeds | lead |",
+        "| --- | --- | --- |",
+        "| SNIP | 3 | −0.045 [−0.149, +0.058] |",
+        "| GraSP | 2 | - |",
     ]
 
 

@@ -12,9 +12,10 @@ import pandas as pd
 
 from fedtiny_lite.experiments.allocations import ARMS, DENSITIES, OURS, OURS_TRIED, RANKED
 from fedtiny_lite.records.bundles import load_plan
-from fedtiny_lite.report.claim_tables import arm_of, final_accuracy, total_flops, with_interval
+from fedtiny_lite.report.claim_tables import arm_of, final_accuracy, total_flops
 from fedtiny_lite.report.intervals import holm, p_value, rank_correlation
 from fedtiny_lite.report.labels import FEDTINY
+from fedtiny_lite.report.text import as_markdown, with_interval
 
 Runs = Mapping[str, Mapping[int, Mapping]]
 """Arm -> seed -> record, seeds in rising order."""
@@ -156,12 +157,6 @@ def candidates_table(records: Sequence[Mapping], unjudged: Sequence[Mapping]) ->
         work = [[flops / note["forward_flops"][0] for flops in note["forward_flops"]] for note in notes]
         columns["forward FLOPs"] = {kind: f"{mean(of_seed[c] for of_seed in work):.2f}" for c, kind in enumerate(kinds)}
     return pd.DataFrame(columns)
-
-
-def as_markdown(table: pd.DataFrame) -> str:
-    """The table as the documentation has it, a minus sign before what is below 0."""
-    rows = [["", *table.columns], ["---"] * (len(table.columns) + 1), *table.astype(str).reset_index().values.tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("-0.", "−0.")
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, planned
 from fedtiny_lite.records.bundles import load_plan
-from fedtiny_lite.report.allocations import as_markdown
-from fedtiny_lite.report.claim_tables import final_accuracy, with_interval
+from fedtiny_lite.report.claim_tables import final_accuracy
 from fedtiny_lite.report.intervals import LEVEL, holm, p_value
 from fedtiny_lite.report.labels import FEDTINY
+from fedtiny_lite.report.text import as_markdown, with_interval
 
 Accuracies = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Change -> arm -> seed -> final test accuracy."""

@@ -1,6 +1,6 @@
 """The paper's claim in tables: FedTiny against every arm of the plan `claim`, at equal rounds and at equal FLOPs.
 
-The verdict that follows is `deciding.of_all`.
+The verdict that follows is `deciding.of_all`. `python -m fedtiny_lite.report.claim_tables` prints the tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +11,10 @@ from statistics import mean
 import pandas as pd
 
 from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, ROUNDS, UNPRUNED, Values, late_accuracy
-from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value, t_interval
+from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value
 from fedtiny_lite.report.labels import FEDTINY
+from fedtiny_lite.report.text import as_markdown, with_interval
 
 
 def arm_of(record: Mapping, arms: Mapping[str, Values] = ARMS) -> str:
@@ -104,7 +106,7 @@ def claim_table(runs: Runs) -> pd.DataFrame:
     told = dict(zip(tested, corrected, strict=True))
     rows = {arm: _row(runs, arm, told.get(arm, nan)) for arm in runs}
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
-    return table.reindex(columns=_COLUMNS).fillna("-")
+    return table.reindex(columns=_COLUMNS).astype(object).fillna("-")
 
 
 def resolution_table(runs: Runs, seeds: Sequence[int]) -> pd.DataFrame:
@@ -150,9 +152,14 @@ def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:
     return table.round(3).assign(flops=[round(spent[arm] / ours, 2) for arm in table.index])
 
 
-def with_interval(values: Sequence[float], sign: str = "") -> str:
-    """Mean and 95 % t interval, such as "0.523 [0.501, 0.545]"; the mean alone for a single value."""
-    if len(values) < 2:
-        return format(values[0], f"{sign}.3f") if values else "-"
-    average, low, high = t_interval(values)
-    return f"{average:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def main() -> None:
+    """Print the tables of the records in `results`, or else of those that are committed with the kit."""
+    tuning, origin = load_plan("claim_tuning", "results")
+    rates = rates_table(tuning).map(lambda value: f"{value:.3f}" if value == value else "")
+    print(f"{origin}\n\nlearning rates\n{as_markdown(rates)}")
+    for density, runs in shown_densities(load_plan("claim", "results")[0]).items():
+        print(f"\ndensity {density:g}\n{as_markdown(claim_table(runs))}")
+
+
+if __name__ == "__main__":
+    main()
