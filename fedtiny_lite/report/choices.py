@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, planned
+from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, CONTROL, WEAKENED, planned
 from fedtiny_lite.records.bundles import load_plan
 from fedtiny_lite.report.claim_tables import final_accuracy
 from fedtiny_lite.report.intervals import LEVEL, holm, p_value
@@ -32,23 +32,24 @@ def accuracies(records: Sequence[Mapping], out: str | Path) -> Accuracies:
     return found
 
 
+def lead(found: Accuracies, change: str, first: str, second: str) -> dict[int, float]:
+    """Seed -> accuracy of the arm `first` minus that of `second` under a change, for the seeds of both."""
+    one, other = found[change][first], found[change][second]
+    return {seed: one[seed] - other[seed] for seed in one if seed in other}
+
+
 def leads(found: Accuracies, change: str) -> dict[str, list[float]]:
     """Other arm -> accuracy of FedTiny minus that one's under a change, a number per seed of both."""
-    return {arm: list(_lead(found, change, arm).values()) for arm in ARMS if arm != FEDTINY}
+    return {arm: [*lead(found, change, FEDTINY, arm).values()] for arm in ARMS if arm != FEDTINY}
 
 
 def moved(found: Accuracies, change: str) -> dict[str, list[float]]:
     """Other arm -> FedTiny's lead under a change minus its lead as compared, a number per seed of both."""
     result = {}
     for arm in leads(found, change):
-        usual, changed = _lead(found, AS_COMPARED, arm), _lead(found, change, arm)
+        usual, changed = (lead(found, under, FEDTINY, arm) for under in (AS_COMPARED, change))
         result[arm] = [changed[seed] - usual[seed] for seed in changed if seed in usual]
     return result
-
-
-def _lead(found: Accuracies, change: str, arm: str) -> dict[int, float]:
-    ours, other = found[change][FEDTINY], found[change][arm]
-    return {seed: ours[seed] - other[seed] for seed in ours if seed in other}
 
 
 def accuracy_table(found: Accuracies) -> pd.DataFrame:
@@ -73,17 +74,32 @@ def moved_table(found: Accuracies) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+WORTH = {
+    "SynFlow, published − weakened": ("SynFlow", WEAKENED),
+    "SynFlow's mask − paper's pool, then progressive": (CONTROL, FEDTINY),
+    "SynFlow's mask, progressive − static": (CONTROL, "SynFlow"),
+}
+"""What a choice is worth: the arm with it and the arm without it."""
+
+
+def lead_table(found: Accuracies, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Under every change, the accuracy of the first arm of each pair minus that of the second, with its interval."""
+    rows = {
+        change: {name: with_interval([*lead(found, change, *arms).values()], "+") for name, arms in pairs.items()}
+        for change in CHANGES
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     records, origin = load_plan("digits_choices", "results")
     found = accuracies(records, "results")
-    lead = {
-        change: {f"− {arm}": with_interval(v, "+") for arm, v in leads(found, change).items()} for change in CHANGES
-    }
     print(origin)
     for title, table in {
         "accuracy": accuracy_table(found),
-        "FedTiny minus each": pd.DataFrame.from_dict(lead, orient="index"),
+        "FedTiny minus each": lead_table(found, {f"− {arm}": (FEDTINY, arm) for arm in ARMS if arm != FEDTINY}),
+        "what a choice is worth": lead_table(found, WORTH),
         "how far each change moves FedTiny's lead": moved_table(found),
     }.items():
         print(f"\n{title}\n{as_markdown(table)}")
