@@ -1,19 +1,22 @@
 """The plan of the choices that may decide who is ahead, its tables and its figure."""
 
+from dataclasses import replace
+
 import pytest
 
-from fedtiny_lite.experiments.choices import AS_COMPARED, CHANGES, CONTROL, SEEDS, WEAKENED, planned
+from fedtiny_lite.experiments import allocations
+from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, CONTROL, SEEDS, WEAKENED, planned
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.plots.choices import choices_figure
-from fedtiny_lite.report.choices import accuracies, accuracy_table, leads, moved, moved_table
+from fedtiny_lite.report.choices import WORTH, accuracies, accuracy_table, lead_table, leads, moved, moved_table
 
 MORE_ROUNDS, MORE_ADJUSTMENTS = "five times the rounds", "five times the rounds and adjustments"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The runs of the plan, by what each is for."""
-    return planned(tmp_path_factory.mktemp("results"))
+def runs():
+    """The runs of the plan, by what each is for, not tuned."""
+    return planned()
 
 
 # --- the plan -------------------------------------------------------------------------------------------------
@@ -58,9 +61,8 @@ def reached(cell):
 
 
 @pytest.fixture(scope="module")
-def found(runs, tmp_path_factory):
-    records = [record(config, reached(cell)) for cell, config in runs.items() if cell.seed < SEEDS[3]]
-    return accuracies(records, tmp_path_factory.mktemp("results"))
+def found(runs):
+    return accuracies([record(config, reached(cell)) for cell, config in runs.items() if cell.seed < SEEDS[3]])
 
 
 def test_leads_are_paired_by_seed(found):
@@ -75,15 +77,42 @@ def test_what_a_change_moves_is_the_lead_under_it_minus_the_lead_as_compared(fou
     assert moved_table(found).loc[MORE_ROUNDS, "over FedMef"] == "**+0.100 [+0.100, +0.100]**"
 
 
-def test_a_run_that_is_missing_leaves_its_seed_out(runs, tmp_path):
-    """Nothing has run but two seeds of FedTiny and one of magnitude."""
-    of = {cell: config for cell, config in runs.items() if cell.change == AS_COMPARED}
-    some = [record(of[AS_COMPARED, *cell], 0.5) for cell in (("FedTiny", 6000), ("FedTiny", 6001), ("magnitude", 6001))]
-    found = accuracies(some, tmp_path)
-    assert leads(found, AS_COMPARED)["magnitude"] == [0.0]
+def test_a_lead_is_paired_by_seed_where_runs_are_missing(runs):
+    """FedTiny has seeds 6000 to 6002 and magnitude 6001 and 6002, the later one first."""
+    reached = {("FedTiny", 6000): 0.9, ("FedTiny", 6001): 0.5, ("FedTiny", 6002): 0.7}
+    reached |= {("magnitude", 6002): 0.4, ("magnitude", 6001): 0.45}
+    found = accuracies([record(runs[AS_COMPARED, *cell], accuracy) for cell, accuracy in reached.items()])
+    assert leads(found, AS_COMPARED)["magnitude"] == pytest.approx([0.05, 0.3])
     assert leads(found, AS_COMPARED)["SynFlow"] == []
     assert accuracy_table(found).loc[AS_COMPARED, "SynFlow"] == "-"
     assert len(moved_table(found)) == 0
+
+
+def test_a_run_counts_for_its_arm_whatever_its_tuning_chose(runs):
+    tuned = replace(runs[AS_COMPARED, "magnitude", 6000], lr=0.35)
+    assert accuracies([record(tuned, 0.25)])[AS_COMPARED]["magnitude"] == {6000: 0.25}
+
+
+def test_the_plan_takes_the_settings_that_the_tuning_chose(monkeypatch, tmp_path):
+    monkeypatch.setattr(allocations, "tuned", lambda out: {name: {**arm, "lr": 0.3} for name, arm in ARMS.items()})
+    assert {config.lr for config in plan_configs("digits_choices", tmp_path)} == {0.3}
+
+
+def test_what_a_choice_is_worth_is_the_arm_with_it_minus_the_arm_without_it(runs):
+    reached = {"FedTiny": 0.2, CONTROL: 0.7, "SynFlow": 0.6, WEAKENED: 0.5}
+    found = accuracies([record(runs[AS_COMPARED, arm, 6000], accuracy) for arm, accuracy in reached.items()])
+    assert lead_table(found, WORTH).loc[AS_COMPARED].tolist() == ["+0.100", "+0.500", "+0.100"]
+
+
+def test_a_move_is_sure_only_after_the_correction_for_all_that_are_planned(runs):
+    """By 0.1 and 0.103 in two seeds: p = 0.009, not sure of thirty. By 0.1 and 0.0999: p = 0.0003, sure."""
+    for step, mark in ((0.003, ""), (-0.0001, "**")):
+        records = []
+        for arm, seed in ((arm, seed) for arm in ("FedTiny", "magnitude") for seed in (6000, 6001)):
+            gain = (0.1 + step * (seed - 6000)) * (arm == "FedTiny")
+            records += [record(runs[AS_COMPARED, arm, seed], 0.5), record(runs[MORE_ROUNDS, arm, seed], 0.5 + gain)]
+        cell = moved_table(accuracies(records)).loc[MORE_ROUNDS, "over magnitude"]
+        assert cell.startswith(f"{mark}+0.1") and cell.endswith(f"]{mark}")
 
 
 def test_the_figure_has_a_panel_for_each_other_arm_and_a_row_for_each_change(found):

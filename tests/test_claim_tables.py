@@ -114,11 +114,11 @@ def test_fedtiny_alone_is_compared_with_nothing():
 
 
 def test_a_table_as_the_documentation_has_it():
-    table = pd.DataFrame({"seeds": [3, 2], "lead": ["-0.045 [-0.149, +0.058]", "-"]}, ["SNIP", "GraSP"])
+    table = pd.DataFrame({"seeds": [3, 2], "lead": ["-0.045 [-1.149, +0.058]", "-"]}, ["FL-PQSU", "GraSP"])
     assert as_markdown(table).splitlines() == [
         "|  | seeds | lead |",
         "| --- | --- | --- |",
-        "| SNIP | 3 | −0.045 [−0.149, +0.058] |",
+        "| FL-PQSU | 3 | −0.045 [−1.149, +0.058] |",
         "| GraSP | 2 | - |",
     ]
 

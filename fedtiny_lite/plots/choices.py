@@ -34,7 +34,7 @@ def main() -> None:
     records, _ = load_plan("digits_choices", "results")
     path = Path("results/figures/choices.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    choices_figure(accuracies(records, "results")).savefig(path, dpi=150)
+    choices_figure(accuracies(records)).savefig(path, dpi=150)
     print(path)
 
 

@@ -4,14 +4,14 @@
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
+from fedtiny_lite.config import load_method
 from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, CONTROL, WEAKENED, planned
 from fedtiny_lite.records.bundles import load_plan
 from fedtiny_lite.report.claim_tables import final_accuracy
-from fedtiny_lite.report.intervals import LEVEL, holm, p_value
+from fedtiny_lite.report.intervals import LEVEL, holm_of_planned, p_value
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval
 
@@ -19,15 +19,16 @@ Accuracies = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Change -> arm -> seed -> final test accuracy."""
 
 
-def accuracies(records: Sequence[Mapping], out: str | Path) -> Accuracies:
-    """What the runs of the plan reached, as far as they are among `records`. `out`: as for `planned`."""
+def accuracies(records: Sequence[Mapping]) -> Accuracies:
+    """What the runs of the plan reached, as far as they are among `records`, whatever their tuning chose."""
     by_seed: dict[tuple[str, int], list[Mapping]] = {}
     for record in records:
         by_seed.setdefault((record["config"]["method"], record["config"]["seed"]), []).append(record)
     found: dict[str, dict[str, dict[int, float]]] = {change: {arm: {} for arm in ARMS} for change in CHANGES}
-    for cell, config in planned(out).items():
+    for cell, config in planned().items():
+        tuned = {"lr", *load_method(config.method).knobs}
         for record in by_seed.get((config.method, config.seed), []):
-            if not config.differing(record["config"]):
+            if set(config.differing(record["config"])) <= tuned:
                 found[cell.change][cell.arm][cell.seed] = final_accuracy(record)
     return found
 
@@ -64,8 +65,9 @@ def accuracy_table(found: Accuracies) -> pd.DataFrame:
 def moved_table(found: Accuracies) -> pd.DataFrame:
     """By how much each change moves FedTiny's lead over each arm; bold where it is sure after Holm's correction."""
     gaps = {(change, arm): values for change in CHANGES for arm, values in moved(found, change).items()}
-    tests = {cell: values for cell, values in gaps.items() if len(values) > 1 and any(values)}
-    corrected = dict(zip(tests, holm([p_value(values) for values in tests.values()]), strict=True))
+    tests = {cell: values for cell, values in gaps.items() if len(values) > 1 and cell[0] != AS_COMPARED}
+    p_values = holm_of_planned([p_value(values) for values in tests.values()], (len(CHANGES) - 1) * (len(ARMS) - 1))
+    corrected = dict(zip(tests, p_values, strict=True))
     rows: dict[str, dict[str, str]] = {}
     for cell in tests:
         change, arm = cell
@@ -94,7 +96,7 @@ def lead_table(found: Accuracies, pairs: Mapping[str, tuple[str, str]]) -> pd.Da
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     records, origin = load_plan("digits_choices", "results")
-    found = accuracies(records, "results")
+    found = accuracies(records)
     print(origin)
     for title, table in {
         "accuracy": accuracy_table(found),

@@ -1,5 +1,6 @@
 """Numbers and tables as text."""
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -18,4 +19,5 @@ def with_interval(values: Sequence[float], sign: str = "") -> str:
 def as_markdown(table: pd.DataFrame) -> str:
     """The table as the documentation has it, a minus sign before what is below 0."""
     rows = [["", *table.columns], ["---"] * (len(table.columns) + 1), *table.astype(str).reset_index().values.tolist()]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows).replace("-0.", "−0.")
+    lines = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    return re.sub(r"(?<!\w)-(?=\d)", "−", lines)
