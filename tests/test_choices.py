@@ -8,6 +8,8 @@ from fedtiny_lite.experiments import allocations
 from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, CONTROL, SEEDS, WEAKENED, planned
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.plots.choices import choices_figure
+from fedtiny_lite.report import choices as choices_report
+from fedtiny_lite.report import claim_tables
 from fedtiny_lite.report.choices import WORTH, accuracies, accuracy_table, lead_table, leads, moved, moved_table
 
 MORE_ROUNDS, MORE_ADJUSTMENTS = "five times the rounds", "five times the rounds and adjustments"
@@ -121,3 +123,17 @@ def test_the_figure_has_a_panel_for_each_other_arm_and_a_row_for_each_change(fou
         f"minus {arm}" for arm in leads(found, AS_COMPARED)
     ]
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == list(CHANGES)
+
+
+@pytest.mark.parametrize(("module", "row"), [(choices_report, "five local epochs"), (claim_tables, "FedTiny")])
+def test_the_tables_of_the_documentation_are_printed_from_committed_records(module, row, capsys, monkeypatch, tmp_path):
+    """Where no records of one's own are, each table has its heading, a line of dashes and its rows."""
+    monkeypatch.chdir(tmp_path)
+    module.main()
+    tables = capsys.readouterr().out.split("\n\n")[1:]
+    assert len(tables) >= 2
+    for table in tables:
+        title, head, dashes, *rows = table.strip().splitlines()
+        assert not title.startswith("|") and set(dashes) == set("| -")
+        assert any(line.startswith(f"| {row} |") for line in rows)
+        assert {line.count("|") for line in (head, dashes, *rows)} == {head.count("|")}

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedtiny_lite.config import PROFILES, Config, make_config
-from fedtiny_lite.experiments import allocations
+from fedtiny_lite.experiments import allocations, claim
 from fedtiny_lite.experiments.allocations import CONTROL, Values
 
 SEEDS = tuple(range(6000, 6020))
 DENSITY = 0.01
 WEAKENED = "SynFlow as in the 2022 code"
-_WEAKER: Values = {"saliency_scope": "layer", "saliency_steps": 5}
 ARMS: Mapping[str, Values] = {
     "FedTiny": allocations.ARMS["FedTiny"],
     CONTROL: allocations.ARMS[CONTROL],
     "SynFlow": allocations.ARMS["SynFlow"],
-    WEAKENED: {**allocations.ARMS["SynFlow"], **_WEAKER},
+    WEAKENED: claim.ARMS[WEAKENED],
     "FedMef": allocations.ARMS["FedMef"],
     "magnitude": allocations.ARMS["magnitude"],
 }
@@ -64,4 +63,4 @@ def planned(arms: Mapping[str, Values] = ARMS) -> dict[Cell, Config]:
 def digits_choices(out: str | Path) -> list[Config]:
     """The runs of the plan, at tuned settings. Raises FileNotFoundError if a tuning was not run."""
     arms = allocations.tuned(out)
-    return list(planned({**arms, WEAKENED: {**arms["SynFlow"], **_WEAKER}}).values())
+    return list(planned({**arms, WEAKENED: {**arms["SynFlow"], **ARMS[WEAKENED]}}).values())

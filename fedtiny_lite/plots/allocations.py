@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fedtiny_lite.experiments.allocations import OURS, OURS_TRIED, RANKED, TRIAL_EPOCHS
-from fedtiny_lite.plots.comparison import interval_dots
+from fedtiny_lite.plots.comparison import INTERVAL, interval_dots
 from fedtiny_lite.plots.strips import strip
 from fedtiny_lite.plots.style import figure, subtitle
 from fedtiny_lite.records.bundles import load_plan
@@ -26,8 +26,7 @@ def leads_figure(records: Sequence[Mapping]) -> Figure:
     for ax, (density, gaps) in zip(panels, found.items(), strict=True):
         interval_dots(ax, gaps)
         ax.set(title=f"density {density:g}", xlabel="difference in accuracy\n(share of test images)")
-    what = f"digits, cnn of width 8, {_seeds(records)} seeds, measured, paired by seed\n{_TRIED}\n"
-    what += "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
+    what = f"digits, cnn of width 8, {_seeds(records)} seeds, measured, paired by seed\n{_TRIED}\n{INTERVAL}"
     subtitle(fig, f"{OURS_TRIED} minus the others", what)
     return fig
 

@@ -16,7 +16,7 @@ from fedtiny_lite.report.tables import pareto_front, points
 
 AHEAD, BEHIND, OPEN = PALETTE[0], PALETTE[3], GREY
 _TICKS = (-0.5, -0.05, 0, 0.05, 0.5)
-INTERVAL = "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, red below, grey: 0 is inside)"
+INTERVAL = "dots: seeds, bar: mean, line: its 95 % t interval (blue above 0, orange below, grey: 0 is inside)"
 
 
 def rounds_figure(runs: pd.DataFrame, density: float) -> Figure:

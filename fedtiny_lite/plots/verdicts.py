@@ -16,8 +16,8 @@ TITLE_WIDTH = 42
 """Letters in a line of a panel's title."""
 CAPTION = (
     "FedTiny's accuracy minus that of each baseline with three seeds or more, with mean and 95 % interval. Blue: "
-    "ahead; red: behind; grey: the interval holds 0. Last panel: what a client of FedTiny saves of a client's cost in "
-    "another method. Dashed: the paper's numbers."
+    "ahead; orange: behind; grey: the interval holds 0. Last panel: what a client of FedTiny saves of a client's cost "
+    "in another method. Dashed: the paper's numbers."
 )
 
 
@@ -50,7 +50,7 @@ def _title(what: str, found: Finding) -> str:
 def _savings(ax: Axes, work: Finding, memory: Finding) -> None:
     names = list(work.shown)
     for shift, (title, paper, found) in enumerate((("computation", SAVED[0], work), ("memory", SAVED[1], memory))):
-        colour = (PALETTE[2], PALETTE[4])[shift]  # blue and red say ahead and behind in the other panels
+        colour = (PALETTE[2], PALETTE[4])[shift]  # blue and orange say ahead and behind in the other panels
         values = [found.shown[name][0] for name in names]
         ax.barh(np.arange(len(names)) + 0.38 * shift - 0.19, values, 0.36, color=colour, label=title)
         ax.axvline(paper, color=colour, linestyle="--", linewidth=1)

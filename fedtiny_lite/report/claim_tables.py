@@ -155,8 +155,10 @@ def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     tuning, origin = load_plan("claim_tuning", "results")
-    rates = rates_table(tuning).map(lambda value: f"{value:.3f}" if value == value else "")
-    print(f"{origin}\n\nlearning rates\n{as_markdown(rates)}")
+    rates = rates_table(tuning)
+    cells = rates.map(lambda value: f"{value:.3f}" if value == value else "")
+    spent = rates["flops"].map("{:.2f}".format)
+    print(f"{origin}\n\nlearning rates\n{as_markdown(cells.assign(flops=spent))}")
     for density, runs in shown_densities(load_plan("claim", "results")[0]).items():
         print(f"\ndensity {density:g}\n{as_markdown(claim_table(runs))}")
 
