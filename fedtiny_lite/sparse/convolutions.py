@@ -158,8 +158,7 @@ class Convolutions:
             raise ValueError(f"{name} normalises over one value per channel; train on two images or more")
         mean, variance = np.empty(len(self.eps)), np.empty(len(self.eps))
         norms.moments(mean, variance, sums, count)
-        with np.errstate(over="ignore"):  # of a run that diverges; its loss ends it
-            self.batch[0][:], self.batch[1][:] = mean, variance * (count / (count - 1))
+        self.batch[0][:], self.batch[1][:] = mean, variance * (count / (count - 1))
         return mean, variance
 
     def _count(self) -> int:
