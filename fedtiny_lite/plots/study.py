@@ -11,7 +11,7 @@ from fedtiny_lite.report.study import CLAIMS, recorded_numbers
 LIVE = PALETTE[1]
 _EXPLAINED = (
     "dots: seeds of the study, bar and line: their mean and its 95 % t interval (blue above 0, orange below, grey: 0 is"
-    " inside)\norange diamonds: the seeds run here, whose mean a claim compares with its band"
+    " inside)\ndiamonds: the seeds run here, whose mean a claim compares with its band"
 )
 
 
