@@ -17,7 +17,7 @@ from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.simulation.rounds import run
 from tests.helpers import three_clients
 
-CLAIM = ("claim_tuning", "claim", "claim_ablations", "claim_wide")
+CLAIM = ("claim_tuning", "claim_pilot", "claim", "claim_ablations", "claim_wide")
 
 
 def scored(arm, rate: float, accuracy: float) -> dict:
@@ -121,6 +121,16 @@ def test_tuning_sees_no_test_image_and_no_seed_of_the_table(tuned):
     assert {config.score_on for config in configs} == {"validation"}
     assert {config.seed for config in configs}.isdisjoint(SEEDS)
     assert {config.density for config in configs} == {DENSITIES[MIDDLE]}
+
+
+def test_the_pilot_is_a_longer_run_of_the_table_on_images_held_out(tuned):
+    """Of a run of the main table it changes the seed, the images that are scored, and how long it goes on."""
+    main = {replace(c, seed=100) for c in claim.claim("none") if c.density == DENSITIES[MIDDLE]}
+    pilot = claim.claim_pilot("none")
+    assert {c.rounds for c in pilot} == {60} and {c.seed for c in pilot}.isdisjoint(SEEDS)
+    assert len(pilot) == 2 * len(claim.PILOT) == len(set(pilot))
+    assert {replace(c, seed=100, rounds=20, score_on="test") for c in pilot} <= main
+    assert {c.score_on for c in pilot} == {"validation"}
 
 
 def test_leaders_come_from_the_main_table(tuned):

@@ -25,6 +25,9 @@ POOLS = {0.01: 10, 0.003: 33, 0.001: 100}
 """The paper's density -> candidates in the paper's pool."""
 MIDDLE = 0.003
 RATES = (0.02, 0.05, 0.1, 0.2)
+PILOT_ROUNDS = 3 * ROUNDS
+PILOT = ("SynFlow", "FedTiny", "magnitude", "random", "small model")
+"""The arms that are trained three times as long, to see whether their order stands."""
 
 SETTING = dict(
     dataset="folder:data/cifar10-jpeg", model="resnet18", width=16, clients=10, alpha=0.5, server_shots=20,
@@ -106,6 +109,15 @@ def tuned(out: str | Path) -> dict[str, Values]:
         for name, (method, tried) in grids.items()
         if finished(records, method, tried)
     }
+
+
+def claim_pilot(out: str | Path) -> list[Config]:
+    """Some arms at the middle density, three times as long, scored on held-out training images; two seeds of its own.
+
+    FedTiny adjusts in the same nine rounds as in the main table, so that a run's first rounds are such a run.
+    """
+    arms, long = tuned(out), dict(score_on="validation", rounds=PILOT_ROUNDS)
+    return [config_of(arms[name], seed=seed, **long) for seed in (TUNING_SEED, TUNING_SEED + 1) for name in PILOT]
 
 
 def claim(out: str | Path) -> list[Config]:

@@ -116,6 +116,7 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "digits_ranking": _digits_ranking,
     "digits_choices": choices.digits_choices,
     "claim_tuning": claim.claim_tuning,
+    "claim_pilot": claim.claim_pilot,
     "claim": claim.claim,
     "claim_ablations": claim.claim_ablations,
     "claim_wide": claim.claim_wide,
