@@ -296,7 +296,7 @@ def test_diverged_runs_are_named_and_kept_apart(tmp_path):
     write_bundle(tmp_path / "plans" / "digits.json", "digits", [record(0.5), stopped])
     found = loading.load("digits", tmp_path)
     assert [len(found.runs), len(found.records)] == [1, 2]
-    assert "a processor" in found.sentence and "diverged and left out of means: fedtiny-1" in found.sentence
+    assert "a processor" in found.sentence and "diverged, so not among the finished runs: fedtiny-1" in found.sentence
 
 
 # --- figures ----------------------------------------------------------------------------------------------

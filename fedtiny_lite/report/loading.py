@@ -24,5 +24,5 @@ def load(plan: str, out: str | Path) -> Loaded:
     except FileNotFoundError as error:
         return Loaded(run_frame([]), [], str(error))
     names = ", ".join(record["run_id"] for record in records if not record["complete"])
-    sentence += f"; diverged and left out of means: {names}" if names else ""
+    sentence += f"; diverged, so not among the finished runs: {names}" if names else ""
     return Loaded(run_frame(record for record in records if record["complete"]), records, sentence)
