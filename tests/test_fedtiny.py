@@ -19,7 +19,7 @@ from fedtiny_lite.federated.messages import Message, encode_state, pack
 from fedtiny_lite.federated.server import average, pretrained
 from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.federated.task import described, task_from
-from fedtiny_lite.methods import _selection
+from fedtiny_lite.methods import _judging, _selection
 from fedtiny_lite.methods._selection import Selection, pool_size
 from fedtiny_lite.methods._settings import GrowthBatch
 from fedtiny_lite.model.masks import apply_mask
@@ -148,9 +148,9 @@ def test_a_network_without_batch_norm_has_nothing_to_re_estimate(selection):
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
 def test_the_pool_that_clients_unpack_is_the_servers(density, monkeypatch):
-    received, unpack_pool = [], _selection.decode_pool
+    received, unpack_pool = [], _judging.decode_pool
     monkeypatch.setattr(
-        _selection, "decode_pool", lambda data, union: received.append(unpack_pool(data, union)) or received[-1]
+        _judging, "decode_pool", lambda data, union: received.append(unpack_pool(data, union)) or received[-1]
     )
     config = tiny(density=density, rounds=0)
     simulate.run(config)

@@ -26,6 +26,8 @@ from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation, client_of
 from tests.helpers import interrupted, three_clients, trace
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # another number of threads may give other last bits
+
 ours = partial(three_clients, pool="allocations", pool_size=6)
 tried = partial(ours, trial_epochs=2)
 

@@ -4,9 +4,9 @@ The algorithm's steps, and the function that carries out each:
 
 1. The server trains on its public set (`server.pretrained`) and prunes the result coarsely in several ways, which
    gives a pool of candidates (`bn_selection.candidate_pool`, asked for by `_selection.start_with_pool`).
-2. Each client re-estimates every candidate's BN statistics on its own images (`_selection.answer_statistics`), and the
+2. Each client re-estimates every candidate's BN statistics on its own images (`_judging.answer_statistics`), and the
    server combines them (`bn_selection.aggregate_bn_stats`, in `_selection.fold_statistics`).
-3. Each client measures every candidate's loss with the combined statistics (`_selection.answer_losses`), and the server
+3. Each client measures every candidate's loss with the combined statistics (`_judging.answer_losses`), and the server
    takes the candidate of least loss (`bn_selection.choose_candidate`, in `_selection.fold_losses`).
 4. In every round clients train the kept weights (`answer`, by `client.train_locally`) and the server averages them
    (`server.average`).
