@@ -17,7 +17,7 @@ from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.simulation.rounds import run
 from tests.helpers import three_clients
 
-CLAIM = ("claim_tuning", "claim_pilot", "claim", "claim_ablations", "claim_wide")
+CLAIM = ("claim_tuning", "claim_pilot", "claim", "claim_devices", "claim_ablations", "claim_wide")
 
 
 def scored(arm, rate: float, accuracy: float) -> dict:
@@ -131,6 +131,12 @@ def test_the_pilot_is_a_longer_run_of_the_table_on_images_held_out(tuned):
     assert len(pilot) == 2 * len(claim.PILOT) == len(set(pilot))
     assert {replace(c, seed=100, rounds=20, score_on="test") for c in pilot} <= main
     assert {c.score_on for c in pilot} == {"validation"}
+
+
+def test_the_runs_on_two_devices_differ_in_nothing_else(tuned):
+    on_cpu = claim.claim_devices("none")
+    assert {config.torch_device for config in on_cpu} == {"cpu"} and len(on_cpu) == 6
+    assert {replace(config, torch_device="auto") for config in on_cpu} < set(claim.claim("none"))
 
 
 def test_leaders_come_from_the_main_table(tuned):

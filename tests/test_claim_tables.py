@@ -11,7 +11,6 @@ from fedtiny_lite.report.claim_tables import (
     gaps_at_equal_flops,
     gaps_at_equal_rounds,
     main_table,
-    pilot_table,
     rates_table,
     resolution_table,
     runs_at,
@@ -140,19 +139,3 @@ def test_tuning_in_a_table_names_arms_rates_and_work():
     assert list(table.index) == ["FedTiny", "SNIP"] and list(table.columns) == [0.05, 0.1, "flops"]
     assert table.loc["FedTiny"].tolist() == [0.5, 0.75, 1.0]
     assert table.loc["SNIP", 0.1] == 0.25 and table.loc["SNIP", "flops"] == 3.0
-
-
-def test_the_pilot_shows_a_lead_that_turns_with_more_rounds():
-    """FedTiny: 0.3 in rounds 1 to 20, then 0.6; SNIP: always 0.5. A run that diverged counts as a guess, 0.1."""
-
-    def long(arm: str, accuracies: list[float], seed: int = 100) -> dict:
-        record = claim_record(arm, [0.1, *accuracies], 1, seed)
-        rounds = [entry | {"validation_accuracy": entry["test_accuracy"]} for entry in record["rounds"]]
-        return record | {"rounds": rounds}
-
-    table = pilot_table([long("SNIP", [0.5] * 60), long("FedTiny", [0.3] * 20 + [0.6] * 40), long("GraSP", [0.9] * 19)])
-    assert list(table.index) == ["FedTiny", "SNIP", "GraSP"]
-    assert table.loc["SNIP"].tolist() == [1, "0.500", "-0.200", "0.500", "+0.100"]
-    assert table.loc["FedTiny"].tolist() == [1, "0.300", "-", "0.600", "-"]
-    assert table.loc["GraSP", "after 20 rounds"] == "0.100"
-    assert len(pilot_table([])) == 0

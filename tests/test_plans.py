@@ -44,7 +44,7 @@ from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
 
 TUNING = ("digits_tuning",)
-CLAIM = ("claim_tuning", "claim_pilot", "claim", "claim_ablations", "claim_wide")
+CLAIM = ("claim_tuning", "claim_pilot", "claim", "claim_devices", "claim_ablations", "claim_wide")
 """Plans with a protocol of their own, tested in test_claim.py."""
 ALLOCATIONS = ("allocations_tuning", "allocations", "allocations_ranking")
 """Plans of arms instead of methods, tested in test_allocation_plans.py."""

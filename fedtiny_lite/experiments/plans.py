@@ -118,6 +118,7 @@ PLANS: dict[str, Callable[[str | Path], list[Config]]] = {
     "claim_tuning": claim.claim_tuning,
     "claim_pilot": claim.claim_pilot,
     "claim": claim.claim,
+    "claim_devices": claim.claim_devices,
     "claim_ablations": claim.claim_ablations,
     "claim_wide": claim.claim_wide,
     "allocations_tuning": allocations.allocations_tuning,

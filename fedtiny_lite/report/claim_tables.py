@@ -10,17 +10,8 @@ from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import (
-    ARMS,
-    DENSITIES,
-    LATE,
-    PILOT_ROUNDS,
-    ROUNDS,
-    UNPRUNED,
-    Values,
-    late_accuracy,
-)
-from fedtiny_lite.records.bundles import load_plan, records_so_far
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, ROUNDS, UNPRUNED, Values, late_accuracy
+from fedtiny_lite.records.bundles import load_plan
 from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval
@@ -79,19 +70,20 @@ def shown_densities(records: Sequence[Mapping], densities: Iterable[float] = DEN
 
 def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
     """Accuracy of FedTiny minus that of an arm, a number per seed of both."""
-    return [late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in _pairs(runs, arm)]
+    return [late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in pairs(runs, arm)]
 
 
 def gaps_at_equal_flops(runs: Runs, arm: str) -> list[float]:
     """The same at the FLOPs of the cheaper of both: the other one stops in the round that would exceed them."""
     gaps = []
-    for ours, theirs in _pairs(runs, arm):
+    for ours, theirs in pairs(runs, arm):
         flops = min(total_flops(ours), total_flops(theirs))
         gaps.append(accuracy_within(ours, flops) - accuracy_within(theirs, flops))
     return gaps
 
 
-def _pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:
+def pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:
+    """FedTiny's run and the arm's, for each seed of both."""
     ours, theirs = runs.get(FEDTINY, {}), runs[arm]
     return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
@@ -161,36 +153,6 @@ def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:
     return table.round(3).assign(flops=[round(spent[arm] / ours, 2) for arm in table.index])
 
 
-def pilot_table(records: Sequence[Mapping]) -> pd.DataFrame:
-    """Per arm of the pilot, the most accurate first: accuracy on held-out images after the main table's rounds and at
-    the end, and FedTiny's lead at both; each accuracy is the mean of five rounds. It is empty without runs.
-    """
-    runs: dict[str, dict[int, Mapping]] = {}
-    for record in records:
-        runs.setdefault(arm_of(record), {})[record["config"]["seed"]] = record
-    rows = {arm: _pilot_row(runs, arm) for arm in runs}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.sort_values("last", ascending=False).drop(columns="last") if rows else table
-
-
-def _pilot_row(runs: Runs, arm: str) -> dict[str, object]:
-    row: dict[str, object] = {"seeds": len(runs[arm])}
-    for rounds in (ROUNDS, PILOT_ROUNDS):
-        accuracies = [_accuracy_after(record, rounds) for record in runs[arm].values()]
-        gaps = [_accuracy_after(ours, rounds) - _accuracy_after(theirs, rounds) for ours, theirs in _pairs(runs, arm)]
-        lead = with_interval(gaps, "+") if arm != FEDTINY else "-"
-        row |= {f"after {rounds} rounds": with_interval(accuracies), f"FedTiny minus it, {rounds}": lead}
-        row["last"] = mean(accuracies)
-    return row
-
-
-def _accuracy_after(record: Mapping, rounds: int) -> float:
-    """Mean validation accuracy of the last five of so many rounds; 0.1, a guess, if the run did not come so far."""
-    if len(record["rounds"]) < rounds:
-        return 0.1
-    return mean(entry["validation_accuracy"] for entry in record["rounds"][rounds - LATE["test"] : rounds])
-
-
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     tuning, origin = load_plan("claim_tuning", "results")
@@ -200,8 +162,6 @@ def main() -> None:
     print(f"{origin}\n\nlearning rates\n{as_markdown(cells.assign(flops=spent))}")
     for density, runs in shown_densities(load_plan("claim", "results")[0]).items():
         print(f"\ndensity {density:g}\n{as_markdown(claim_table(runs))}")
-    if pilot := records_so_far("claim_pilot", "results"):
-        print(f"\npilot\n{as_markdown(pilot_table(pilot))}")
 
 
 if __name__ == "__main__":

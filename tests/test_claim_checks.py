@@ -1,0 +1,35 @@
+"""Sixty rounds in place of twenty and a CPU in place of a GPU, on records made by hand."""
+
+from fedtiny_lite.experiments.claim import ROUNDS
+from fedtiny_lite.report.claim_checks import devices_table, pilot_table
+from tests.helpers import claim_record
+
+
+def test_the_pilot_shows_a_lead_that_turns_with_more_rounds():
+    """FedTiny: 0.3 in rounds 1 to 20, then 0.6; SNIP: always 0.5. A run that diverged counts as a guess, 0.1."""
+
+    def long(arm: str, accuracies: list[float], seed: int = 100) -> dict:
+        record = claim_record(arm, [0.1, *accuracies], 1, seed)
+        rounds = [entry | {"validation_accuracy": entry["test_accuracy"]} for entry in record["rounds"]]
+        return record | {"rounds": rounds}
+
+    table = pilot_table([long("SNIP", [0.5] * 60), long("FedTiny", [0.3] * 20 + [0.6] * 40), long("GraSP", [0.9] * 19)])
+    assert list(table.index) == ["FedTiny", "SNIP", "GraSP"]
+    assert table.loc["SNIP"].tolist() == [1, "0.500", "-0.200", "0.500", "+0.100"]
+    assert table.loc["FedTiny"].tolist() == [1, "0.300", "-", "0.600", "-"]
+    assert table.loc["GraSP", "after 20 rounds"] == "0.100"
+    assert len(pilot_table([])) == 0
+
+
+def test_devices_are_compared_by_runs_that_differ_in_nothing_else():
+    """Seeds 10 and 11 on both: 0.5 and 0.4 on the CPU, 0.4 and 0.2 on the GPU. Other settings are no pair."""
+
+    def run(accuracy: float, seed: int, device: str, **settings) -> dict:
+        return claim_record("random", [0.1] + [accuracy] * ROUNDS, 1, seed, torch_device=device, **settings)
+
+    on_cpu = [run(0.5, 10, "cpu"), run(0.4, 11, "cpu"), run(0.9, 12, "cpu")]
+    main = [run(0.4, 10, "cuda"), run(0.2, 11, "cuda"), run(0.1, 12, "cuda", density=0.04), run(0.1, 12, "cpu")]
+    table = devices_table(on_cpu, main)
+    assert table.loc["random", "seeds"] == 2
+    assert table.loc["random", "CPU minus GPU"] == "+0.150 [-0.485, +0.785]"  # 12.706 x 0.0707 / sqrt(2)
+    assert len(devices_table([], main)) == len(devices_table(on_cpu, [])) == 0
