@@ -6,19 +6,25 @@ from tests.helpers import claim_record
 
 
 def test_the_pilot_shows_a_lead_that_turns_with_more_rounds():
-    """FedTiny: 0.3 in rounds 1 to 20, then 0.6; SNIP: always 0.5. A run that diverged counts as a guess, 0.1."""
+    """FedTiny: 0.3 in rounds 1 to 20, then 0.6; SNIP: always 0.5. A run that diverged counts as a guess, 0.1.
+
+    Differences in the main table: -0.1 and 0, so s = 0.0707.
+    """
 
     def long(arm: str, accuracies: list[float], seed: int = 100) -> dict:
         record = claim_record(arm, [0.1, *accuracies], 1, seed)
         rounds = [entry | {"validation_accuracy": entry["test_accuracy"]} for entry in record["rounds"]]
         return record | {"rounds": rounds}
 
-    table = pilot_table([long("SNIP", [0.5] * 60), long("FedTiny", [0.3] * 20 + [0.6] * 40), long("GraSP", [0.9] * 19)])
+    runs = [long("SNIP", [0.5] * 60), long("FedTiny", [0.3] * 20 + [0.6] * 40), long("GraSP", [0.9] * 19)]
+    main = [claim_record(arm, [0.1, 0.1 * k], 1, k) for k, arm in enumerate(["FedTiny", "FedTiny"])]
+    main += [claim_record("SNIP", [0.1, 0.1], 1, seed) for seed in (0, 1)]
+    table = pilot_table(runs, main)
     assert list(table.index) == ["FedTiny", "SNIP", "GraSP"]
-    assert table.loc["SNIP"].tolist() == [1, "0.500", "-0.200", "0.500", "+0.100"]
-    assert table.loc["FedTiny"].tolist() == [1, "0.300", "-", "0.600", "-"]
-    assert table.loc["GraSP", "after 20 rounds"] == "0.100"
-    assert len(pilot_table([])) == 0
+    assert table.loc["SNIP"].tolist() == [1, "0.500", "0.500", "-0.200", "+0.100", "+0.300", "0.141"]
+    assert table.loc["FedTiny"].tolist() == [1, "0.300", "0.600", "-", "-", "-", "-"]
+    assert table.loc["GraSP", "after 20 rounds"] == "0.100" and table.loc["GraSP", "twice s"] == "-"
+    assert len(pilot_table([], [])) == 0
 
 
 def test_devices_are_compared_by_runs_that_differ_in_nothing_else():

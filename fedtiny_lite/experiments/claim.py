@@ -28,8 +28,9 @@ RATES = (0.02, 0.05, 0.1, 0.2)
 PILOT_ROUNDS = 3 * ROUNDS
 PILOT = ("SynFlow", "FedTiny", "magnitude", "random", "small model")
 """The arms that are trained three times as long, to see whether their order stands."""
-ON_BOTH = ("small model", "magnitude")
-"""The arms that run on two kinds of device: the CPU computes one by dense torch and the other by the sparse engine."""
+ON_BOTH = ("FedTiny", "small model", "magnitude")
+"""The arms that run on two kinds of device: the CPU computes the small model by dense torch, the others' clients by the
+sparse engine."""
 
 SETTING = dict(
     dataset="folder:data/cifar10-jpeg", model="resnet18", width=16, clients=10, alpha=0.5, server_shots=20,
@@ -143,7 +144,7 @@ def main_table(arms: Mapping[str, Values]) -> list[Config]:
 
 
 def claim_devices(out: str | Path) -> list[Config]:
-    """Runs of the main table at the middle density, which a GPU made, once more on the CPU: what a device changes."""
+    """Runs of the main table at the middle density, on the CPU whatever made them there: what a device changes."""
     arms = tuned(out)
     return [config_of(arms[name], seed=seed, torch_device="cpu") for name in ON_BOTH for seed in SEEDS[:3]]
 

@@ -77,9 +77,14 @@ def train(
     step: Step = eager
     for number, index in enumerate(schedule):
         images, labels = training_batch(split, index, pixels, config.augment, generator)
-        if number == WARM_UP and images.is_cuda and not on_gradient:
+        if step is eager and number >= WARM_UP and _recordable(images, config) and not on_gradient:
             step = replayed(eager, images, labels)
         step(images, labels, number / len(schedule))
+
+
+def _recordable(images: Tensor, config: Config) -> bool:
+    """Whether a step on these images is worth replaying: they are a whole batch on a GPU."""
+    return images.is_cuda and len(images) == config.batch_size
 
 
 def gradient(parameter: Tensor) -> Tensor:

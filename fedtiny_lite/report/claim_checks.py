@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, stdev
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import LATE, PILOT_ROUNDS, ROUNDS, late_accuracy
+from fedtiny_lite.experiments.claim import DENSITIES, LATE, MIDDLE, PILOT_ROUNDS, ROUNDS, late_accuracy
 from fedtiny_lite.records.bundles import records_so_far
-from fedtiny_lite.report.claim_tables import Runs, arm_of, pairs
+from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, pairs, runs_at
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval
 
@@ -22,25 +22,36 @@ def _by_arm(records: Sequence[Mapping]) -> Runs:
     return runs
 
 
-def pilot_table(records: Sequence[Mapping]) -> pd.DataFrame:
+def pilot_table(records: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
     """Per arm of the pilot, the most accurate first: accuracy on held-out images after the main table's rounds and at
     the end, and FedTiny's lead at both; each accuracy is the mean of five rounds. It is empty without runs.
+
+    `change`: how much the lead grows. `twice s`: twice the standard deviation of the lead between seeds of the main
+    `table` at the pilot's density; a lead that changes by more is said to move.
     """
-    runs = _by_arm(records)
-    rows = {arm: _pilot_row(runs, arm) for arm in runs}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.sort_values("last", ascending=False).drop(columns="last") if rows else table
+    runs, main = _by_arm(records), runs_at(table, DENSITIES[MIDDLE])
+    rows = {arm: _pilot_row(runs, arm, gaps_at_equal_rounds(main, arm) if arm in main else []) for arm in runs}
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    return found.sort_values(f"after {PILOT_ROUNDS} rounds", ascending=False) if rows else found
 
 
-def _pilot_row(runs: Runs, arm: str) -> dict[str, object]:
+def _pilot_row(runs: Runs, arm: str, scatter: Sequence[float]) -> dict[str, object]:
     row: dict[str, object] = {"seeds": len(runs[arm])}
     for rounds in (ROUNDS, PILOT_ROUNDS):
         accuracies = [_accuracy_after(record, rounds) for record in runs[arm].values()]
-        gaps = [_accuracy_after(ours, rounds) - _accuracy_after(theirs, rounds) for ours, theirs in pairs(runs, arm)]
-        lead = with_interval(gaps, "+") if arm != FEDTINY else "-"
-        row |= {f"after {rounds} rounds": with_interval(accuracies), f"FedTiny minus it, {rounds}": lead}
-        row["last"] = mean(accuracies)
-    return row
+        row[f"after {rounds} rounds"] = with_interval(accuracies)
+    early, late = (_leads(runs, arm, rounds) for rounds in (ROUNDS, PILOT_ROUNDS))
+    if arm == FEDTINY or not early:
+        return row | dict.fromkeys(("FedTiny minus it", "then", "change", "twice s"), "-")
+    change = with_interval([last - first for first, last in zip(early, late, strict=True)], "+")
+    twice = f"{2 * stdev(scatter):.3f}" if len(scatter) > 1 else "-"
+    leads = {"FedTiny minus it": with_interval(early, "+"), "then": with_interval(late, "+")}
+    return row | leads | {"change": change, "twice s": twice}
+
+
+def _leads(runs: Runs, arm: str, rounds: int) -> list[float]:
+    """FedTiny's accuracy minus the arm's after so many rounds, a number per seed of both."""
+    return [_accuracy_after(ours, rounds) - _accuracy_after(theirs, rounds) for ours, theirs in pairs(runs, arm)]
 
 
 def _accuracy_after(record: Mapping, rounds: int) -> float:
@@ -74,7 +85,7 @@ def _device_row(on_cpu: Sequence[Mapping], main: Sequence[Mapping]) -> dict[str,
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
     pilot, on_cpu, table = (records_so_far(plan, "results") for plan in ("claim_pilot", "claim_devices", "claim"))
-    print(f"pilot\n{as_markdown(pilot_table(pilot))}\n\ndevices\n{as_markdown(devices_table(on_cpu, table))}")
+    print(f"pilot\n{as_markdown(pilot_table(pilot, table))}\n\ndevices\n{as_markdown(devices_table(on_cpu, table))}")
 
 
 if __name__ == "__main__":
