@@ -1,7 +1,7 @@
 """Sixty rounds in place of twenty and a CPU in place of a GPU, on records made by hand."""
 
 from fedtiny_lite.experiments.claim import ROUNDS
-from fedtiny_lite.report.claim_checks import devices_table, pilot_table
+from fedtiny_lite.report.claim_checks import devices_table, modules_table, pilot_table
 from tests.helpers import claim_record
 
 
@@ -39,3 +39,17 @@ def test_devices_are_compared_by_runs_that_differ_in_nothing_else():
     assert table.loc["random", "seeds"] == 2
     assert table.loc["random", "CPU minus GPU"] == "+0.150 [-0.485, +0.785]"  # 12.706 x 0.0707 / sqrt(2)
     assert len(devices_table([], main)) == len(devices_table(on_cpu, [])) == 0
+
+
+def test_without_a_module_only_runs_of_the_tables_setting_count():
+    """FedTiny 0.5 and 0.4, without selection 0.3 and 0.4: leads of 0.2 and 0. Another partition is no such run."""
+
+    def run(accuracy: float, seed: int, **settings) -> dict:
+        return claim_record("FedTiny", [0.1, accuracy], 1, seed, **settings)
+
+    ablated = [run(0.3, 10, selection="fixed"), run(0.4, 11, selection="fixed"), run(0.9, 10, alpha=5.0)]
+    ablated += [run(0.9, 10, selection="fixed", alpha=5.0), run(0.6, 10, selection="fixed", progressive="no")]
+    table = modules_table(ablated, [run(0.5, 10), run(0.4, 11)])
+    assert table["seeds"].tolist() == [2, 2, 0, 1]
+    assert table.loc["without selection", "FedTiny minus it"] == "+0.100 [-1.171, +1.371]"  # 12.706 x 0.1414 / sqrt(2)
+    assert table.loc["without both", "FedTiny minus it"] == "-0.100"

@@ -1,4 +1,4 @@
-"""What the claim's table can stand for: sixty rounds in place of twenty, and one device in place of another.
+"""Beside the claim's table: FedTiny without its modules, sixty rounds in place of twenty, one device for another.
 
 `python -m fedtiny_lite.report.claim_checks` prints the tables.
 """
@@ -8,11 +8,23 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import DENSITIES, LATE, MIDDLE, PILOT_ROUNDS, ROUNDS, late_accuracy
+from fedtiny_lite.experiments.claim import (
+    ABLATIONS,
+    ARMS,
+    DENSITIES,
+    LATE,
+    MIDDLE,
+    PILOT_ROUNDS,
+    ROUNDS,
+    SETTING,
+    late_accuracy,
+)
 from fedtiny_lite.records.bundles import records_so_far
 from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, pairs, runs_at
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval
+
+UNCHANGED = {"selection": "adaptive", "progressive": "yes"} | {name: SETTING[name] for name in ("alpha", "server_set")}
 
 
 def _by_arm(records: Sequence[Mapping]) -> Runs:
@@ -20,6 +32,26 @@ def _by_arm(records: Sequence[Mapping]) -> Runs:
     for record in records:
         runs.setdefault(arm_of(record), {})[record["config"]["seed"]] = record
     return runs
+
+
+MODULES = dict(zip(("without selection", "without progressive pruning", "without both"), ABLATIONS, strict=True))
+
+
+def modules_table(ablated: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
+    """FedTiny of the main `table` at the middle density, and without its modules: accuracy, and FedTiny's lead.
+
+    `ablated`: runs of the plan `claim_ablations`, of which those on other partitions and server sets are left out.
+    """
+    whole = {seed: late_accuracy(run) for seed, run in runs_at(table, DENSITIES[MIDDLE]).get(FEDTINY, {}).items()}
+    rows = {FEDTINY: {"seeds": len(whole), "accuracy": with_interval(list(whole.values())), "FedTiny minus it": "-"}}
+    for name, changed in MODULES.items():
+        wanted = {**ARMS[FEDTINY], **UNCHANGED, **changed}
+        runs = [run for run in ablated if wanted.items() <= run["config"].items()]
+        accuracies = {run["config"]["seed"]: late_accuracy(run) for run in runs}
+        gaps = [whole[seed] - accuracies[seed] for seed in sorted(whole.keys() & accuracies.keys())]
+        accuracy, lead = with_interval(list(accuracies.values())), with_interval(gaps, "+")
+        rows[name] = {"seeds": len(accuracies), "accuracy": accuracy, "FedTiny minus it": lead}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def pilot_table(records: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
@@ -84,8 +116,9 @@ def _device_row(on_cpu: Sequence[Mapping], main: Sequence[Mapping]) -> dict[str,
 
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
-    pilot, on_cpu, table = (records_so_far(plan, "results") for plan in ("claim_pilot", "claim_devices", "claim"))
-    print(f"pilot\n{as_markdown(pilot_table(pilot, table))}\n\ndevices\n{as_markdown(devices_table(on_cpu, table))}")
+    table, *others = (records_so_far(f"claim{part}", "results") for part in ("", "_ablations", "_pilot", "_devices"))
+    for name, found in zip((modules_table, pilot_table, devices_table), others, strict=True):
+        print(f"{name.__name__}\n{as_markdown(name(found, table))}\n")
 
 
 if __name__ == "__main__":
