@@ -82,6 +82,13 @@ def test_points_are_the_means_over_the_last_rounds():
     assert point.get_offsets().tolist() == [[pytest.approx(2), pytest.approx(0.5)]]
 
 
+def test_points_are_filled_where_the_mask_changes():
+    """A mask drawn at random stays too, and so does a small model."""
+    [ax] = drawn(runs(["FedTiny", "SNIP", "random", "small model", "FedRTS"]))["accuracy_over_work"].axes
+    white = {point.get_label() for point in ax.collections if point.get_facecolor()[0, :3].tolist() == [1, 1, 1]}
+    assert white == {"SNIP", "random", "small model"}
+
+
 def test_no_two_arms_of_a_panel_look_alike():
     for ax in drawn(runs(ARMS, DENSITIES))["accuracy_over_density"].axes:
         looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines]

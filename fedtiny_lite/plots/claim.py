@@ -14,7 +14,7 @@ from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, OURS, SETTING,
 from fedtiny_lite.plots.comparison import INTERVAL, interval_dots
 from fedtiny_lite.plots.runs import Style, accuracy_row, styles
 from fedtiny_lite.plots.style import DENSITY, PALETTE, figure, subtitle
-from fedtiny_lite.records.schema import STAY
+from fedtiny_lite.records.schema import CHANGE
 from fedtiny_lite.report.claim_tables import (
     Runs,
     arm_of,
@@ -114,13 +114,13 @@ def work_figure(records: Sequence[Mapping]) -> Figure:
     fig = figure((3.6 + 3.0 * len(shown), 4.8))
     for ax, (density, runs) in zip(_row(fig, len(shown), sharex=True), shown.items(), strict=True):
         for arm in (arm for arm in runs if arm != UNPRUNED):
-            _point(ax, arm, list(runs[arm].values()), hollow=families[arm] == STAY)
+            _point(ax, arm, list(runs[arm].values()), hollow=families[arm] != CHANGE)
         _plain_logarithm(ax)
         ax.set(title=f"density {density:g}", xlabel="training FLOPs of a run\n(10¹², counted)")
     accuracy_row(fig)
     seeds = _seeds(of_arm for runs in shown.values() for arm, of_arm in runs.items() if arm != UNPRUNED)
     seeds = seeds if seeds == "1 seed" else f"mean over {seeds}"
-    what = f"{_DATA}\n{seeds}; accuracy measured, work counted; hollow: the mask stays"
+    what = f"{_DATA}\n{seeds}; accuracy measured, work counted; filled: the mask changes"
     subtitle(fig, "The same density is not the same work", what)
     return fig
 
