@@ -1,7 +1,7 @@
 """Sixty rounds in place of twenty and a CPU in place of a GPU, on records made by hand."""
 
 from fedtiny_lite.experiments.claim import ROUNDS
-from fedtiny_lite.report.claim_checks import devices_table, modules_table, pilot_table
+from fedtiny_lite.report.claim_checks import ablated_pairs, devices_table, modules_table, pilot_table
 from tests.helpers import claim_record
 
 
@@ -41,15 +41,23 @@ def test_devices_are_compared_by_runs_that_differ_in_nothing_else():
     assert len(devices_table([], main)) == len(devices_table(on_cpu, [])) == 0
 
 
+def lean(accuracy: float, seed: int, **settings) -> dict:
+    return claim_record("FedTiny", [0.1, accuracy], 1, seed, **settings)
+
+
 def test_without_a_module_only_runs_of_the_tables_setting_count():
     """FedTiny 0.5 and 0.4, without selection 0.3 and 0.4: leads of 0.2 and 0. Another partition is no such run."""
-
-    def run(accuracy: float, seed: int, **settings) -> dict:
-        return claim_record("FedTiny", [0.1, accuracy], 1, seed, **settings)
-
-    ablated = [run(0.3, 10, selection="fixed"), run(0.4, 11, selection="fixed"), run(0.9, 10, alpha=5.0)]
-    ablated += [run(0.9, 10, selection="fixed", alpha=5.0), run(0.6, 10, selection="fixed", progressive="no")]
-    table = modules_table(ablated, [run(0.5, 10), run(0.4, 11)])
-    assert table["seeds"].tolist() == [2, 2, 0, 1]
+    ablated = [lean(0.3, 10, selection="fixed"), lean(0.4, 11, selection="fixed"), lean(0.9, 10, alpha=5.0)]
+    ablated += [lean(0.9, 10, selection="fixed", alpha=5.0), lean(0.6, 10, selection="fixed", progressive="no")]
+    table = modules_table(ablated, [lean(0.5, 10), lean(0.4, 11), lean(0.9, 11, density=0.04)])
+    assert table["seeds"].tolist() == [2, 0, 1]
     assert table.loc["without selection", "FedTiny minus it"] == "+0.100 [-1.171, +1.371]"  # 12.706 x 0.1414 / sqrt(2)
     assert table.loc["without both", "FedTiny minus it"] == "-0.100"
+
+
+def test_a_module_is_judged_on_one_kind_of_device_where_both_ran_on_it():
+    whole = [lean(0.5, 10, torch_device="cuda"), lean(0.4, 10, torch_device="cpu"), lean(0.7, 11, torch_device="cuda")]
+    ablated = [lean(0.3, seed, progressive="no", torch_device="cpu") for seed in (10, 11)]
+    assert [ours["config"]["torch_device"] for ours, _ in ablated_pairs({"progressive": "no"}, ablated, whole)] == [
+        *("cpu", "cuda")
+    ]

@@ -9,6 +9,7 @@ from fedtiny_lite.experiments import claim
 from fedtiny_lite.experiments.claim import late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.records.bundles import provenance
+from fedtiny_lite.report.claim_checks import ablated_pairs
 from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, runs_at
 from fedtiny_lite.report.deciding import LEAST
 from fedtiny_lite.report.labels import FEDTINY
@@ -102,9 +103,6 @@ def _by_seeds(records: Sequence[Mapping]) -> str:
 
 def ablated(out: str | Path, changed: claim.Values) -> list[float]:
     """FedTiny's accuracy minus that of FedTiny with these settings `changed`, per seed, at the middle density."""
-    ours = arms_at(load("claim", out).records, claim.MIDDLE).get(FEDTINY, {})
-    usual = {name: claim.SETTING[name] for name in ("alpha", "server_set")}
-    wanted = {**claim.ARMS[FEDTINY], **usual, "selection": "adaptive", "progressive": "yes", **changed}
-    parts = load("claim_ablations", out).records
-    theirs = {r["config"]["seed"]: r for r in parts if wanted.items() <= r["config"].items()}
-    return [late_accuracy(ours[seed]) - late_accuracy(theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    whole = [run for plan in ("claim", "claim_devices") for run in load(plan, out).records]
+    pairs = ablated_pairs(changed, load("claim_ablations", out).records, whole)
+    return [late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in pairs]

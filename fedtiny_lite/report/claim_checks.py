@@ -17,6 +17,7 @@ from fedtiny_lite.experiments.claim import (
     PILOT_ROUNDS,
     ROUNDS,
     SETTING,
+    Values,
     late_accuracy,
 )
 from fedtiny_lite.records.bundles import records_so_far
@@ -37,20 +38,39 @@ def _by_arm(records: Sequence[Mapping]) -> Runs:
 MODULES = dict(zip(("without selection", "without progressive pruning", "without both"), ABLATIONS, strict=True))
 
 
-def modules_table(ablated: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
-    """FedTiny of the main `table` at the middle density, and without its modules: accuracy, and FedTiny's lead.
+def ablated_pairs(
+    changed: Values, ablated: Sequence[Mapping], whole: Sequence[Mapping]
+) -> list[tuple[Mapping, Mapping]]:
+    """FedTiny's run at the middle density and that with these settings `changed`, for each seed of both.
 
-    `ablated`: runs of the plan `claim_ablations`, of which those on other partitions and server sets are left out.
+    `ablated`: runs of the plan `claim_ablations`; `whole`: those of the main table and of `claim_devices`. Of two runs
+    of a seed the one on the changed run's kind of device is taken, as on another device the pool is another one.
     """
-    whole = {seed: late_accuracy(run) for seed, run in runs_at(table, DENSITIES[MIDDLE]).get(FEDTINY, {}).items()}
-    rows = {FEDTINY: {"seeds": len(whole), "accuracy": with_interval(list(whole.values())), "FedTiny minus it": "-"}}
+    usual = {**ARMS[FEDTINY], **UNCHANGED}
+    wanted, plain = {**usual, **changed}, {**usual, "density": DENSITIES[MIDDLE]}
+    pairs = []
+    for theirs in sorted((run for run in ablated if wanted.items() <= run["config"].items()), key=_seed):
+        ours = [run for run in whole if plain.items() <= run["config"].items() and _seed(run) == _seed(theirs)]
+        alike = [run for run in ours if run["config"]["torch_device"] == theirs["config"]["torch_device"]]
+        pairs += [(run, theirs) for run in [*alike, *ours][:1]]
+    return pairs
+
+
+def _seed(run: Mapping) -> int:
+    return run["config"]["seed"]
+
+
+def modules_table(ablated: Sequence[Mapping], whole: Sequence[Mapping]) -> pd.DataFrame:
+    """FedTiny without its modules at the middle density, beside FedTiny on the same seeds. See `ablated_pairs`."""
+    rows = {}
     for name, changed in MODULES.items():
-        wanted = {**ARMS[FEDTINY], **UNCHANGED, **changed}
-        runs = [run for run in ablated if wanted.items() <= run["config"].items()]
-        accuracies = {run["config"]["seed"]: late_accuracy(run) for run in runs}
-        gaps = [whole[seed] - accuracies[seed] for seed in sorted(whole.keys() & accuracies.keys())]
-        accuracy, lead = with_interval(list(accuracies.values())), with_interval(gaps, "+")
-        rows[name] = {"seeds": len(accuracies), "accuracy": accuracy, "FedTiny minus it": lead}
+        pairs = ablated_pairs(changed, ablated, whole)
+        ours, theirs = ([late_accuracy(pair[side]) for pair in pairs] for side in (0, 1))
+        lead = with_interval([first - second for first, second in zip(ours, theirs, strict=True)], "+")
+        rows[name] = {
+            **{"seeds": len(pairs), "accuracy": with_interval(theirs)},
+            **{"FedTiny": with_interval(ours), "FedTiny minus it": lead},
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -116,9 +136,10 @@ def _device_row(on_cpu: Sequence[Mapping], main: Sequence[Mapping]) -> dict[str,
 
 def main() -> None:
     """Print the tables of the records in `results`, or else of those that are committed with the kit."""
-    table, *others = (records_so_far(f"claim{part}", "results") for part in ("", "_ablations", "_pilot", "_devices"))
-    for name, found in zip((modules_table, pilot_table, devices_table), others, strict=True):
-        print(f"{name.__name__}\n{as_markdown(name(found, table))}\n")
+    parts = ("", "_devices", "_ablations", "_pilot")
+    table, on_cpu, ablated, pilot = (records_so_far(f"claim{part}", "results") for part in parts)
+    print(f"modules\n{as_markdown(modules_table(ablated, [*table, *on_cpu]))}\n")
+    print(f"devices\n{as_markdown(devices_table(on_cpu, table))}\n\npilot\n{as_markdown(pilot_table(pilot, table))}")
 
 
 if __name__ == "__main__":
