@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_steps
 
 Width 16, density 0.04, batches of 64 noise images, crops and flips: median milliseconds of a step over TURNS epochs,
-and how far apart the weights of two epochs from the same start end, as a share of how far they moved.
+and how far apart the states of two epochs from the same start end, as a share of how far they moved.
 """
 
 import time
