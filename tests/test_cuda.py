@@ -19,13 +19,14 @@ def on(device: str, **settings) -> dict:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_costs_and_learns_about_what_it_does_on_the_cpu(method):
-    """Convolutions in TF32 move masks and losses; one client more that FL-PQSU refuses is a quarter of the bytes."""
+def test_a_method_costs_and_learns_what_it_does_on_the_cpu(method):
+    """TF32 moves masks. On few images that changes how many clients upload in FL-PQSU, and what PruneFL keeps."""
     gpu, cpu = on("cuda", method=method), on("cpu", method=method)
+    near = 0.4 if method in ("fl_pqsu", "prunefl") else 0.05
     assert gpu["config"]["torch_device"] == "cuda" and gpu["config"] | {"torch_device": "cpu"} == cpu["config"]
     for ours, theirs in zip(gpu["rounds"], cpu["rounds"], strict=True):
-        assert {key: ours[key] for key in COUNTED} == pytest.approx({key: theirs[key] for key in COUNTED}, rel=0.4)
-        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=0.4)
+        assert {key: ours[key] for key in COUNTED} == pytest.approx({key: theirs[key] for key in COUNTED}, rel=near)
+        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=near)
 
 
 def test_resnet18_of_colour_images_trains_on_a_gpu(tmp_path):
@@ -47,7 +48,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 def test_clients_in_two_processes_share_the_gpu():
     alone, shared = on("cuda"), on("cuda", workers=2)
     assert shared["final"]["bytes_up"] == alone["final"]["bytes_up"]
-    assert shared["final"]["test_loss"] == pytest.approx(alone["final"]["test_loss"], rel=0.4)
+    assert shared["final"]["test_loss"] == pytest.approx(alone["final"]["test_loss"], rel=0.05)
 
 
 def epochs_on_gpu(on_gradient: training.OnGradient | None) -> tuple[float, dict[str, torch.Tensor]]:

@@ -21,21 +21,13 @@ from fedtiny_lite.experiments.claim import (
     late_accuracy,
 )
 from fedtiny_lite.records.bundles import records_so_far
-from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, pairs, runs_at
+from fedtiny_lite.report.claim_tables import Runs, gaps_at_equal_rounds, pairs, runs_at
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval
 
-UNCHANGED = {"selection": "adaptive", "progressive": "yes"} | {name: SETTING[name] for name in ("alpha", "server_set")}
-
-
-def _by_arm(records: Sequence[Mapping]) -> Runs:
-    runs: dict[str, dict[int, Mapping]] = {}
-    for record in records:
-        runs.setdefault(arm_of(record), {})[record["config"]["seed"]] = record
-    return runs
-
-
 MODULES = dict(zip(("without selection", "without progressive pruning", "without both"), ABLATIONS, strict=True))
+UNCHANGED = {"selection": "adaptive", "progressive": "yes"} | {name: SETTING[name] for name in ("alpha", "server_set")}
+"""The usual values of what the plan `claim_ablations` changes. In a run without a module nothing else is changed."""
 
 
 def ablated_pairs(
@@ -48,12 +40,12 @@ def ablated_pairs(
     """
     usual = {**ARMS[FEDTINY], **UNCHANGED}
     wanted, plain = {**usual, **changed}, {**usual, "density": DENSITIES[MIDDLE]}
-    pairs = []
+    found = []
     for theirs in sorted((run for run in ablated if wanted.items() <= run["config"].items()), key=_seed):
         ours = [run for run in whole if plain.items() <= run["config"].items() and _seed(run) == _seed(theirs)]
         alike = [run for run in ours if run["config"]["torch_device"] == theirs["config"]["torch_device"]]
-        pairs += [(run, theirs) for run in [*alike, *ours][:1]]
-    return pairs
+        found += [(run, theirs) for run in [*alike, *ours][:1]]
+    return found
 
 
 def _seed(run: Mapping) -> int:
@@ -64,12 +56,14 @@ def modules_table(ablated: Sequence[Mapping], whole: Sequence[Mapping]) -> pd.Da
     """FedTiny without its modules at the middle density, beside FedTiny on the same seeds. See `ablated_pairs`."""
     rows = {}
     for name, changed in MODULES.items():
-        pairs = ablated_pairs(changed, ablated, whole)
-        ours, theirs = ([late_accuracy(pair[side]) for pair in pairs] for side in (0, 1))
+        both = ablated_pairs(changed, ablated, whole)
+        ours, theirs = ([late_accuracy(pair[side]) for pair in both] for side in (0, 1))
         lead = with_interval([first - second for first, second in zip(ours, theirs, strict=True)], "+")
         rows[name] = {
-            **{"seeds": len(pairs), "accuracy": with_interval(theirs)},
-            **{"FedTiny": with_interval(ours), "FedTiny minus it": lead},
+            "seeds": len(both),
+            "accuracy": with_interval(theirs),
+            "FedTiny": with_interval(ours),
+            "FedTiny minus it": lead,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -81,7 +75,7 @@ def pilot_table(records: Sequence[Mapping], table: Sequence[Mapping]) -> pd.Data
     `change`: how much the lead grows. `twice s`: twice the standard deviation of the lead between seeds of the main
     `table` at the pilot's density; a lead that changes by more is said to move.
     """
-    runs, main = _by_arm(records), runs_at(table, DENSITIES[MIDDLE])
+    runs, main = (runs_at(found, DENSITIES[MIDDLE]) for found in (records, table))
     rows = {arm: _pilot_row(runs, arm, gaps_at_equal_rounds(main, arm) if arm in main else []) for arm in runs}
     found = pd.DataFrame.from_dict(rows, orient="index")
     return found.sort_values(f"after {PILOT_ROUNDS} rounds", ascending=False) if rows else found
@@ -118,7 +112,7 @@ def devices_table(on_cpu: Sequence[Mapping], main: Sequence[Mapping]) -> pd.Data
 
     `main`: runs of the main table; those that a GPU made at the same settings are taken. It is empty without pairs.
     """
-    rows = {arm: _device_row(list(runs.values()), main) for arm, runs in _by_arm(on_cpu).items()}
+    rows = {arm: _device_row(list(runs.values()), main) for arm, runs in runs_at(on_cpu, DENSITIES[MIDDLE]).items()}
     return pd.DataFrame.from_dict({arm: row for arm, row in rows.items() if row["seeds"]}, orient="index")
 
 

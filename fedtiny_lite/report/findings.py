@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import DENSITIES
+from fedtiny_lite.experiments.claim import DENSITIES, MIDDLE
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.files import read_json
 from fedtiny_lite.report import deciding, exchanges
@@ -131,7 +131,8 @@ def modules(out: str | Path) -> Finding:
     shown = {words: ablated(out, changed) for words, changed in parts.items()}
     tested = {words: values for words, values in shown.items() if len(values) > 1}
     outcome = deciding.of_parts([deciding.of_one(values) for values in shown.values()])
-    return _with_progress(Finding(CIFAR, outcome, _each(tested), shown), "claim_ablations", out)
+    where = f"{CIFAR}, density {DENSITIES[MIDDLE]:g}"
+    return _with_progress(Finding(where, outcome, _each(tested), shown), "claim_ablations", out)
 
 
 def _each(gaps: Gaps) -> str:
