@@ -33,7 +33,7 @@ def main() -> None:
     split = Split(images, torch.randint(10, (IMAGES,), generator=generator)).to("cuda")
     model, config = model.to("cuda"), config_of(ARMS["random"], seed=0)
     start = state_of(model)
-    ways: dict[str, OnGradient | None] = {"replayed": None, "in a loop": lambda parameters, done: None}
+    ways: dict[str, OnGradient | None] = {"replayed": None, "in a loop": lambda parameters: None}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     ends: dict[str, list[dict[str, Tensor]]] = {way: [] for way in ways}
     for _ in range(TURNS + 1):  # the first turn makes libraries ready

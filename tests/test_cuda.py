@@ -77,6 +77,6 @@ def test_replayed_steps_end_where_a_loop_does(monkeypatch):
     """
     recorded, record = [], training.replayed
     monkeypatch.setattr(training, "replayed", lambda *step: recorded.append(step) or record(*step))
-    (_, replayed), (moved, looped) = epochs_on_gpu(None), epochs_on_gpu(lambda parameters, done: None)
+    (_, replayed), (moved, looped) = epochs_on_gpu(None), epochs_on_gpu(lambda parameters: None)
     assert int((replayed["layer4.0.conv1.weight"] != 0).sum()) == 500
     assert apart(replayed, looped) < 0.3 * moved and len(recorded) == 1

@@ -36,7 +36,7 @@ def test_the_lowest_kept_weights_are_marked_and_no_pruned_one():
 def test_extrusion_adds_twice_lambda_times_the_weight_where_it_is_marked_alone():
     w = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
     w.grad = torch.tensor([0.5, 0.5, 0.5])
-    fedmef.extrusion({"w": torch.tensor([True, True, False])}, 0.1)({"w": w}, 0.0)
+    fedmef.extrusion({"w": torch.tensor([True, True, False])}, 0.1)({"w": w})
     assert w.grad.tolist() == pytest.approx([0.5 + 0.2, 0.5 - 0.4, 0.5])
 
 
@@ -44,7 +44,7 @@ def test_extrusion_is_the_gradient_of_the_penalised_loss():
     x, low = torch.randn(5, 4, generator=seeded()), torch.tensor([True, False, True, False])
     plain, penalised = (nn.Parameter(torch.randn(4, generator=seeded(1))) for _ in range(2))
     (x @ plain).square().mean().backward()
-    fedmef.extrusion({"w": low}, 0.3)({"w": plain}, 0.0)
+    fedmef.extrusion({"w": low}, 0.3)({"w": plain})
     ((x @ penalised).square().mean() + 0.3 * penalised[low].square().sum()).backward()
     assert torch.allclose(plain.grad, penalised.grad)
 

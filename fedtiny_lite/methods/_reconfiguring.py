@@ -26,7 +26,7 @@ def train_and_square(
     """The trained state, each parameter's squared gradient (mean over the batches), and the FLOPs, 2 F_s + F_d."""
     squares: dict[str, Tensor] = {}
 
-    def add(parameters: Mapping[str, nn.Parameter], progress: float) -> None:
+    def add(parameters: Mapping[str, nn.Parameter]) -> None:
         for name, parameter in parameters.items():
             square = gradient(parameter).square()
             squares[name] = squares[name] + square if name in squares else square

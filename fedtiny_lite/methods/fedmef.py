@@ -70,7 +70,7 @@ def extrusion(low: Mapping[str, Tensor], strength: float) -> OnGradient:
     """Adds the gradient of the penalty strength x |w|^2 over the weights w that `low` marks (the paper's Eq. 2)."""
 
     @torch.no_grad()
-    def add_penalty(parameters: Mapping[str, nn.Parameter], progress: float) -> None:
+    def add_penalty(parameters: Mapping[str, nn.Parameter]) -> None:
         for name, marked in low.items():
             gradient(parameters[name]).add_(parameters[name] * marked, alpha=2 * strength)
 

@@ -18,9 +18,8 @@ EVALUATION_BATCH = 256
 Predict = Callable[[Tensor], Tensor]
 """Float images [N, C, H, W] to logits [N, classes]."""
 
-OnGradient = Callable[[Mapping[str, nn.Parameter], float], None]
-"""Called in every step between backward pass and update: (parameters by name, share of the steps done, in [0, 1)).
-The gradients of the parameters are dense."""
+OnGradient = Callable[[Mapping[str, nn.Parameter]], None]
+"""Called in every step between backward pass and update, with the parameters by name. Their gradients are dense."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,12 @@ def train(
     parameters = dict(model.named_parameters())
     optimiser = sgd(parameters.values(), config)
 
-    def eager(images: Tensor, labels: Tensor, done: float) -> None:
+    def eager(images: Tensor, labels: Tensor) -> None:
         loss = F.cross_entropy(model(images), labels)
         optimiser.zero_grad()
         loss.backward()
         if on_gradient:
-            on_gradient(parameters, done)
+            on_gradient(parameters)
         optimiser.step()
         apply_mask(parameters, mask)
 
@@ -79,7 +78,7 @@ def train(
         images, labels = training_batch(split, index, pixels, config.augment, generator)
         if step is eager and number >= WARM_UP and _recordable(images, config) and not on_gradient:
             step = replayed(eager, images, labels)
-        step(images, labels, number / len(schedule))
+        step(images, labels)
 
 
 def _recordable(images: Tensor, config: Config) -> bool:
