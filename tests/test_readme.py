@@ -6,7 +6,7 @@ import pytest
 
 from fedtiny_lite.experiments.notebook_runner import find_notebooks
 from fedtiny_lite.records.files import ROOT
-from fedtiny_lite.report.readme import BEGIN, END, with_verdicts, write_readme
+from fedtiny_lite.report.readme import PLACES, marks, with_verdicts, write_readme
 from fedtiny_lite.report.verdicts import verdicts
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,11 +47,13 @@ def test_every_room_is_explained():
 
 
 def test_only_what_is_between_the_marks_changes(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n", encoding="utf-8")
+    path, ours = tmp_path / "README.md", [marks(name) for name in PLACES]
+    path.write_text("a\n" + "b\n".join(f"{begin}\nold\n{end}\n" for begin, end in ours) + "c\n", encoding="utf-8")
     text = write_readme(verdicts(tmp_path), path).read_text(encoding="utf-8")
-    assert text.startswith(f"a\n{BEGIN}\n| the paper claims |") and text.endswith(f"|\n{END}\nb\n")
-    with pytest.raises(ValueError, match="no place for the verdicts"):
+    (begin, end), (after, last) = ours
+    assert text.startswith(f"a\n{begin}\n**Its abstract, checked here so far.** More accurate than every baseline: **")
+    assert f".\n{end}\nb\n{after}\n| the paper claims |" in text and text.endswith(f"|\n{last}\nc\n")
+    with pytest.raises(ValueError, match="no place for the answer"):
         with_verdicts("no marks", [])
 
 

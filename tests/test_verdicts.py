@@ -92,7 +92,7 @@ def test_what_the_records_on_digits_say(committed):
     digits = accuracy.findings[-1]
     assert digits.outcome == "does not hold"
     assert "FedTiny − FedMef, the best: −0.139 [−0.220, −0.059], n = 10; surely ahead of 7 of 13" in digits.numbers
-    assert digits.where.endswith("density 0.01 (a filter keeps what it does at the paper's 0.001)")
+    assert digits.where.endswith("density 0.01 (the paper's 0.001 by weights a filter)")
     rival = next(found for claim, found in committed.items() if "uniform magnitude" in claim)
     assert rival.decisive.outcome == "partly" and "FedTiny − magnitude, 0.01: +0.029" in rival.decisive.numbers
 

@@ -79,7 +79,7 @@ def digits_lead(runs: pd.DataFrame, density: float) -> Finding:
     gaps = against_others(at_density(runs, density)) if len(runs) else {}
     baselines = {name: values for name, values in gaps.items() if name != DENSE}
     return _over_baselines(
-        baselines, f"{DIGITS}, density {density:g} (a filter keeps what it does at the paper's {PER_FILTER[density]})"
+        baselines, f"{DIGITS}, density {density:g} (the paper's {PER_FILTER[density]} by weights a filter)"
     )
 
 

@@ -128,6 +128,16 @@ def _table(rows: Iterable[tuple[Verdict, Finding]]) -> pd.DataFrame:
     return pd.DataFrame(cells, columns=["claim", "verdict", "found on", "numbers"])
 
 
+def in_short(found: Sequence[Verdict]) -> str:
+    """What the abstract's claims of accuracy, computation and memory come to, for the README's first lines."""
+    accuracy, _, computation, memory, _ = (row for row in found if row.source == ABSTRACT)
+    return (
+        f"**Its abstract, checked here so far.** More accurate than every baseline: **{accuracy.answer}** "
+        f"({accuracy.decisive.where}). 95.91 % less computation: **{computation.answer}**; "
+        f"94.01 % less memory: **{memory.answer}**."
+    )
+
+
 def in_markdown(found: Sequence[Verdict]) -> str:
     """The verdicts on the abstract as a table for the README."""
     rows = [f"| {row.claim} | **{row.answer}** | {_lines(row.findings)} |" for row in found if row.source == ABSTRACT]
