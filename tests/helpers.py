@@ -59,7 +59,7 @@ def claim_record(
         "complete": complete,
         "prelude": [{"training_flops": before}],
         "start": start,
-        "rounds": [entry | {"training_flops": flops} for entry in rounds],
+        "rounds": [entry | {"round": r, "training_flops": flops} for r, entry in enumerate(rounds)],
         "final": {"test_accuracy": accuracies[-1]} if complete else {},
     }
 

@@ -12,7 +12,7 @@ from fedtiny_lite.pruning.allocations import FLOW_MASK, KINDS
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.report import allocations as report
-from fedtiny_lite.report.claim_tables import arm_of
+from fedtiny_lite.report.claim_costs import arm_of
 from fedtiny_lite.report.labels import FEDTINY
 
 

@@ -14,7 +14,7 @@ from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_noteboo
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.records.claims import claims_path, expected_bands
 from fedtiny_lite.report.arms import WHOLE
-from fedtiny_lite.report.claim_tables import arm_of
+from fedtiny_lite.report.claim_costs import arm_of
 
 NAMES = (
     "00_start_here",

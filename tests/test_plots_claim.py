@@ -49,7 +49,7 @@ def test_what_can_be_drawn_is(records, expected):
 
 def test_densities_without_runs_have_no_panel():
     few, whole = drawn(runs(papers=(MIDDLE, 0.01))), drawn(runs(ARMS, DENSITIES))
-    assert [ax.get_title() for ax in few["accuracy_over_work"].axes] == ["density 0.04", "density 0.012"]
+    assert [ax.get_title() for ax in few["accuracy_over_work"].axes] == ["density 0.04", "density 0.012"] * 2
     assert [len(found["leads"].axes) for found in (drawn(runs()), few, whole)] == [2, 4, 6]
     assert [len(found["accuracy_over_rounds"].axes) for found in (few, whole)] == [1, 2]
 
@@ -77,14 +77,15 @@ def test_captions_count_the_seeds_and_promise_no_interval_of_one(records, seeds,
 
 def test_points_are_the_means_over_the_last_rounds():
     """Of two rounds: 0.45 and 0.55 in seeds 10 and 11."""
-    [ax] = drawn(runs(["FedTiny"], seeds=(10, 11)))["accuracy_over_work"].axes
-    [point] = ax.collections
+    ax, below = drawn(runs(["FedTiny"], seeds=(10, 11)))["accuracy_over_work"].axes
+    [point], [again] = ax.collections, below.collections
+    assert again.get_offsets()[0, 1] == pytest.approx(0.5)
     assert point.get_offsets().tolist() == [[pytest.approx(2), pytest.approx(0.5)]]
 
 
 def test_points_are_filled_where_the_mask_changes():
     """A mask drawn at random stays too, and so does a small model."""
-    [ax] = drawn(runs(["FedTiny", "SNIP", "random", "small model", "FedRTS"]))["accuracy_over_work"].axes
+    ax, _ = drawn(runs(["FedTiny", "SNIP", "random", "small model", "FedRTS"]))["accuracy_over_work"].axes
     white = {point.get_label() for point in ax.collections if point.get_facecolor()[0, :3].tolist() == [1, 1, 1]}
     assert white == {"SNIP", "random", "small model"}
 

@@ -3,7 +3,9 @@
 Densities, panels and arms without runs are left out, and each picture says how many seeds it shows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from math import isnan
 from statistics import mean
 
 from matplotlib.axes import Axes
@@ -15,14 +17,8 @@ from fedtiny_lite.plots.comparison import INTERVAL, interval_dots
 from fedtiny_lite.plots.runs import Style, accuracy_row, styles
 from fedtiny_lite.plots.style import DENSITY, PALETTE, figure, subtitle
 from fedtiny_lite.records.schema import CHANGE
-from fedtiny_lite.report.claim_tables import (
-    Runs,
-    arm_of,
-    gaps_at_equal_flops,
-    gaps_at_equal_rounds,
-    shown_densities,
-    total_flops,
-)
+from fedtiny_lite.report.claim_costs import Spend, arm_of, flops, seconds, total
+from fedtiny_lite.report.claim_tables import Runs, gaps_at_equal, gaps_at_equal_rounds, shown_densities
 from fedtiny_lite.report.frames import PANELS
 from fedtiny_lite.report.labels import FEDTINY, run_label
 
@@ -32,7 +28,15 @@ _OWN_STYLES = {  # a variant has the colour of what it varies
     OURS: (PALETTE[0], "*", "--"),
     "SynFlow as in the 2022 code": (PALETTE[2], ">", "-."),
 }
-_BUDGETS = {"equal rounds": gaps_at_equal_rounds, "equal training FLOPs": gaps_at_equal_flops}
+_BUDGETS: Mapping[str, Callable[[Runs, str], list[float]]] = {
+    "equal rounds": gaps_at_equal_rounds,
+    "equal training FLOPs": partial(gaps_at_equal, flops),
+}
+_SPENDS: dict[str, tuple[Spend, float]] = {
+    "training FLOPs of a run\n(10¹², counted)": (flops, 1e12),
+    "training time of a run\n(minutes on one core, from a step's)": (seconds, 60),
+}
+"""Label of an axis -> what it shows, and its unit."""
 
 
 def figures(records: Sequence[Mapping]) -> Iterator[tuple[Figure, str, str]]:
@@ -42,7 +46,11 @@ def figures(records: Sequence[Mapping]) -> Iterator[tuple[Figure, str, str]]:
         yield density_figure(records), "accuracy_over_density", "Accuracy of every arm that has run, over density."
     if shown:
         yield rounds_figure(records), "accuracy_over_rounds", "Accuracy of every arm that has run, after each round."
-        yield work_figure(records), "accuracy_over_work", "Accuracy over training FLOPs: up and to the left is better."
+        yield (
+            work_figure(records),
+            "accuracy_over_work",
+            "Accuracy over work, and over time: up and left is better.",
+        )
     if _gaps(records):
         yield lead_figure(records), "leads", "FedTiny minus each other arm, seed by seed, with 95 % intervals."
 
@@ -108,26 +116,34 @@ def _over_rounds(ax: Axes, arm: str, runs: Mapping[int, Mapping]) -> None:
 
 
 def work_figure(records: Sequence[Mapping]) -> Figure:
-    """Mean test accuracy over mean training FLOPs of a run, a panel per density, a point per pruned arm."""
+    """Mean test accuracy over mean training FLOPs of a run, and over time; a panel per density, a point per pruned arm.
+
+    An arm with a run whose step was not timed has no point in the second row.
+    """
     shown = shown_densities(records)
     families = _families(records)
-    fig = figure((3.6 + 3.0 * len(shown), 4.8))
-    for ax, (density, runs) in zip(_row(fig, len(shown), sharex=True), shown.items(), strict=True):
-        for arm in (arm for arm in runs if arm != UNPRUNED):
-            _point(ax, arm, list(runs[arm].values()), hollow=families[arm] != CHANGE)
-        _plain_logarithm(ax)
-        ax.set(title=f"density {density:g}", xlabel="training FLOPs of a run\n(10¹², counted)")
+    fig = figure((3.6 + 3.0 * len(shown), 8.4))
+    rows = fig.subplots(len(_SPENDS), len(shown), sharex="row", sharey=True, squeeze=False)
+    for row, (label, (spend, unit)) in zip(rows, _SPENDS.items(), strict=True):
+        for ax, (density, runs) in zip(row, shown.items(), strict=True):
+            for arm in (arm for arm in runs if arm != UNPRUNED):
+                _point(ax, arm, list(runs[arm].values()), spend, unit, hollow=families[arm] != CHANGE)
+            _plain_logarithm(ax)
+            ax.set(title=f"density {density:g}", xlabel=label)
     accuracy_row(fig)
+    rows[-1][0].set_ylabel(rows[0][0].get_ylabel())
     seeds = _seeds(of_arm for runs in shown.values() for arm, of_arm in runs.items() if arm != UNPRUNED)
     seeds = seeds if seeds == "1 seed" else f"mean over {seeds}"
-    what = f"{_DATA}\n{seeds}; accuracy measured, work counted; filled: the mask changes"
+    what = f"{_DATA}\n{seeds}; accuracy measured, work counted, a step timed; filled: the mask changes"
     subtitle(fig, "The same density is not the same work", what)
     return fig
 
 
-def _point(ax: Axes, arm: str, runs: Sequence[Mapping], hollow: bool) -> None:
+def _point(ax: Axes, arm: str, runs: Sequence[Mapping], spend: Spend, unit: float, hollow: bool) -> None:
     colour, marker, _ = _styles([arm])[arm]
-    cost, accuracy = mean(map(total_flops, runs)) / 1e12, mean(map(late_accuracy, runs))
+    cost, accuracy = mean(total(run, spend) for run in runs) / unit, mean(map(late_accuracy, runs))
+    if isnan(cost):
+        return
     face = "white" if hollow else colour
     size = 130 if arm == FEDTINY else 70
     ax.scatter(cost, accuracy, s=size, facecolor=face, edgecolor=colour, marker=marker, lw=1.6, label=arm, zorder=3)

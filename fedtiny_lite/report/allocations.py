@@ -12,7 +12,8 @@ import pandas as pd
 
 from fedtiny_lite.experiments.allocations import ARMS, DENSITIES, OURS, OURS_TRIED, RANKED
 from fedtiny_lite.records.bundles import load_plan
-from fedtiny_lite.report.claim_tables import arm_of, final_accuracy, total_flops
+from fedtiny_lite.report.claim_costs import arm_of, total_flops
+from fedtiny_lite.report.claim_tables import final_accuracy
 from fedtiny_lite.report.intervals import holm, p_value, rank_correlation
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval

@@ -10,7 +10,8 @@ from fedtiny_lite.experiments.claim import late_accuracy
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.records.bundles import provenance
 from fedtiny_lite.report.claim_checks import ablated_pairs
-from fedtiny_lite.report.claim_tables import Runs, arm_of, gaps_at_equal_rounds, runs_at
+from fedtiny_lite.report.claim_costs import arm_of
+from fedtiny_lite.report.claim_tables import Runs, gaps_at_equal_rounds, runs_at
 from fedtiny_lite.report.deciding import LEAST
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.loading import load

@@ -1,28 +1,20 @@
-"""The paper's claim in tables: FedTiny against every arm of the plan `claim`, at equal rounds and at equal FLOPs.
+"""The paper's claim in tables: FedTiny against every arm of the plan `claim`, at equal rounds, FLOPs and time.
 
 The verdict that follows is `deciding.of_all`. `python -m fedtiny_lite.report.claim_tables` prints the tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
-from math import nan
+from math import isnan, nan
 from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, DENSITIES, LATE, ROUNDS, UNPRUNED, Values, late_accuracy
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, UNPRUNED, late_accuracy
 from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.report.claim_costs import Spend, accuracy_within, arm_of, flops, seconds, total, total_flops
 from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value
 from fedtiny_lite.report.labels import FEDTINY
 from fedtiny_lite.report.text import as_markdown, with_interval
-
-
-def arm_of(record: Mapping, arms: Mapping[str, Values] = ARMS) -> str:
-    """The name of the arm that a run belongs to. Raises ValueError for a run of none."""
-    for name, arm in arms.items():
-        if arm.items() <= record["config"].items():
-            return name
-    raise ValueError(f"{record['run_id']} belongs to no arm of the claim's plan; its arms are {', '.join(arms)}")
 
 
 def final_accuracy(record: Mapping) -> float:
@@ -30,23 +22,8 @@ def final_accuracy(record: Mapping) -> float:
     return record["final"]["test_accuracy"] if record["complete"] else 0.1
 
 
-def total_flops(record: Mapping) -> float:
-    """Training FLOPs of all clients, those before the first round included."""
-    return sum(entry["training_flops"] for entry in (*record["prelude"], *record["rounds"]))
-
-
-def accuracy_within(record: Mapping, flops: float) -> float:
-    """Mean test accuracy over the last quarter of the rounds that end within so many training FLOPs.
-
-    A quarter is what `late_accuracy` takes of a whole run: 5 of 20 rounds, so 1 of 4. What precedes training counts as
-    spent; if not even the first round ends within `flops`, it is the accuracy at the start.
-    """
-    before = sum(entry["training_flops"] for entry in record["prelude"])
-    _, *spent = accumulate((entry["training_flops"] for entry in record["rounds"]), initial=before)
-    inside = [entry["test_accuracy"] for total, entry in zip(spent, record["rounds"], strict=True) if total <= flops]
-    late = max(1, round(len(inside) * LATE["test"] / ROUNDS))
-    return mean(inside[-late:] or [record["start"]["test_accuracy"]])
-
+SPENDS: Mapping[str, Spend] = {"FLOPs": flops, "time": seconds}
+"""What a run spends, by the name that the table gives it."""
 
 Runs = Mapping[str, Mapping[int, Mapping]]
 """Arm -> seed -> record."""
@@ -73,12 +50,16 @@ def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
     return [late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in pairs(runs, arm)]
 
 
-def gaps_at_equal_flops(runs: Runs, arm: str) -> list[float]:
-    """The same at the FLOPs of the cheaper of both: the other one stops in the round that would exceed them."""
+def gaps_at_equal(spend: Spend, runs: Runs, arm: str) -> list[float]:
+    """The same within what the cheaper of both spends: the other one stops in the round that would exceed it.
+
+    Seeds of which it is not known what a run spends are left out.
+    """
     gaps = []
     for ours, theirs in pairs(runs, arm):
-        flops = min(total_flops(ours), total_flops(theirs))
-        gaps.append(accuracy_within(ours, flops) - accuracy_within(theirs, flops))
+        both = total(ours, spend), total(theirs, spend)
+        if not any(map(isnan, both)):
+            gaps.append(accuracy_within(ours, min(both), spend) - accuracy_within(theirs, min(both), spend))
     return gaps
 
 
@@ -89,16 +70,16 @@ def pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:
 
 
 _COLUMNS = [
-    *("seeds", "accuracy", "FedTiny minus it", "p (Holm)", "at equal FLOPs"),
-    *("FLOPs / FedTiny's", "model density"),
+    *("seeds", "accuracy", "FedTiny minus it", "p (Holm)", "at equal FLOPs", "at equal time"),
+    *("FLOPs / FedTiny's", "time / FedTiny's", "model density"),
 ]
 
 
 def claim_table(runs: Runs) -> pd.DataFrame:
     """Per arm, the most accurate first: accuracy, FedTiny's lead with Holm's p over all pruned arms, and cost.
 
-    Arms of the plan without runs count in Holm's correction. Intervals are 95 % t intervals over seeds. FLOPs are those
-    of training, against FedTiny's.
+    Arms of the plan without runs count in Holm's correction. Intervals are 95 % t intervals over seeds. FLOPs and time
+    are those of training (`claim_costs`), against FedTiny's.
     """
     rivals = [arm for arm in runs if arm not in (FEDTINY, UNPRUNED)]
     gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in rivals}
@@ -129,14 +110,28 @@ def main_table(records: Sequence[Mapping], densities: Iterable[float] = DENSITIE
 def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
     records = list(runs[arm].values())
     accuracies = [late_accuracy(record) for record in records]
-    spent = mean(map(total_flops, records)) / mean(map(total_flops, runs[FEDTINY].values())) if FEDTINY in runs else nan
     row = {"mean": mean(accuracies), "seeds": len(records), "accuracy": with_interval(accuracies)}
     if arm != FEDTINY:
         row["FedTiny minus it"] = with_interval(gaps_at_equal_rounds(runs, arm), "+")
-        row["p (Holm)"] = f"{corrected:.3f}" if corrected == corrected else "-"
-        row["at equal FLOPs"] = with_interval(gaps_at_equal_flops(runs, arm), "+")
+        row["p (Holm)"] = _unless_nan(corrected, ".3f")
+    for what, spend in SPENDS.items():
+        row[f"{what} / FedTiny's"] = _unless_nan(_over_fedtinys(runs, arm, spend), ".2f")
+        if arm != FEDTINY:
+            row[f"at equal {what}"] = with_interval(gaps_at_equal(spend, runs, arm), "+")
     kept = (records[-1]["rounds"] or [records[-1]["start"]])[-1]["model_density"]
-    return row | {"FLOPs / FedTiny's": f"{spent:.2f}" if spent == spent else "-", "model density": f"{kept:.4f}"}
+    return row | {"model density": f"{kept:.4f}"}
+
+
+def _over_fedtinys(runs: Runs, arm: str, spend: Spend) -> float:
+    """What the arm's runs spend over what FedTiny's do, the mean over the seeds of each."""
+    if FEDTINY not in runs:
+        return nan
+    theirs, ours = (mean(total(record, spend) for record in runs[name].values()) for name in (arm, FEDTINY))
+    return theirs / ours
+
+
+def _unless_nan(number: float, form: str) -> str:
+    return "-" if isnan(number) else format(number, form)
 
 
 def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:

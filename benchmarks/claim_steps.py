@@ -1,0 +1,88 @@
+"""Seconds of a training step of each run of the claim's plan, under a mask of as many weights a layer as it kept.
+
+    python -m benchmarks.claim_steps
+
+`report.claim_costs` makes a run's time of them, so that accuracies can be compared at equal time: the runs' own seconds
+were taken on several machines, beside other work. A step is a client's: batch, augmentation, forward and backward pass,
+SGD, at the plan's settings, on noise, one thread, by each engine that trained a run of the arm on a CPU. The kept
+weights of each layer are as many as at the end of the run, at random places. The runs of a density take turns; times
+are medians of the thread's CPU seconds. Writes records/claim_steps.json, in two to three minutes.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from benchmarks.steps import CLASSES, SHAPE, interleaved, noise
+from fedtiny_lite.config import make_config
+from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.federated.task import Task, make_task, new_model
+from fedtiny_lite.model.costs import training_flops
+from fedtiny_lite.model.masks import random_mask
+from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.records.environment import environment
+from fedtiny_lite.records.files import write_json
+from fedtiny_lite.report.claim_costs import STEPS, arm_of
+from fedtiny_lite.report.claim_tables import shown_densities
+from fedtiny_lite.sparse.engine import DENSE, SPARSE, Engine
+
+BATCHES, TURNS = 5, 5
+"""Steps that are taken at a time, and how often."""
+PIXELS = Normalisation((0.5,) * 3, (0.25,) * 3)
+
+
+def main() -> None:
+    """Time the runs that are there, density by density."""
+    torch.set_num_threads(1)
+    records, origin = load_plan("claim", "results")
+    print(origin, flush=True)
+    found, steps = engines(records), []
+    for runs in shown_densities(records).values():
+        steps += timed([(run, engine) for arm in runs for run in runs[arm].values() for engine in found[arm]])
+    print(write_json(STEPS, {"environment": environment(), "threads": 1, "turns": TURNS, "steps": steps}))
+
+
+def engines(records: Sequence[Mapping]) -> dict[str, list[Engine]]:
+    """Arm -> the engines that trained its runs on a CPU."""
+    names = defaultdict(set)
+    for record in records:
+        if record["config"]["torch_device"] != "cuda":
+            names[arm_of(record)].update(name for entry in record["rounds"] for name in entry["trained_on"])
+    return {arm: [engine for engine in (SPARSE, DENSE) if engine.name in names[arm]] for arm in names}
+
+
+def timed(cases: Sequence[tuple[Mapping, Engine]]) -> list[dict]:
+    """A row for each run and engine, printed when all are timed."""
+    tasks = [task_of(record, engine) for record, engine in cases]
+    calls = [train(task, record["final"]["kept"], engine) for task, (record, engine) in zip(tasks, cases, strict=True)]
+    rows = []
+    for case, seconds in interleaved(dict(enumerate(calls)), TURNS).items():
+        (record, engine), config = cases[case], tasks[case].config
+        kept = record["final"]["kept"] if engine is SPARSE else {}
+        row = {"arm": arm_of(record), "width": config.width, "density": config.density, "seed": config.seed}
+        step = {"seconds": seconds / BATCHES, "flops": config.batch_size * training_flops(tasks[case].layers, kept)}
+        rows.append(row | {"engine": engine.name} | step)
+        print(*row.values(), engine.name, f"{1e3 * step['seconds']:.1f} ms", sep=", ", flush=True)
+    return rows
+
+
+def task_of(record: Mapping, engine: Engine) -> Task:
+    config = make_config({}, **record["config"] | {"torch_device": "cpu", "engine": engine.name})
+    return make_task(config, CLASSES, SHAPE, PIXELS)
+
+
+def train(task: Task, kept: Mapping[str, int], engine: Engine) -> Callable[[], None]:
+    """A call that takes `BATCHES` steps on a model with its mask."""
+    model = new_model(task, torch.Generator().manual_seed(0))
+    mask = random_mask(dict(model.named_parameters()), kept, torch.Generator().manual_seed(1))
+    images, labels = noise(BATCHES * task.config.batch_size)
+    split = Split((images * 50 + 128).clamp(0, 255).to(torch.uint8), labels)
+    schedule = list(torch.arange(len(split)).split(task.config.batch_size))
+    augmentation = torch.Generator().manual_seed(2)
+    return lambda: engine.train(model, split, task.pixels, mask, task.config, schedule, augmentation, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What a run of the claim's plan spends, and its accuracy within a budget: by hand, and on the committed records."""
+
+from math import isnan
+
+import pytest
+
+from fedtiny_lite.experiments.claim import ARMS
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle
+from fedtiny_lite.report import claim_costs
+from fedtiny_lite.report.claim_costs import accuracy_within, arm_of, seconds, total
+from tests.helpers import claim_record
+
+
+def test_each_run_belongs_to_its_arm():
+    assert [arm_of(claim_record(arm, [0.1], 1)) for arm in ARMS] == list(ARMS)
+    odd = claim_record("SNIP", [0.1], 1)
+    odd["config"]["method"] = "lotteryfl"
+    with pytest.raises(ValueError, match=r"belongs to no arm.*FedTiny, SynFlow"):
+        arm_of(odd)
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(0, 0.1), (4, 0.1), (15, 0.2), (25, 0.3), (55, 0.6), (99, 0.65)])
+def test_accuracy_within_a_budget_is_that_of_the_last_quarter_of_the_rounds_inside_it(budget, expected):
+    """5 FLOPs before training and 10 a round: after 15 FLOPs one round is done, after 65 all six, a quarter is two."""
+    found = accuracy_within(claim_record("SNIP", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 10, before=5), budget)
+    assert found == pytest.approx(expected)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Steps of 10 and, dense, 100 ms, and of 2 and 40 FLOPs; a round has 781.25 of them."""
+    sparse, dense = {"seconds": 0.01, "flops": 2}, {"seconds": 0.1, "flops": 40}
+    snip, prunefl = (claim_costs._key(claim_record(arm, [0.1], 1)["config"], arm) for arm in ("SNIP", "PruneFL"))
+    steps = {snip: {"sparse": sparse}, prunefl: {"sparse": sparse, "dense": dense}}
+    monkeypatch.setattr(claim_costs, "_steps", lambda: steps)
+
+
+def test_time_is_that_of_a_step_times_the_steps(timed):
+    """A round takes 7.8125 s whatever its FLOPs are; before the rounds 6 FLOPs are worth 3 steps of 10 ms."""
+    assert total(claim_record("SNIP", [0.1, 0.2, 0.3], 1500, before=6), seconds) == pytest.approx(2 * 7.8125 + 0.03)
+    assert isnan(total(claim_record("GraSP", [0.1, 0.2], 10), seconds))
+
+
+def test_of_two_engines_a_costly_round_is_the_dense_ones(timed):
+    """A dense round costs 31,250 FLOPs; a quarter of them is 7,812. What precedes the rounds is dense."""
+    assert total(claim_record("PruneFL", [0.1, 0.2], 7_000), seconds) == pytest.approx(7.8125)
+    assert total(claim_record("PruneFL", [0.1, 0.2], 8_000, before=80), seconds) == pytest.approx(78.125 + 0.2)
+
+
+def test_accuracy_within_a_time(timed):
+    assert accuracy_within(claim_record("SNIP", [0.1, 0.2, 0.3], 1500), 10, seconds) == 0.2
+
+
+def test_the_engine_is_the_one_that_trained_on_a_cpu():
+    """In every round, and before them, of the committed runs that a CPU made."""
+    for record in read_bundle(COMMITTED / "claim.json"):
+        if record["config"]["torch_device"] != "cuda":
+            for entry in (*record["prelude"], *record["rounds"]):
+                if entry["trained_on"]:
+                    assert [claim_costs._step(record, entry)["engine"]] == entry["trained_on"]
