@@ -174,5 +174,8 @@ def test_going_on_leaves_out_what_the_bundle_holds_on_whatever_device(monkeypatc
     for found in (run_plan("two", tmp_path, 1, go_on=True), bundle_finished("two", tmp_path, go_on=True)):
         assert [record["config"]["torch_device"] for record in read_bundle(found)] == ["cuda", "cpu"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [replace(second, torch_device="cpu").run_id]
+    run(replace(first, torch_device="cpu"), tmp_path / "runs")  # for another plan; what the bundle holds stays
+    kept = read_bundle(bundle_finished("two", tmp_path, go_on=True))
+    assert [record["config"]["torch_device"] for record in kept] == ["cuda", "cpu"]
     again = read_bundle(run_plan("two", tmp_path, 1))
     assert [record["config"]["torch_device"] for record in again] == ["cpu", "cpu"]

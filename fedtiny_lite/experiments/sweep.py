@@ -63,7 +63,7 @@ def bundle_finished(plan: str, out: Path | str, go_on: bool = False) -> Path:
     """
     configs, out = plan_configs(plan, out), Path(out)
     found = _held(plan, out, configs) if go_on else {}
-    for config in configs:
+    for config in (config for config in configs if config not in found):
         ran = replace(config, torch_device=resolve_device(config.torch_device))
         path = out / "runs" / ran.run_id / "record.json"
         if path.exists():
