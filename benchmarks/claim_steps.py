@@ -6,7 +6,7 @@
 were taken on several machines, beside other work. A step is a client's: batch, augmentation, forward and backward pass,
 SGD, at the plan's settings, on noise, one thread, by each engine that trained a run of the arm on a CPU. The kept
 weights of each layer are as many as at the end of the run, at random places. The runs of a density take turns; times
-are medians of the thread's CPU seconds. Writes records/claim_steps.json, in two to three minutes.
+are medians of the thread's CPU seconds. Writes records/claim_steps.json, in some four minutes.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ from fedtiny_lite.report.claim_costs import STEPS, arm_of
 from fedtiny_lite.report.claim_tables import shown_densities
 from fedtiny_lite.sparse.engine import DENSE, SPARSE, Engine
 
-BATCHES, TURNS = 5, 5
+BATCHES, TURNS = 5, 9
 """Steps that are taken at a time, and how often."""
 PIXELS = Normalisation((0.5,) * 3, (0.25,) * 3)
 
