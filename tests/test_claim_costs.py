@@ -1,6 +1,6 @@
 """What a run of the claim's plan spends, and its accuracy within a budget: by hand, and on the committed records."""
 
-from math import isnan
+from math import isnan, nan
 
 import pytest
 
@@ -19,11 +19,11 @@ def test_each_run_belongs_to_its_arm():
         arm_of(odd)
 
 
-@pytest.mark.parametrize(("budget", "expected"), [(0, 0.1), (4, 0.1), (15, 0.2), (25, 0.3), (55, 0.6), (99, 0.65)])
+@pytest.mark.parametrize(("budget", "expected"), [(0, nan), (14, nan), (15, 0.2), (25, 0.3), (55, 0.6), (99, 0.65)])
 def test_accuracy_within_a_budget_is_that_of_the_last_quarter_of_the_rounds_inside_it(budget, expected):
     """5 FLOPs before training and 10 a round: after 15 FLOPs one round is done, after 65 all six, a quarter is two."""
     found = accuracy_within(claim_record("SNIP", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 10, before=5), budget)
-    assert found == pytest.approx(expected)
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.fixture

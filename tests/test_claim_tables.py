@@ -36,6 +36,13 @@ def test_an_arm_that_costs_twice_as_much_stops_half_way():
     assert gaps_at_equal(flops, runs, "SynFlow") == [pytest.approx(0.64 - 0.48)]
 
 
+def test_where_no_round_of_the_costlier_run_fits_nothing_is_compared():
+    """In one of two seeds the other run spends 50 FLOPs before its first round, as much as FedTiny in all."""
+    rows = [claim_record("FedTiny", [0.1, 0.5, 0.5], 25, seed) for seed in (10, 11)]
+    rows += [claim_record("PruneFL", [0.1, 0.4, 0.4], 20, seed, before=before) for seed, before in ((10, 50), (11, 30))]
+    assert gaps_at_equal(flops, runs_at(rows, 0.012), "PruneFL") == [pytest.approx(0.1)]
+
+
 def test_what_a_lead_must_exceed_follows_from_the_scatter_so_far():
     """Differences 0.1 and 0.3: s = 0.1414; over two seeds t = 12.706, so 12.706 s / √2 = 1.2706."""
     runs = runs_at(

@@ -87,11 +87,11 @@ def accuracy_within(record: Mapping, budget: float, spend: Spend = flops) -> flo
     """Mean test accuracy over the last quarter of the rounds that end within the budget.
 
     A quarter is what `late_accuracy` takes of a whole run: 5 of 20 rounds, so 1 of 4. What precedes training counts as
-    spent; if not even the first round ends within the budget, it is the accuracy at the start.
+    spent. It is nan if not even the first round ends within the budget, or if it is not known what the run spends.
     """
     inside = [entry["test_accuracy"] for so_far, entry in _spending(record, spend) if so_far <= budget]
     late = max(1, round(len(inside) * LATE["test"] / ROUNDS))
-    return mean(inside[-late:] or [record["start"]["test_accuracy"]])
+    return mean(inside[-late:]) if inside else nan
 
 
 def _spending(record: Mapping, spend: Spend) -> Iterator[tuple[float, Mapping]]:

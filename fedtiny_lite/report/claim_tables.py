@@ -53,14 +53,13 @@ def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
 def gaps_at_equal(spend: Spend, runs: Runs, arm: str) -> list[float]:
     """The same within what the cheaper of both spends: the other one stops in the round that would exceed it.
 
-    Seeds of which it is not known what a run spends are left out.
+    A seed is left out if no round of the other one fits, or if it is not known what a run spends.
     """
     gaps = []
     for ours, theirs in pairs(runs, arm):
-        both = total(ours, spend), total(theirs, spend)
-        if not any(map(isnan, both)):
-            gaps.append(accuracy_within(ours, min(both), spend) - accuracy_within(theirs, min(both), spend))
-    return gaps
+        budget = min(total(ours, spend), total(theirs, spend))
+        gaps.append(accuracy_within(ours, budget, spend) - accuracy_within(theirs, budget, spend))
+    return [gap for gap in gaps if not isnan(gap)]
 
 
 def pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:

@@ -114,10 +114,13 @@ def resnet_growth(out: str | Path, records: Sequence[Mapping], paper: float, den
     sparse, other = (arms_at(records, density) for density in (paper, denser))
     baselines = compared(sparse, other)
     found = _growing(leads(sparse, baselines), leads(other, baselines), where)
-    missing = len(BASELINES) - len(baselines)
-    if missing and found.numbers:
-        found = found._replace(numbers=f"{found.numbers}, over {len(baselines)} of {len(BASELINES)} baselines")
-    return found
+    if not found.numbers:
+        return found
+    gaps = {name: values for name, values in gaps_over(sparse).items() if name in baselines}
+    best, missing = deciding.best(gaps), len(BASELINES) - len(baselines)
+    over = f", over {len(baselines)} of {len(BASELINES)} baselines" * bool(missing)
+    at_sparse = f"at {DENSITIES[paper]:g} FedTiny − {best}, the best: {deciding.in_numbers(gaps[best])}"
+    return found._replace(numbers=f"{found.numbers}{over}; {at_sparse}")
 
 
 def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
