@@ -208,6 +208,7 @@ def test_a_lead_grows_over_the_same_baselines_only(tmp_path):
     write_bundle(few / "plans" / "claim.json", "claim", [*more, *snip])
     growth = verdicts(few)[1].findings[0]
     assert growth.outcome == "cannot be told" and "over 2 of 10 baselines" in growth.numbers
+    assert "; at 0.004 FedTiny − SNIP, the best: −0." in growth.numbers
     assert np.mean(growth.shown["growth of the lead"]) == pytest.approx(0, abs=0.005)
 
 

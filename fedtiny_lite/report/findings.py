@@ -109,14 +109,14 @@ def resnet_lead(out: str | Path, records: Sequence[Mapping], paper: float) -> Fi
 
 
 def resnet_growth(out: str | Path, records: Sequence[Mapping], paper: float, denser: float) -> Finding:
-    """Over the baselines that both densities have, so that the lead is over the same ones."""
+    """Over the baselines that both densities have, so that the lead is over the same ones; and the lead at `paper`."""
     where = f"{CIFAR}, density {DENSITIES[paper]:g} and {DENSITIES[denser]:g}"
     sparse, other = (arms_at(records, density) for density in (paper, denser))
     baselines = compared(sparse, other)
     found = _growing(leads(sparse, baselines), leads(other, baselines), where)
     if not found.numbers:
         return found
-    gaps = {name: values for name, values in gaps_over(sparse).items() if name in baselines}
+    gaps = {name: values for name, values in gaps_over(sparse).items() if len(values) >= deciding.LEAST}
     best, missing = deciding.best(gaps), len(BASELINES) - len(baselines)
     over = f", over {len(baselines)} of {len(BASELINES)} baselines" * bool(missing)
     at_sparse = f"at {DENSITIES[paper]:g} FedTiny − {best}, the best: {deciding.in_numbers(gaps[best])}"
