@@ -40,12 +40,12 @@ def main() -> None:
     print(origin, flush=True)
     found, steps = engines(records), []
     for runs in shown_densities(records).values():
-        steps += timed([(run, engine) for arm in runs for run in runs[arm].values() for engine in found[arm]])
+        steps += timed([(run, engine) for arm in runs for run in runs[arm].values() for engine in found.get(arm, ())])
     print(write_json(STEPS, {"environment": environment(), "threads": 1, "turns": TURNS, "steps": steps}))
 
 
 def engines(records: Sequence[Mapping]) -> dict[str, list[Engine]]:
-    """Arm -> the engines that trained its runs on a CPU."""
+    """Arm -> the engines that trained its runs on a CPU; an arm that only a GPU has trained is not timed."""
     names = defaultdict(set)
     for record in records:
         if record["config"]["torch_device"] != "cuda":
@@ -54,7 +54,7 @@ def engines(records: Sequence[Mapping]) -> dict[str, list[Engine]]:
 
 
 def timed(cases: Sequence[tuple[Mapping, Engine]]) -> list[dict]:
-    """A row for each run and engine, printed when all are timed."""
+    """A row for each run and engine."""
     tasks = [task_of(record, engine) for record, engine in cases]
     calls = [train(task, record["final"]["kept"], engine) for task, (record, engine) in zip(tasks, cases, strict=True)]
     rows = []

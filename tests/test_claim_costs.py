@@ -4,6 +4,7 @@ from math import isnan, nan
 
 import pytest
 
+from benchmarks import claim_steps
 from fedtiny_lite.experiments.claim import ARMS
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle
 from fedtiny_lite.report import claim_costs
@@ -58,3 +59,27 @@ def test_the_engine_is_the_one_that_trained_on_a_cpu():
             for entry in (*record["prelude"], *record["rounds"]):
                 if entry["trained_on"]:
                     assert [claim_costs._step(record, entry)["engine"]] == entry["trained_on"]
+
+
+def test_a_rounds_steps_cost_what_the_record_counted():
+    """Where a mask stays, a round's FLOPs are those of a step times 781.25 steps, whichever machine made the run."""
+    for record in read_bundle(COMMITTED / "claim.json"):
+        if record["method"] in ("magnitude", "synflow", "snip", "grasp", "random", "small_model"):
+            for entry in record["rounds"]:
+                assert entry["training_flops"] == claim_costs.ROUND * claim_costs._step(record, entry)["flops"]
+
+
+def test_a_run_is_timed_at_its_layers_by_the_engine_of_its_arm(monkeypatch):
+    """An arm that a GPU alone has trained is not timed."""
+    monkeypatch.setattr(claim_steps, "BATCHES", 1)
+    monkeypatch.setattr(claim_steps, "TURNS", 1)
+    runs = {arm_of(record): record for record in read_bundle(COMMITTED / "claim.json")}
+    engines = claim_steps.engines(list(runs.values()))
+    cases = [(runs[arm], engine) for arm in ("magnitude", "small model") for engine in engines[arm]]
+    for row, (record, _) in zip(claim_steps.timed(cases), cases, strict=True):
+        step = claim_costs._step(record, record["rounds"][0])
+        assert row["seconds"] > 0 and {key: row[key] for key in row if key != "seconds"} == {
+            key: step[key] for key in step if key != "seconds"
+        }
+    on_gpu = [record | {"config": record["config"] | {"torch_device": "cuda"}} for record in runs.values()]
+    assert claim_steps.engines(on_gpu) == {}

@@ -111,6 +111,8 @@ def test_the_page_shows_what_the_commands_print(capsys, monkeypatch, tmp_path):
     page = (ROOT / "docs" / "resnet18.md").read_text(encoding="utf-8")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [row for row in rows if row not in page] == []
+    names = {row.split(" | ")[0] for row in rows} - {"| "}
+    assert [line for line in page.splitlines() if line.split(" | ")[0] in names and line not in rows] == []
 
 
 def test_a_table_as_the_documentation_has_it():

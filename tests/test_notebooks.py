@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import tokenize
+from importlib.util import find_spec
 
 import nbformat
 import papermill
@@ -99,6 +100,9 @@ def test_runs_at_smoke_and_its_claims_hold(path, tmp_path):
     assert [row for row in rows if row["ok"] is False] == []
     expected = {key for key, entry in expected_bands().items() if entry["notebook"] == path.stem}
     assert {row["id"] for row in rows} == expected != set()
+    if path.stem == "08_to_real_devices" and find_spec("flwr"):
+        shown = (tmp_path / "notebooks" / path.name).read_text(encoding="utf-8")
+        assert "Node Unavailable" in shown, "Flower's reason for the client that was killed"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 
 from fedtiny_lite.experiments.claim import ARMS, DENSITIES, MIDDLE, UNPRUNED, at_density
 from fedtiny_lite.plots import claim as pictures
+from fedtiny_lite.report import claim_costs
 from tests.helpers import claim_record
 
 FIRST = ("FedTiny", "SynFlow", "magnitude")
@@ -81,6 +82,12 @@ def test_points_are_the_means_over_the_last_rounds():
     [point], [again] = ax.collections, below.collections
     assert again.get_offsets()[0, 1] == pytest.approx(0.5)
     assert point.get_offsets().tolist() == [[pytest.approx(2), pytest.approx(0.5)]]
+
+
+def test_without_the_time_of_a_step_work_is_shown_alone(monkeypatch):
+    monkeypatch.setattr(claim_costs, "_steps", dict)
+    ax, below = drawn(runs(["FedTiny"]))["accuracy_over_work"].axes
+    assert [len(panel.collections) for panel in (ax, below)] == [1, 0]
 
 
 def test_points_are_filled_where_the_mask_changes():
