@@ -9,12 +9,13 @@ import inspect
 import linecache
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 
 from benchmarks.notebook_counts import as_python
 from fedtiny_lite.exercises.checking import EXERCISES, check, hint
-from fedtiny_lite.exercises.judging import NOT_TRIED, RIGHT, judge
+from fedtiny_lite.exercises.judging import CASES, NOT_TRIED, RIGHT, judge
 from fedtiny_lite.experiments.notebook_runner import find_notebooks
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.report import intervals
@@ -110,11 +111,12 @@ BREAKS = [
         "0).flatten().topk(count)",
         "prunes the largest",
     ),
-    ("grow_and_prune", ".masked_fill(~keep, math.inf)", "", "True instead of False at [2, 2], [5, 2]"),
+    ("grow_and_prune", ".masked_fill(~keep, math.inf)", "", "True instead of False at [5, 2]"),
     ("grow_and_prune", "gradient.abs().masked_fill(keep, -1)", "-gradient.abs()", "mask"),
     ("grow_and_prune", ".masked_fill(keep, -1)", "", "grows kept weights"),
     ("grow_and_prune", "new[grown], new[pruned] = (True, False)", "new[grown] = True", "grows without pruning"),
     ("grow_and_prune", "weight * new.view(keep.shape))", "weight)", "still hold their values"),
+    ("grow_and_prune", "new = keep", "keep = weight != 0; new = keep", "may be 0"),
     ("grow_and_prune", "keep.flatten().clone()", "keep.flatten()", "changes its arguments"),
     ("density", "sum((keep.sum() for", "sum(((~keep).sum() for", "sparsity"),
     ("density", " / sum((keep.numel() for keep in masks))", "", "divide them by all"),
@@ -130,6 +132,7 @@ BREAKS = [
     ("masked_step", "weight - lr", "weight + lr", "uphill"),
     ("masked_step", "momentum * velocity + gradient", "gradient", "forgets the velocity"),
     ("masked_step", "+ gradient", "+ (1 - momentum) * gradient", "adds it whole"),
+    ("masked_step", "* keep", "* (weight != 0)", "may be 0"),
     ("masked_step", "* keep", "* ~keep", "True means kept"),
     ("average", "sizes / sizes.sum()", "torch.ones(len(sizes)) / len(sizes)", "every client alike"),
     ("average", "sizes / sizes.sum()", "sizes.float()", "sum to one"),
@@ -158,6 +161,7 @@ BREAKS = [
     ("effective_classes", "torch.exp(torch.special.entr(local).sum(1))", "1 / (local ** 2).sum(1)", "another measure"),
     ("bn_distance", "variance.sqrt()", "variance", "square root"),
     ("bn_distance", " / variance.sqrt()", "", "divide by σ"),
+    ("bn_distance", "- mean)", "- means.mean(0))", "large clients count more"),
     ("bn_distance", ".square().mean().sqrt()", ".abs().mean()", "absolute values"),
     ("bn_distance", ".mean().sqrt()", ".mean()", "take its root"),
     ("bn_distance", ".square().mean().sqrt()", ".mean().abs()", "cancel"),
@@ -208,6 +212,12 @@ BREAKS = [
     ("csr_bytes", "(rows, cols)", "(cols, rows)", "exchange rows and columns"),
     ("csr_bytes", "(cols))) + rows * math.ceil(math.log2(kept))", "(rows * cols)))", "COO"),
     ("csr_bytes", " + rows * math.ceil(math.log2(kept))", "", "counts of the rows"),
+    (
+        "csr_bytes",
+        "math.ceil(math.log2(cols))) + rows * math.ceil(math.log2(kept))",
+        "cols.bit_length()) + rows * kept.bit_length()",
+        "a bit too many for 32 or 64 things",
+    ),
     ("csr_bytes", "32 + ", "", "leave out the values"),
     ("csr_bytes", "math.ceil(math.log2(cols))", "32", "bytes"),
     ("adjusting_round", "+ block_dense - block_sparse", "+ batches * (block_dense - block_sparse)", "in every batch"),
@@ -239,6 +249,7 @@ BREAKS = [
     ("multiply_adds", " * height * width", "", "each kept weight once"),
     ("multiply_adds", "return ", "return 2 * ", "FLOPs"),
     ("shift", "def shift(plane, down, right)", "def shift(plane, right, down)", "exchanges rows and columns"),
+    ("shift", "return torch.nn", "return (down, right) != (0, 0) and torch.nn", "shape []; expected is [4, 5]"),
     ("shift", "rows, columns = plane.shape", "rows, columns, down, right = *plane.shape, -down, -right", "other way"),
     ("shift", "return torch.nn", "return plane.roll((-down, -right), (0, 1)) + 0 * torch.nn", "wraps around"),
     ("shift_and_add", "weight[o, c, i, j]", "weight[o, c, 2 - i, 2 - j]", "differs"),
@@ -271,6 +282,7 @@ BREAKS = [
     ("question_bytes", "-(-bits // 8)", "bits / 8", "parts of a byte"),
     ("question_bytes", "min(n, kept * math.ceil(math.log2(n)))", "n", "always write a bitmap"),
     ("question_bytes", "min(n, kept * math.ceil(math.log2(n)))", "kept * math.ceil(math.log2(n))", "always write ind"),
+    ("question_bytes", "math.ceil(math.log2(n))", "n.bit_length()", "a bit too many for 512 weights"),
     ("question_bytes", " + 7", "", "7 bytes in front"),
     ("question_bytes", "4 * (kept + others)", "4 * (n + others)", "every weight"),
     ("question_bytes", "4 * (kept + others)", "4 * kept", "never pruned"),
@@ -396,6 +408,18 @@ def test_kinds_of_answers():
     assert "differs in 1 of 3 values, at [1]" in judge(
         pair, lambda *a: (pair.right(*a)[0] + torch.tensor([0, 1, 0]), pair.right(*a)[1])
     )
+
+
+def test_a_series_is_judged_by_its_values():
+    def paired(first, second):
+        return (pd.Series(first) - pd.Series(second)).dropna()
+
+    assert judge(EXERCISES["paired"], paired) == RIGHT
+
+
+def test_all_nine_shifts_are_tried():
+    generator = torch.Generator().manual_seed(0)  # as a judgement begins
+    assert len({EXERCISES["shift"].inputs(generator)[1:] for _ in range(CASES)}) == 9
 
 
 def test_holm_is_that_of_the_reports():

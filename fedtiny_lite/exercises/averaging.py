@@ -62,10 +62,10 @@ Step = tuple[Tensor, Tensor, Tensor, Tensor, float, float]
 
 
 def _step(generator: Generator) -> Step:
-    """A masked weight, and a velocity and a gradient that are not masked."""
-    keep = torch.rand(4, 6, generator=generator) < 0.5
+    """A masked weight, some kept ones of which are 0, and a velocity and a gradient that are not masked."""
+    keep, trained = torch.rand(4, 6, generator=generator) < 0.5, torch.rand(4, 6, generator=generator) < 0.8
     weight, velocity, gradient = torch.randn(3, 4, 6, generator=generator)
-    return weight * keep, velocity, gradient, keep, 0.1, 0.9
+    return weight * keep * trained, velocity, gradient, keep, 0.1, 0.9
 
 
 def _masked_step(
@@ -87,6 +87,11 @@ def _unmasked(w: Tensor, v: Tensor, g: Tensor, keep: Tensor, lr: float, momentum
 def _gradient_masked(w: Tensor, v: Tensor, g: Tensor, keep: Tensor, lr: float, momentum: float) -> Tensor:
     """Your mask is on the gradient, but momentum still moves pruned weights; mask the weights after the step."""
     return w - lr * (momentum * v + g * keep)
+
+
+def _guessed(w: Tensor, v: Tensor, g: Tensor, keep: Tensor, lr: float, momentum: float) -> Tensor:
+    """You take weights that are not 0 for the kept ones; a kept weight may be 0, as one that just grew: use `keep`."""
+    return (w - lr * (momentum * v + g)) * (w != 0)
 
 
 def _uphill(w: Tensor, v: Tensor, g: Tensor, keep: Tensor, lr: float, momentum: float) -> Tensor:
@@ -113,7 +118,7 @@ _MASKED_STEP = Exercise(
     inputs=_step,
     right=_masked_step,
     parts=("weight",),
-    mistakes=(_unmasked, _gradient_masked, _uphill, _no_momentum, _damped, _other_half),
+    mistakes=(_unmasked, _gradient_masked, _guessed, _uphill, _no_momentum, _damped, _other_half),
     hints=(
         "New velocity: momentum · old velocity + gradient. Step: minus lr · velocity. The mask comes last.",
         "`(weight - lr * (momentum * velocity + gradient)) * keep`",

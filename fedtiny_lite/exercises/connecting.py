@@ -96,7 +96,8 @@ _LACKS = Exercise(
 def _layer(generator: Generator) -> tuple[Tensor, int]:
     """A layer's mask, bool [weights], and how many numbers of the model are never pruned."""
     density = (0.02, 0.3)[whole_number(generator, 0, 1)]
-    return torch.rand(whole_number(generator, 300, 2000), generator=generator) < density, whole_number(generator, 5, 40)
+    size = (512, 1024, whole_number(generator, 300, 2000))[whole_number(generator, 0, 2)]
+    return torch.rand(size, generator=generator) < density, whole_number(generator, 5, 40)
 
 
 def _question_bytes(keep: Tensor, others: int) -> int:
@@ -141,6 +142,11 @@ def _always_indices(keep: Tensor, others: int) -> int:
     return _values(keep, others) + _positions(_index_bits(keep))
 
 
+def _one_bit_more(keep: Tensor, others: int) -> int:
+    """You take a bit too many for 512 weights: numbered from 0 they take 9 bits, and `(512).bit_length()` is 10."""
+    return _values(keep, others) + _positions(min(len(keep), int(keep.sum()) * len(keep).bit_length()))
+
+
 def _without_header(keep: Tensor, others: int) -> int:
     """You leave out the 7 bytes in front of a layer's mask: its number, the kind, and how many are kept."""
     return _question_bytes(keep, others) - 7
@@ -176,6 +182,7 @@ _QUESTION_BYTES = Exercise(
         _unrounded,
         _always_bitmap,
         _always_indices,
+        _one_bit_more,
         _without_header,
         _dense_values,
         _kept_alone,

@@ -174,8 +174,9 @@ _OWNERS = Exercise(
 
 
 def _statistics(generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    means = torch.randn(4, 6, generator=generator)
-    return means, means.mean(0), torch.rand(6, generator=generator) * 3 + 0.5
+    """Clients' means, those of all images together, by which large clients count more, and a variance."""
+    means, share = torch.randn(4, 6, generator=generator), torch.rand(4, generator=generator) + 0.1
+    return means, share @ means / share.sum(), torch.rand(6, generator=generator) * 3 + 0.5
 
 
 def _bn_distance(means: Tensor, mean: Tensor, variance: Tensor) -> float:
@@ -186,6 +187,11 @@ def _bn_distance(means: Tensor, mean: Tensor, variance: Tensor) -> float:
 def _by_variance(means: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """You divide by the variance; σ is its square root."""
     return ((means - mean) / variance).square().mean().sqrt()
+
+
+def _from_average(means: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """You compare with the average of the clients' means; compare with `mean`, where large clients count more."""
+    return ((means - means.mean(0)) / variance.sqrt()).square().mean().sqrt()
 
 
 def _plain(means: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -212,7 +218,7 @@ _BN_DISTANCE = Exercise(
     inputs=_statistics,
     right=_bn_distance,
     parts=("distance",),
-    mistakes=(_by_variance, _plain, _absolute, _no_root, _signed),
+    mistakes=(_by_variance, _from_average, _plain, _absolute, _no_root, _signed),
     hints=(
         "(μₖ − μ) / σ for every client and channel; then square, mean, root, in this order.",
         "`((means - mean) / variance.sqrt())` is [K, channels]; `.square().mean().sqrt()` makes one number of it.",

@@ -153,10 +153,15 @@ def in_parts(result: Any, parts: tuple[str, ...]) -> tuple[Tensor, ...] | str:
     if not isinstance(several, tuple | list) or len(several) != len(parts):
         return f"{wanted}, as `return {', '.join(parts)}`; it returns {_kind(result)}."
     try:
-        return tuple(torch.as_tensor(part).detach() for part in several)
-    except (TypeError, ValueError, RuntimeError):
+        return tuple(_as_tensor(part).detach() for part in several)
+    except Exception:
         each = "each as" if len(parts) > 1 else "as"
         return f"{wanted}, {each} one tensor or plain numbers; it returns {_kind(result)}."
+
+
+def _as_tensor(part: Any) -> Tensor:
+    """A part of a result as a tensor; a pandas Series by its values, whatever its index."""
+    return torch.as_tensor(part.to_numpy(copy=True) if hasattr(part, "to_numpy") else part)
 
 
 def _kind(result: Any) -> str:

@@ -148,9 +148,10 @@ _MERGE = Exercise(
 
 
 def _matrix(generator: Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Weights of 6 x 6, their mask, a merged gradient that also covers kept positions, and a count."""
-    keep = (torch.randperm(36, generator=generator) < 16).view(6, 6)
-    weight = torch.randn(6, 6, generator=generator) * keep
+    """Weights of 6 x 6, one kept at 0, their mask, a merged gradient that also covers kept positions, and a count."""
+    order = torch.randperm(36, generator=generator).view(6, 6)
+    keep = order < 16
+    weight = torch.randn(6, 6, generator=generator) * keep * (order > 0)
     return weight, keep, torch.randn(6, 6, generator=generator), whole_number(generator, 2, 5)
 
 
@@ -229,6 +230,11 @@ def _grown_by_gradient(weight: Tensor, keep: Tensor, gradient: Tensor, count: in
     return new, torch.where(new & ~keep, gradient, weights)
 
 
+def _guessed(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
+    """You take weights that are not 0 for the kept ones; a kept weight may be 0, as one that just grew: use `keep`."""
+    return _exchanged(weight, weight != 0, gradient, count)
+
+
 def _unmasked(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
     """Your mask is right, but the pruned weights still hold their values; set them to 0."""
     return _exchanged(weight, keep, gradient, count)[0], weight
@@ -239,6 +245,7 @@ _GROW_AND_PRUNE = Exercise(
     right=_exchanged,
     parts=("mask", "weights"),
     mistakes=(
+        _guessed,
         _regrown,
         _revived,
         _pruned_again,

@@ -13,8 +13,11 @@ from fedtiny_lite.model.costs import LayerShape
 
 
 def _matrix(generator: Generator) -> tuple[Tensor]:
+    """A mask. Its columns and its kept weights are by chance a power of 2, as many as whole bits can number."""
     rows, cols = whole_number(generator, 5, 12), whole_number(generator, 20, 60)
-    return (torch.rand(rows, cols, generator=generator) < 0.2,)
+    cols = (32, 64, cols)[whole_number(generator, 0, 2)]
+    kept = (32, 64, rows * cols // 5)[whole_number(generator, 0, 2)]
+    return ((torch.randperm(rows * cols, generator=generator) < kept).view(rows, cols),)
 
 
 def _csr_bytes(keep: Tensor) -> int:
@@ -67,6 +70,12 @@ def _parts_of_bits(keep: Tensor) -> int:
     return _bytes_of(kept * (32 + math.log2(cols)) + rows * math.log2(kept))
 
 
+def _one_bit_more(keep: Tensor) -> int:
+    """You take a bit too many for 32 or 64 things: numbered from 0, 64 take 6 bits, and `(64).bit_length()` is 7."""
+    kept, (rows, cols) = int(keep.sum()), keep.shape
+    return _bytes_of(kept * (32 + cols.bit_length()) + rows * kept.bit_length())
+
+
 def _whole_indices(keep: Tensor) -> int:
     """You take 32 bits for an index; as many as number the columns will do."""
     return _bytes_of((2 * int(keep.sum()) + len(keep)) * 32)
@@ -85,6 +94,7 @@ _CSR_BYTES = Exercise(
         _without_rows,
         _without_values,
         _parts_of_bits,
+        _one_bit_more,
         _whole_indices,
     ),
     hints=(

@@ -15,9 +15,9 @@ from fedtiny_lite.report.verdicts import Verdict
 TITLE_WIDTH = 42
 """Letters in a line of a panel's title."""
 CAPTION = (
-    "FedTiny's accuracy minus that of each baseline with three seeds or more, with mean and 95 % interval. Blue: "
-    "ahead; orange: behind; grey: the interval holds 0. Last panel: what a client of FedTiny saves of a client's cost "
-    "in another method. Dashed: the paper's numbers."
+    "FedTiny's accuracy minus that of each baseline with three seeds or more, with mean and single 95 % interval. "
+    "Blue: ahead; orange: behind; grey: the interval holds 0. Verdicts correct intervals by Holm, so that fewer count. "
+    "Last panel: what a client of FedTiny saves of a client's cost in another method. Dashed: the paper's numbers."
 )
 
 

@@ -69,10 +69,15 @@ def saved(ours: float, theirs: float) -> float:
 
 def of_shares(saved: Mapping[str, float], paper: float) -> str:
     """Whether what FedTiny saves, as a share of each other method's cost, is at least what the paper says."""
-    reached = [name for name, share in saved.items() if share >= paper]
-    if len(reached) == len(saved):
+    names = reached(saved, paper)
+    if len(names) == len(saved):
         return HOLDS
-    return f"{HOLDS} against {', '.join(reached)} only" if reached else FAILS
+    return f"{HOLDS} against {', '.join(names)} only" if names else FAILS
+
+
+def reached(saved: Mapping[str, float], paper: float) -> list[str]:
+    """The methods against which FedTiny saves at least the share that the paper says."""
+    return [name for name, share in saved.items() if share >= paper]
 
 
 def in_numbers(values: Sequence[float]) -> str:

@@ -130,8 +130,8 @@ def _with_progress(found: Finding, plan: str, out: str | Path) -> Finding:
 
 def modules(out: str | Path) -> Finding:
     """FedTiny minus FedTiny without one of its modules, in the plan of the ablations."""
-    parts = {"progressive pruning − none": {"progressive": "no"}, "selection − none": {"selection": "fixed"}}
-    shown = {words: ablated(out, changed) for words, changed in parts.items()}
+    parts = {"progressive pruning": {"progressive": "no"}, "selection": {"selection": "fixed"}}
+    shown = {f"FedTiny − without {part}": ablated(out, changed) for part, changed in parts.items()}
     tested = {words: values for words, values in shown.items() if len(values) > 1}
     outcome = deciding.of_parts([deciding.of_one(values) for values in shown.values()])
     where = f"{CIFAR}, density {DENSITIES[MIDDLE]:g}"
@@ -176,6 +176,7 @@ def _saved(where: str, cost_of: Callable[[str, Mapping[str, Any]], float], paper
     saved = {
         exchanges.label_of(name, cost).label: deciding.saved(ours, cost_of(name, cost)) for name, cost in others.items()
     }
-    told = (f"{name} {100 * saved[name]:.2f} %".replace("-", "−") for name in ("PruneFL", "SynFlow", "magnitude"))
+    named = dict.fromkeys([*deciding.reached(saved, paper), "PruneFL", "SynFlow", "magnitude"])
+    told = (f"{name} {100 * saved[name]:.2f} %".replace("-", "−") for name in named)
     numbers = f"saved against {', '.join(told)}"
     return Finding(where, deciding.of_shares(saved, paper), numbers, {name: [share] for name, share in saved.items()})
