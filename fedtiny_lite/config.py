@@ -148,8 +148,9 @@ class Config(Settings):
 
     def changed(self, **settings: Any) -> "Config":
         """The same settings but for these, the method's own among them. Raises ValueError as `make_config` does."""
-        machine = {"workers": self.workers, "min_replies": self.min_replies}
-        return make_config(self.identity() | machine, **settings)
+        known = names(Config) | names(own_settings(str(settings.get("method", self.method))))
+        kept = self.identity() | {"workers": self.workers, "min_replies": self.min_replies}
+        return make_config({name: value for name, value in kept.items() if name in known}, **settings)
 
     def differing(self, recorded: Mapping[str, Any]) -> list[str]:
         """The settings in which `recorded`, another run's `identity`, differs; one that it lacks had its default."""

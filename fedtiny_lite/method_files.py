@@ -46,7 +46,8 @@ def method_in(name: str) -> Any:
         raise ValueError(f"{path}{_line(error, str(path))}: {_said(error)}") from error
     if not hasattr(module, "METHOD"):
         raise ValueError(f"method = {name!r}: the file defines no METHOD; docs/methods.md shows one")
-    if not hasattr(module.METHOD, "training"):  # what a Method is belongs to a room above this one
+    parts = ("training", "settings")  # of a Method, which belongs to a room above this one
+    if not all(hasattr(module.METHOD, part) for part in parts):
         kind = type(module.METHOD).__name__
         raise ValueError(f"{path}: METHOD is of type {kind}; it must be a fedtiny_lite.federated.protocol.Method")
     return module.METHOD

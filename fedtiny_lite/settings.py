@@ -12,7 +12,7 @@ from typing import Any
 
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a word"}
 _ACCEPTED: dict[type, Any] = {int: numbers.Integral, float: numbers.Real, str: str}
-_LARGEST = 1e300  # no setting is larger; NaN compares false with it, infinity is above it
+_LARGEST = 3e38  # what float32 holds; NaN compares false with it, infinity is above it
 _LONGEST = 4096  # characters of a word; no path is longer
 Rule = dataclasses.Field[Any]
 """A declared setting: its name, its default, and in `metadata` what `setting` was given."""
@@ -33,8 +33,10 @@ def setting(
 
     `prefix`: words that begin with it are allowed beside the `choices`. `low` and `high` are allowed themselves,
     `above` is not. `group`: the heading under which help prints the setting. `identity=False`: the setting cannot
-    change a result, so it is no part of a run's name.
+    change a result, so it is no part of a run's name. Raises ValueError for a default of another type.
     """
+    if type(default) not in _KINDS:
+        raise ValueError(f"a setting whose default is {default!r}: give a whole number, a number or a word")
     limits = {"choices": choices, "prefix": prefix, "low": low, "high": high, "above": above}
     return field(default=default, metadata={"help": help, "group": group, "identity": identity} | limits)
 

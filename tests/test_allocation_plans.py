@@ -109,6 +109,13 @@ def test_the_comparison_worked_by_hand():
     assert table.loc[FEDTINY, "accuracy"] == "0.200 [0.200, 0.200]"
 
 
+def test_one_seed_tests_nothing():
+    records = [record(OURS_TRIED, 1, 0.6), record(FEDTINY, 1, 0.2), record("SynFlow", 2, 0.5)]
+    table = report.comparison_table(records, 0.01)
+    assert table["p (Holm)"].tolist() == ["", "", ""]
+    assert table.loc["SynFlow", f"{OURS_TRIED} minus it"] == "-"
+
+
 def test_what_selection_tells_worked_by_hand():
     # Of losses 1, 2, 3 the first is taken, which reaches 0.6; the best reaches 0.7, all of them 0.6 on the mean.
     seed = report.Ranked([1.0, 2.0, 3.0], [0.6, 0.7, 0.5], "a")

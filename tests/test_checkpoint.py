@@ -1,11 +1,16 @@
 import builtins
+import itertools
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from fedtiny_lite.config import make_config
+from fedtiny_lite.data import datasets
 from fedtiny_lite.federated.ledger import SHARED, Ledger
 from fedtiny_lite.federated.memory import Memories
 from fedtiny_lite.federated.messages import pack, unpack
@@ -28,6 +33,28 @@ def saved(tmp_path):
 
 def test_without_a_checkpoint_there_is_nothing_to_continue(tmp_path, server):
     assert checkpoint.load(tmp_path / "none", CONFIG, server.task) is None
+
+
+def _put_images(folder, grey):
+    for part, name in itertools.product(("train", "test"), ("cat", "dog")):
+        (folder / part / name).mkdir(parents=True, exist_ok=True)
+        for number in range(20):
+            Image.new("RGB", (8, 8), (grey, 10 * (name == "dog"), number)).save(folder / part / name / f"{number}.png")
+
+
+def test_a_finished_run_whose_images_have_changed_is_refused(tmp_path):
+    photos, small = tmp_path / "photos", dict(clients=2, rounds=1, server_shots=2, pretrain_epochs=1, min_samples=2)
+    _put_images(photos, 10)
+    config = make_config("smoke", dataset=f"folder:{photos}", density=0.1, **small)
+    record = run(config, tmp_path / "out")
+    assert run(config, tmp_path / "out") == record
+    _put_images(photos, 20)
+    datasets._load.cache_clear()  # as in another process
+    with pytest.raises(ValueError, match=r"record\.json was made of other images than folder:.* holds now; bring"):
+        run(config, tmp_path / "out")
+    shutil.rmtree(photos)
+    datasets._load.cache_clear()
+    assert run(config, tmp_path / "out") == record
 
 
 def test_another_process_can_read_the_record_so_far(saved, server, tmp_path):

@@ -341,6 +341,18 @@ def read_uncached(folder, data_dir):
     return load_dataset(f"folder:{folder}", data_dir)
 
 
+def test_two_folders_of_one_name_are_told_apart(tmp_path):
+    """Even with files of the same names, sizes and times."""
+    folders = [put_folder(tmp_path / parent / "pets") for parent in ("a", "b")]
+    for grey, folder in zip((1, 2), folders, strict=True):
+        for path in sorted(folder.rglob("*.png")):
+            path.unlink()
+            Image.new("RGB", (5, 4), (grey, 0, 0)).save(path.with_suffix(".bmp"))
+            os.utime(path.with_suffix(".bmp"), (0, 0))
+    found = [load_dataset(f"folder:{folder}", tmp_path / "data") for folder in folders]
+    assert [int(one.train.images.max()) for one in found] == [1, 2]
+
+
 def test_images_are_decoded_once(tmp_path, monkeypatch):
     folder = put_folder(tmp_path / "pets")
     first = read_uncached(folder, tmp_path)

@@ -5,9 +5,10 @@ ClientApp.
 """
 
 import functools
+import io
 import itertools
 import json
-from collections import Counter
+from collections import Counter, namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -30,11 +31,14 @@ from fedtiny_lite.flower.envelopes import EXCHANGE, SURVEY, enclosed, opened
 from fedtiny_lite.flower.folders import SAMPLES, hand_over, read_holdings, read_split, write_split
 from fedtiny_lite.flower.place import OnFlower, read_answer
 from fedtiny_lite.records import schema
+from fedtiny_lite.records.files import write_json
 from fedtiny_lite.simulation.places import FORGOT
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import hand_out
 from tests.helpers import Stop, four_clients
 
+Described = namedtuple("Described", ("classes", "in_shape"))
+"""What a client checks its samples against, of a task."""
 EVENTFUL = {"fl_pqsu": dict(lr=0.3), "lotteryfl": dict(lottery_accuracy=0.15)}
 CLIENTS = 4
 
@@ -44,6 +48,16 @@ def tiny(method="fedtiny", **settings):
 
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # as Flower does before it runs a ServerApp
+
+
+def _saved(array: np.ndarray, save=np.save) -> bytes:
+    stream = io.BytesIO()
+    save(stream, array)
+    return stream.getvalue()
+
+
+def _black(labels, side: int) -> Split:
+    return Split(torch.zeros(len(labels), 1, side, side, dtype=torch.uint8), torch.tensor(labels, dtype=torch.int64))
 
 
 @functools.cache
@@ -331,6 +345,26 @@ def test_a_message_is_bytes_and_plain_values_and_nothing_else():
             opened(wrong)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"nonsense",
+        _saved(np.zeros((2, 2), np.uint8)),
+        _saved(np.zeros(2)),
+        _saved(np.zeros(4, np.uint8))[:-2],
+        _saved(np.zeros(2, np.uint8)).replace(b"(2,)", b"(2,(").replace(b"}", b" "),
+        _saved(np.zeros(2, np.uint8)).replace(b"(2,), }        ", b"(9000000000000,"),
+        _saved(np.zeros(2, np.uint8), np.savez),
+    ],
+    ids=["empty", "nonsense", "matrix", "floats", "short", "header", "huge", "npz"],
+)
+def test_bytes_that_are_no_array_are_a_lost_answer(data):
+    array = ArrayRecord({"0": Array("uint8", (2,), "numpy.ndarray", data)})
+    with pytest.raises(ValueError, match="a Flower message"):
+        opened(RecordDict({"message": array, "about": ConfigRecord({})}))
+
+
 def test_what_a_node_says_about_its_answer_is_checked():
     right = dict(memory="0a", trained_on=["dense"], flops=1, kept=2, state_bytes=3)
     assert read_answer(b"reply", right) == Heard(b"reply", "0a", 1, 2, 3, ("dense",))
@@ -350,18 +384,43 @@ def test_a_device_without_samples_or_with_strange_ones_is_named(tmp_path):
     write_split(tmp_path, SAMPLES, Split(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2])))
     assert len(read_split(tmp_path, SAMPLES)) == 3
     with pytest.raises(ValueError, match="labels from 0 to 1"):
-        client_app.checked(read_split(tmp_path, SAMPLES), 2)
+        client_app.checked(read_split(tmp_path, SAMPLES), Described(2, (1, 8, 8)))
+    with pytest.raises(ValueError, match=r"its images are \[1, 8, 8\], and those of the run \[1, 16, 16\]"):
+        client_app.checked(read_split(tmp_path, SAMPLES), Described(3, (1, 16, 16)))
     np.savez(tmp_path / "samples.npz", images=np.zeros((3, 8, 8)), labels=np.zeros(3, dtype=np.int64))
     with pytest.raises(ValueError, match=r"samples\.npz: images must be uint8 .*it must hold images"):
         read_split(tmp_path, SAMPLES)
-    (tmp_path / "samples.npz").write_bytes(b"PK nonsense")
-    with pytest.raises(ValueError, match=r"samples\.npz"):
-        read_split(tmp_path, SAMPLES)
+    np.savez(tmp_path / "samples.npz", images=np.zeros((3, 1, 8, 8), np.uint8), labels=np.array(["a", "b", "c"]))
+    whole = (tmp_path / "samples.npz").read_bytes()
+    for wrong in (b"PK nonsense", whole, whole[:-50], whole[:90] + b"?" + whole[91:], _saved(np.zeros(3))):
+        (tmp_path / "samples.npz").write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"samples\.npz: .*it must hold images"):
+            read_split(tmp_path, SAMPLES)
     (tmp_path / "server.json").write_text("[]")
     with pytest.raises(ValueError, match="must name the classes"):
         read_holdings(tmp_path)
     with pytest.raises(ValueError, match="which client it is"):
         client_app.number(Context(1, 1, {}, RecordDict(), {}))
+
+
+def test_what_the_servers_folder_must_hold(tmp_path):
+    def folder(labels=(0, 1), test_labels=(1,), side=8, **told):
+        write_split(tmp_path, "public", _black(labels, 8))
+        write_split(tmp_path, "test", _black(test_labels, side))
+        write_json(tmp_path / "server.json", {"classes": ["cat", "dog"]} | told)
+        return tmp_path
+
+    assert read_holdings(folder()).summary == {"public_images": 2, "test_images": 1}
+    assert read_holdings(folder(summary={"a": 1})).summary == {"a": 1}
+    for wrong, said in (
+        ({"labels": (0, 2)}, r"public\.npz: it needs samples with labels from 0 to 1"),
+        ({"test_labels": (-100,)}, r"test\.npz: it needs samples with labels from 0 to 1"),
+        ({"classes": []}, r"public\.npz: it needs samples with labels"),
+        ({"side": 16}, r"images of public are \[1, 8, 8\], of test \[1, 16, 16\]"),
+        ({"summary": "two"}, r"server\.json: its summary must be an object"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_holdings(folder(**wrong))
 
 
 def test_what_leaves_a_device_is_the_reply_and_a_few_values(tmp_path):

@@ -62,6 +62,9 @@ def test_p_values_by_hand():
     for step, t in ((0.001, 34.64), (0.005, 6.928), (0.01, 3.464)):
         assert p_value([0.02 - step, 0.02, 0.02 + step]) == pytest.approx(1 - t / math.sqrt(t**2 + 2), abs=1e-4)
     assert [p_value([value] * 3) for value in (0.0, 0.25)] == [1, 0]
+    for values in ([], [0.25]):
+        with pytest.raises(ValueError, match="at least two"):
+            p_value(values)
 
 
 def test_holm_by_hand():

@@ -5,6 +5,7 @@ client's images and labels, what it remembers, and the question.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -208,6 +209,31 @@ def test_of_personal_accuracy_the_server_is_told_one_number_a_client(personal):
         found.append(float(told.tensors["accuracy"]))
     assert record["final"]["personal_accuracy"] == pytest.approx(np.mean(found))
     assert len(states) == config.rounds + 1
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk",
+        pack({}),
+        pack({"accuracy": torch.tensor(0.5)}),
+        *(pack({"accuracy": torch.tensor(value).double()}) for value in (math.nan, 1e6, -0.1, [0.5, 0.5])),
+    ],
+)
+def test_a_reply_that_is_no_accuracy_counts_as_none(junk, monkeypatch):
+    config = four_clients(method="lotteryfl", lottery_accuracy=0.15, rounds=1)
+    given, weigh = [], places.weigh_classes
+    honest = simulate.run(config)["final"]
+    assert 0 < honest["personal_accuracy"] <= 1
+
+    def first_lies(labels, question):
+        given.append(weigh(labels, question))
+        return junk if len(given) == 1 else given[-1]
+
+    monkeypatch.setattr(places, "weigh_classes", first_lies)
+    found = simulate.run(config)["final"]
+    others = [float(unpack(reply).tensors["accuracy"]) for reply in given[1:]]
+    assert found["personal_accuracy"] == pytest.approx(np.mean(others))
 
 
 def test_other_labels_change_the_number_alone(personal):

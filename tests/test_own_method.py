@@ -111,6 +111,7 @@ def test_the_examples_of_the_page_run_as_they_stand(tmp_path, capsys, monkeypatc
 
 
 UNDECLARED = 'class Own(Settings):\n    a: int = setting(1, "its help")'
+DECLARED = "@dataclass(frozen=True, kw_only=True)\nclass Own(Settings):\n"
 WITH_OWN = METHOD.replace("AVERAGING)", "AVERAGING, settings=Own)")
 
 
@@ -122,6 +123,15 @@ WITH_OWN = METHOD.replace("AVERAGING)", "AVERAGING, settings=Own)")
         ("def f():\n    1 / 0\n\n\nf()\n", r", line 2: ZeroDivisionError: division by zero"),
         ("raise RuntimeError('x\\ny')", r", line 1: RuntimeError: x y"),
         ("METHOD = 5\n", r": METHOD is of type int; it must be a fedtiny_lite\.federated\.protocol\.Method"),
+        ("from torch import nn\nMETHOD = nn.Linear(2, 2)\n", r": METHOD is of type Linear; it must be a fedtiny_lite"),
+        (
+            f'{HEAD}{START}\n\n{DECLARED}    lr: float = setting(0.9, "its help")\n{WITH_OWN}',
+            "settings of mine: lr is a setting that every run has; choose another name",
+        ),
+        (
+            f'{HEAD}{START}\n\n{DECLARED}    nesterov: bool = setting(True, "its help")\n{WITH_OWN}',
+            "ValueError: a setting whose default is True: give a whole number, a number or a word",
+        ),
         (
             f"{HEAD}{START}\n\nclass Own: ...\n{WITH_OWN}",
             r": give a class that is derived from fedtiny_lite\.settings\.S",

@@ -52,8 +52,10 @@ def test_counts_are_floored_and_lie_between_one_and_what_is_pruned():
     def layer(kept, size):
         return torch.arange(size) < kept
 
-    mask = Mask({"big": layer(19, 100), "one": layer(1, 50), "nearly": layer(98, 100), "full": layer(9, 9)})
-    # floor(0.3 * 19) = 5; at least 1; 29 but only 2 are pruned; nothing is pruned
+    mask = Mask(
+        {"big": layer(19, 100), "one": layer(1, 50), "nearly": layer(98, 100), "full": layer(9, 9), "bare": layer(0, 9)}
+    )
+    # floor(0.3 * 19) = 5; at least 1; 29 but only 2 are pruned; nothing is pruned; nothing is kept
     assert exchange_counts(mask, tuple(mask), 0.3) == {"big": 5, "one": 1, "nearly": 2}
     assert exchange_counts(mask, ("one",), 0.3) == {"one": 1}
     assert exchange_counts(mask, tuple(mask), 0.0) == {}

@@ -190,6 +190,17 @@ def test_pretraining_starts_anew_whatever_the_model_held_before(server):
     assert not all(torch.equal(first[name], server.initial[name]) for name in first)
 
 
+def test_pretraining_is_the_same_whatever_the_number_of_threads(monkeypatch):
+    """So a run that finds it remembered does not depend on what this process did before."""
+    server, found = build_federation(make_config(clients=2, width=32, pretrain_epochs=2)).server, []
+    for threads in (1, 2):
+        monkeypatch.setattr(server_module, "_PRETRAINED", {})
+        torch.set_num_threads(threads)
+        found.append(server_module.pretrained(server))
+        assert torch.get_num_threads() == threads
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_pretraining_is_dense_and_learns_from_the_public_set(server):
     trained = pretrained(server)
     moved = {name: int((trained[name] != server.initial[name]).sum()) for name in server.task.sizes}

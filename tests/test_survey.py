@@ -10,7 +10,7 @@ from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.messages import pack
 from fedtiny_lite.federated.survey import answer_survey, normalisation, read_survey, sums_of_pixels
-from fedtiny_lite.simulation.setup import build_federation, hand_out
+from fedtiny_lite.simulation.setup import build_federation, federate, hand_out
 
 SHAPE = (2, 3, 3)
 
@@ -71,8 +71,23 @@ def test_a_reply_that_no_images_can_give_is_rejected_with_a_reason(hostile):
 
 
 def test_no_usable_reply_is_an_error():
-    with pytest.raises(ValueError, match="no client said"):
+    with pytest.raises(ValueError, match=r"^0 clients said how .* spread, and 1 are needed; rejected: .0: "):
         read_survey({0: b""}, SHAPE)
+
+
+def test_one_client_cannot_set_how_ten_normalise():
+    """As in any exchange, half of those asked are needed, and `min_replies`."""
+    config = make_config("smoke", clients=10, min_replies=8)
+    holdings = hand_out(config)
+
+    def answers(honest: int) -> dict[int, bytes]:
+        return {k: answer_survey(split) if k < honest else b"" for k, split in enumerate(holdings.splits)}
+
+    assert len(federate(config, holdings, lambda: answers(8)).samples) == 8
+    with pytest.raises(ValueError, match=r"^7 clients said how their pixels are spread, and 8 are needed"):
+        federate(config, holdings, lambda: answers(7))
+    with pytest.raises(ValueError, match=r"^4 clients said how their pixels are spread, and 5 are needed"):
+        federate(config.changed(min_replies=1), holdings, lambda: answers(4))
 
 
 def test_a_run_normalises_by_its_clients_images_or_by_the_public_set():

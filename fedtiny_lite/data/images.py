@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,9 +114,9 @@ def read_images(paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def listing_digest(folder: Path, paths: list[Path]) -> str:
-    """16 hex digits of the names, sizes and times of change of files below `folder`; their content is not read."""
-    digest = hashlib.sha256()
+    """16 hex digits of `folder` and of the names, sizes and times of change of files below it, which are not read."""
+    digest = hashlib.sha256(os.fsencode(folder.resolve()))
     for path in paths:
         status = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

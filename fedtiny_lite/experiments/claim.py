@@ -16,6 +16,8 @@ from fedtiny_lite.records.bundles import load_plan, records_so_far
 Values = Mapping[str, object]
 LATE = {"validation": 3, "test": 5}
 """Rounds at the end of a run whose accuracies are averaged, as a single round's swings by several points."""
+GUESS = 0.1
+"""Accuracy of a guess among ten classes: what a run that diverged counts for."""
 SEEDS = (10, 11, 12, 13, 14)
 TUNING_SEED = 100
 ROUNDS = 20
@@ -78,9 +80,9 @@ def config_of(arm: Values, **settings: object) -> Config:
 
 
 def late_accuracy(record: Mapping, on: str = "test") -> float:
-    """Mean accuracy over the last rounds (`LATE`); 0.1, a guess among ten classes, for a run that diverged."""
+    """Mean accuracy over the last rounds (`LATE`); `GUESS` for a run that diverged."""
     if not record["complete"]:
-        return 0.1
+        return GUESS
     return mean(entry[f"{on}_accuracy"] for entry in record["rounds"][-LATE[on] :])
 
 

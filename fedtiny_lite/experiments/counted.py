@@ -19,6 +19,7 @@ from fedtiny_lite.model import costs, masks
 from fedtiny_lite.model.networks import build_model, load_state, prunable_blocks, prunable_names, state_of
 from fedtiny_lite.model.training import Normalisation, train
 from fedtiny_lite.pruning.activations import activation_memory
+from fedtiny_lite.pruning.progressive import exchange_count
 from fedtiny_lite.seeding import torch_generator
 
 LayerCounts = dict[str, dict[str, int]]
@@ -137,7 +138,9 @@ def list_bytes(subject: PaperModel) -> dict[str, int]:
     """Bytes of growth lists at the paper's density and rate, and of the dense gradient that one stands for."""
     own, kept = subject.config.of(Adjustment), subject.kept(subject.config.density)["uniform"]
     sizes = {
-        layer.name: costs.growth_list_bytes(layer.weights, int(own.adjust_rate * kept[layer.name]))
+        layer.name: costs.growth_list_bytes(
+            layer.weights, exchange_count(kept[layer.name], layer.weights, own.adjust_rate)
+        )
         for layer in subject.layers[1:]
     }
     dense = sum(4 * layer.weights for layer in subject.layers if layer.name in subject.last_block)
@@ -152,7 +155,8 @@ def states_at(subject: PaperModel, density: float) -> dict[str, int]:
     """Bytes of model state, as the paper counts it, under a uniform mask: three ways to adjust."""
     kept, (parameters, statistics) = subject.kept(density)["uniform"], subject.others
     rate = subject.config.of(Adjustment).adjust_rate
-    entries = sum(int(rate * kept[name]) for name in subject.last_block)
+    last = [layer for layer in subject.layers if layer.name in subject.last_block]
+    entries = sum(exchange_count(kept[layer.name], layer.weights, rate) for layer in last)
 
     def held(entries: int = 0, dense_gradient: Collection[str] = ()) -> int:
         return costs.model_state_memory(subject.layers, kept, parameters, statistics, entries, dense_gradient)

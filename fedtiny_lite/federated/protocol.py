@@ -96,7 +96,8 @@ class Method:
     `mask_of(server, state, k)`: client k's mask, where each client has its own; it follows from `state.of_clients[k]`.
     `extra(task, mask)`: what a state under `mask` holds in `extra` during training, each tensor with its check;
     `of_client(task, mask)`: what it holds of a client in `of_clients`. A checkpoint is held to both.
-    Raises ValueError for another family, for settings that are no such class and for a knob that is none of them.
+    Raises ValueError for another family, for settings that are no such class or that have the name of one that every
+    run has, and for a knob that is none of them.
     """
 
     label: str
@@ -120,6 +121,8 @@ class Method:
                 "fedtiny_lite.settings.Settings, with @dataclass(frozen=True, kw_only=True) above it"
             )
         own = names(self.settings)
+        for name in own & names(Config):
+            raise ValueError(f"settings of {self.label}: {name} is a setting that every run has; choose another name")
         for name in self.knobs.keys() - own:
             its = ", ".join(sorted(own)) or "none"
             raise ValueError(f"knobs of {self.label}: {name} is no setting of its own; those are {its}")

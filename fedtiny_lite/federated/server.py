@@ -14,7 +14,7 @@ from fedtiny_lite.federated.state import State
 from fedtiny_lite.federated.task import Task, new_model
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.networks import load_state, state_of
-from fedtiny_lite.model.training import epoch_batches, train
+from fedtiny_lite.model.training import epoch_batches, one_thread, train
 from fedtiny_lite.progress_bar import progress_bar
 from fedtiny_lite.seeding import torch_generator
 
@@ -86,7 +86,8 @@ def train_on_public(
     load_state(server.model, weights)
     schedule = epoch_batches(server.public, epochs, config, generator)
     steps = progress_bar(schedule, f"{purpose} on the server", "step", delay=1)
-    train(server.model, server.public, task.pixels, mask, config, steps, generator)
+    with one_thread():  # a run finds what was remembered before it began
+        train(server.model, server.public, task.pixels, mask, config, steps, generator)
     return {name: tensor.cpu() for name, tensor in state_of(server.model).items()}
 
 

@@ -50,7 +50,7 @@ class Reply:
     """A client's answer: tensors and plain values to send, and what it cost (counted, not sent).
 
     `flops`: of this answer. `kept`: prunable weights that the client held at most. `state_bytes`: its model state
-    as the paper counts memory (`costs.model_state_memory`).
+    as the paper counts memory (`costs.model_state_memory`); in selection, which trains nothing, the packed models.
     """
 
     tensors: Mapping[str, Tensor]

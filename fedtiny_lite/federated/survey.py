@@ -32,11 +32,11 @@ def answer_survey(split: Split) -> bytes:
 
 
 def read_survey(
-    replies: Mapping[int, bytes], in_shape: tuple[int, int, int]
+    replies: Mapping[int, bytes], in_shape: tuple[int, int, int], least: float = 1
 ) -> tuple[Normalisation, dict[int, int], dict[int, str]]:
     """How pixels are normalised; the number of images of each client; the reason for each reply that was rejected.
 
-    Raises ValueError if every reply was rejected.
+    Raises ValueError if fewer than `least` replies passed.
     """
     accepted: list[Message] = []
     samples: dict[int, int] = {}
@@ -47,8 +47,11 @@ def read_survey(
             samples[k] = accepted[-1].meta["samples"]
         except ValueError as error:
             rejections[k] = reason(error)
-    if not accepted:
-        raise ValueError(f"no client said how its pixels are spread: {rejections}")
+    if len(accepted) < least:
+        raise ValueError(
+            f"{len(accepted)} clients said how their pixels are spread, and {math.ceil(least)} are needed; rejected: "
+            f"{rejections or 'none'}"
+        )
     return normalisation([m.tensors for m in accepted], sum(samples.values()), in_shape), samples, rejections
 
 

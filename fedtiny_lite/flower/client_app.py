@@ -25,7 +25,7 @@ from fedtiny_lite.federated.protocol import answer_question, exchange_at
 from fedtiny_lite.federated.survey import answer_survey
 from fedtiny_lite.federated.task import Task, task_from
 from fedtiny_lite.flower.envelopes import enclosed, opened
-from fedtiny_lite.flower.folders import SAMPLES, read_split
+from fedtiny_lite.flower.folders import SAMPLES, check_labels, read_split
 from fedtiny_lite.simulation.setup import hand_out
 
 torch.set_num_threads(1)  # sums in another order give other last bits
@@ -50,7 +50,7 @@ def exchange(message: Message, context: Context) -> Message:
     if memory is None:
         return Message(enclosed(b"", forgot=True), reply_to=message)
     split = samples(context, json.dumps(task.config.identity()))
-    client = build_client(task, number(context), about["round"], checked(split, task.classes), memory)
+    client = build_client(task, number(context), about["round"], checked(split, task), memory)
     found = answer_question(client, exchange_at(load_method(task.config.method), task.config, about["index"]), question)
     after = kept.remember(found.memory)
     retain(context, kept, (about["memory"], after))
@@ -92,10 +92,11 @@ def samples(context: Context, config: str) -> Split:
     return splits[k]
 
 
-def checked(split: Split, classes: int) -> Split:
-    """The same samples. Raises ValueError for none, or for a label that the task does not have."""
-    if not len(split) or not 0 <= int(split.labels.min()) <= int(split.labels.max()) < classes:
-        raise ValueError(f"a client needs samples with labels from 0 to {classes - 1}")
+def checked(split: Split, task: Task) -> Split:
+    """The same samples. Raises ValueError for none, and for labels or a size of images that the task does not have."""
+    check_labels(split, task.classes)
+    if split.in_shape != task.in_shape:
+        raise ValueError(f"its images are {list(split.in_shape)}, and those of the run {list(task.in_shape)}")
     return split
 
 

@@ -27,9 +27,11 @@ def read_split(folder: Path, name: str) -> Split:
     """The split in `name`.npz. Raises ValueError, naming the file, for another form, and OSError if there is none."""
     path = folder / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Split(*(torch.from_numpy(arrays[part]) for part in ("images", "labels")))
-    except (ValueError, KeyError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads a file that somebody made, and the kind of error depends on it
         raise ValueError(f"{path}: {error}; it must hold images, uint8 [N, C, H, W], and labels, int64 [N]") from error
 
 
@@ -45,9 +47,29 @@ def read_holdings(folder: Path) -> Holdings:
     told = read_json(folder / "server.json")
     if not isinstance(told, dict) or not isinstance(told.get("classes"), list):
         raise ValueError(f'{folder / "server.json"} must name the classes: {{"classes": ["cat", "dog"]}}')
-    public, test = (read_split(folder, name) for name in ("public", "test"))
+    public, test = (_of_classes(folder, name, len(told["classes"])) for name in ("public", "test"))
+    if public.in_shape != test.in_shape:
+        raise ValueError(f"{folder}: images of public are {list(public.in_shape)}, of test {list(test.in_shape)}")
     counts = {"public_images": len(public), "test_images": len(test)}
-    return Holdings(public, (), test, tuple(map(str, told["classes"])), told.get("summary", counts))
+    summary = told.get("summary", counts)
+    if not isinstance(summary, dict):
+        raise ValueError(f"{folder / 'server.json'}: its summary must be an object, such as {counts}")
+    return Holdings(public, (), test, tuple(map(str, told["classes"])), summary)
+
+
+def _of_classes(folder: Path, name: str, classes: int) -> Split:
+    split = read_split(folder, name)
+    try:
+        check_labels(split, classes)
+    except ValueError as error:
+        raise ValueError(f"{folder / name}.npz: {error}") from error
+    return split
+
+
+def check_labels(split: Split, classes: int) -> None:
+    """Raises ValueError for no samples, and for a label that is none of so many classes."""
+    if not len(split) or not 0 <= int(split.labels.min()) <= int(split.labels.max()) < classes:
+        raise ValueError(f"it needs samples with labels from 0 to {classes - 1}")
 
 
 def hand_over(config: Config, folder: Path) -> Path:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedtiny_lite.config import Config, make_config, parse_settings
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import hand_out
-from fedtiny_lite.simulation.watching import OnRound
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -25,18 +24,16 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_U
 Found = TypeVar("Found")
 
 
-def simulated(config: Config, out: Path | str | None = None, on_round: OnRound | None = None) -> dict[str, Any]:
+def simulated(config: Config, out: Path | str | None = None) -> dict[str, Any]:
     """The record of `rounds.run`, with each client on a virtual node. Raises as `rounds.run`, and as `on_nodes`."""
-    return on_nodes(lambda grid: run_on(grid, config, out, on_round), config.clients)
+    return on_nodes(lambda grid: run_on(grid, config, out), config.clients)
 
 
-def run_on(
-    grid: "Grid", config: Config, out: Path | str | None = None, on_round: OnRound | None = None
-) -> dict[str, Any]:
+def run_on(grid: "Grid", config: Config, out: Path | str | None = None) -> dict[str, Any]:
     """A run of `config` on nodes that are parts of its data set; its record."""
     from fedtiny_lite.flower.place import OnFlower
 
-    return run(config, out, on_round, OnFlower(grid, config, hand_out(config)))
+    return run(config, out, place=OnFlower(grid, config, hand_out(config)))
 
 
 def on_nodes(serve: "Callable[[Grid], Found]", nodes: int) -> Found:

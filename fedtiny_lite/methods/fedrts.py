@@ -44,7 +44,9 @@ Posteriors = dict[str, Tensor]
 class Settings(Growth):
     """FedRTS's own settings beside those of growth lists."""
 
-    thompson_weight: float = setting(10.0, "how much one round's vote counts in a posterior (lambda)", above=0)
+    thompson_weight: float = setting(
+        10.0, "how much one round's vote counts in a posterior (lambda)", above=0, high=1e6
+    )
     thompson_fusion: float = setting(
         0.5, "the clients' share of a vote, the average's being the rest (gamma)", low=0, high=1
     )

@@ -133,13 +133,15 @@ def uniform_counts(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     return within_budget({name: max(int(density * n + 1e-9), 1) for name, n in sizes.items()}, sizes, budget)
 
 
-def noise_counts(
-    sizes: Mapping[str, int], budget: int, noise: float, rng: np.random.Generator, tolerance: float = 0.02
-) -> dict[str, int]:
+NOISE_TOLERANCE = 0.02
+"""How far noisy counts may lie from the budget, relative to it."""
+
+
+def noise_counts(sizes: Mapping[str, int], budget: int, noise: float, rng: np.random.Generator) -> dict[str, int]:
     """Kept weights per layer at noisy densities d_l ~ U[(1 - noise) d, (1 + noise) d], d the density of `budget`.
 
     Source: the uniform-noise strategy of the authors' 2022 code. All layers are drawn anew until their sum is within
-    `tolerance` of `budget`, relative to it. A small model cannot always come so near: after 1,000 draws the nearest
+    `NOISE_TOLERANCE` of `budget`. A small model cannot always come so near: after 1,000 draws the nearest
     draw is taken. The largest layers are then trimmed so that `budget` is never exceeded. Each layer keeps at least
     one weight.
     """
@@ -151,7 +153,7 @@ def noise_counts(
         miss = abs(sum(counts.values()) - budget) / budget
         if miss < best_miss:
             best, best_miss = counts, miss
-        if miss < tolerance:
+        if miss < NOISE_TOLERANCE:
             break
     return within_budget(best, sizes, budget)
 

@@ -1,5 +1,6 @@
 """Masked SGD and evaluation of one model on one split: the trainer of the server and of every client."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,17 @@ class Evaluation:
     loss_sum: float
     correct: int
     count: int
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread: sums in another order give other last bits, and workers would crowd each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def epoch_batches(split: Split, epochs: int, config: Config, generator: torch.Generator) -> list[Tensor]:

@@ -43,20 +43,20 @@ def _budget_crosses(ax: Axes, groups: Mapping[str, pd.DataFrame]) -> None:
         ax.scatter(means.index, means, s=30, color="black", marker="x", linewidth=1.2, zorder=3)
 
 
-def differences_figure(groups: Mapping[str, pd.DataFrame], first: str = FEDTINY) -> Figure:
-    """Accuracy of `first` minus each other label's, seed by seed: a panel per entry of `groups`, a row per label."""
+def differences_figure(groups: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy of FedTiny minus each other label's, seed by seed: a panel per entry of `groups`, a row per label."""
     everything = pd.concat(groups.values())
-    names = [name for name in by_label(everything) if name != first]
+    names = [name for name in by_label(everything) if name != FEDTINY]
     fig = figure((max(8.4, 2.4 + 2.6 * len(groups)), 1.9 + 0.3 * len(names)))
     for ax, (title, runs) in zip(_axes(fig, 1, len(groups)), groups.items(), strict=True):
-        gaps = against_others(runs, first)
+        gaps = against_others(runs)
         interval_dots(ax, {name: gaps.get(name, []) for name in names})
         ax.set_xscale("symlog", linthresh=0.05)  # some are tied within 0.02, others 0.5 apart
         ax.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS], fontsize=8)
         ax.minorticks_off()
         ax.set(title=title, xlabel="difference in accuracy\n(share of test images)")
     what = f"measured, paired by seed; axis linear to ±0.05, then logarithmic\n{INTERVAL}"
-    subtitle(fig, f"{first} minus the others", describe(everything, what))
+    subtitle(fig, f"{FEDTINY} minus the others", describe(everything, what))
     return fig
 
 

@@ -41,15 +41,14 @@ def exchange_rate(r: int, until: int, rate: float) -> float:
     return rate / 2 * (1 + math.cos(math.pi * r / until))
 
 
-def exchange_counts(mask: Mask, names: Sequence[str], rate: float) -> dict[str, int]:
-    """a_l per layer: floor(rate * kept), at least 1 while rate > 0, at most the number of pruned positions.
+def exchange_count(kept: int, weights: int, rate: float) -> int:
+    """a_l of a layer: floor(rate * kept), at least 1 while rate > 0, at most the pruned and the kept weights."""
+    return min(max(int(rate * kept), 1 if rate > 0 else 0), weights - kept, kept)
 
-    Layers of which nothing is exchanged are left out.
-    """
-    counts = {}
-    for name in names:
-        kept, pruned = mask.kept[name], mask[name].numel() - mask.kept[name]
-        counts[name] = min(max(int(rate * kept), 1 if rate > 0 else 0), pruned)
+
+def exchange_counts(mask: Mask, names: Sequence[str], rate: float) -> dict[str, int]:
+    """a_l of each of these layers; those of which nothing is exchanged are left out."""
+    counts = {name: exchange_count(mask.kept[name], mask[name].numel(), rate) for name in names}
     return {name: count for name, count in counts.items() if count}
 
 

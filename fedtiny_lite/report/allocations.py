@@ -50,14 +50,15 @@ def comparison_table(records: Sequence[Mapping], density: float) -> pd.DataFrame
     """Per arm: accuracy, the lead of our pool over it with Holm's p over all arms, and its FLOPs against FedTiny's."""
     runs = runs_at(records, density)
     ahead = leads(runs)
-    corrected = dict(zip(ahead, holm([p_value(values) for values in ahead.values()]), strict=True))
+    tested = [name for name, values in ahead.items() if len(values) > 1]
+    corrected = dict(zip(tested, holm([p_value(ahead[name]) for name in tested]), strict=True))
     paper = mean(map(total_flops, runs[FEDTINY].values()))
     rows = {
         name: {
             "accuracy": with_interval([final_accuracy(record) for record in of_arm.values()]),
             f"{OURS_TRIED} minus it": with_interval(ahead[name], "+") if name in ahead else "",
             "ahead in": f"{sum(gap > 0 for gap in ahead[name])} of {len(ahead[name])}" if name in ahead else "",
-            "p (Holm)": _p(corrected[name]) if name in ahead else "",
+            "p (Holm)": _p(corrected[name]) if name in corrected else "",
             "FLOPs / FedTiny's": f"{mean(map(total_flops, of_arm.values())) / paper:.2f}",
             "bytes / FedTiny's": f"{_bytes(of_arm) / _bytes(runs[FEDTINY]):.2f}",
         }

@@ -12,6 +12,7 @@ from fedtiny_lite.experiments.claim import (
     ABLATIONS,
     ARMS,
     DENSITIES,
+    GUESS,
     LATE,
     MIDDLE,
     PILOT_ROUNDS,
@@ -101,9 +102,9 @@ def _leads(runs: Runs, arm: str, rounds: int) -> list[float]:
 
 
 def _accuracy_after(record: Mapping, rounds: int) -> float:
-    """Mean validation accuracy of the last five of so many rounds; 0.1, a guess, if the run did not come so far."""
+    """Mean validation accuracy of the last five of so many rounds; `GUESS` if the run did not come so far."""
     if len(record["rounds"]) < rounds:
-        return 0.1
+        return GUESS
     return mean(entry["validation_accuracy"] for entry in record["rounds"][rounds - LATE["test"] : rounds])
 
 

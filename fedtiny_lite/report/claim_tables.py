@@ -9,7 +9,7 @@ from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, DENSITIES, UNPRUNED, late_accuracy
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, GUESS, UNPRUNED, late_accuracy
 from fedtiny_lite.records.bundles import load_plan
 from fedtiny_lite.report.claim_costs import Spend, accuracy_within, arm_of, flops, seconds, total, total_flops
 from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value
@@ -18,8 +18,8 @@ from fedtiny_lite.report.text import as_markdown, with_interval
 
 
 def final_accuracy(record: Mapping) -> float:
-    """Test accuracy after the last round; 0.1, a guess among ten classes, for a run that diverged."""
-    return record["final"]["test_accuracy"] if record["complete"] else 0.1
+    """Test accuracy after the last round; `GUESS` for a run that diverged."""
+    return record["final"]["test_accuracy"] if record["complete"] else GUESS
 
 
 SPENDS: Mapping[str, Spend] = {"FLOPs": flops, "time": seconds}

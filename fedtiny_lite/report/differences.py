@@ -27,10 +27,10 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[floa
     return {density: found for density, found in gaps.items() if found}
 
 
-def against_others(runs: pd.DataFrame, first: str = FEDTINY) -> dict[str, list[float]]:
-    """Other label -> accuracy of `first` minus that one's, a number per seed; `runs` are of one density."""
+def against_others(runs: pd.DataFrame) -> dict[str, list[float]]:
+    """Other label -> accuracy of FedTiny minus that one's, a number per seed; `runs` are of one density."""
     groups = by_label(runs)
-    ahead = groups.pop(first, runs.iloc[:0])
+    ahead = groups.pop(FEDTINY, runs.iloc[:0])
     gaps = {name: paired(ahead, others) for name, others in groups.items()}
     return {name: found for name, found in gaps.items() if found}
 
@@ -108,13 +108,13 @@ def after_holm(gaps: Mapping[str, Gaps]) -> str:
     return f"told from 0 with Holm's correction for all {len(tests)} comparisons: {'; '.join(kept) or 'none'}"
 
 
-def in_words(groups: Mapping[str, pd.DataFrame], first: str = FEDTINY) -> str:
-    """A line per group of runs: what `first` is ahead of, behind, and not told apart from."""
-    lines = {title: _sentence(against_others(runs, first), first) for title, runs in groups.items()}
+def in_words(groups: Mapping[str, pd.DataFrame]) -> str:
+    """A line per group of runs: what FedTiny is ahead of, behind, and not told apart from."""
+    lines = {title: _sentence(against_others(runs)) for title, runs in groups.items()}
     return "\n".join(f"{title}: {line}" for title, line in lines.items())
 
 
-def _sentence(gaps: Gaps, first: str) -> str:
+def _sentence(gaps: Gaps) -> str:
     sides = {"ahead of": 1, "behind": -1, "not told apart from": 0}
     found = {words: [name for name, values in gaps.items() if verdict(values) == sign] for words, sign in sides.items()}
-    return f"{first} is " + "; ".join(f"{words} {', '.join(names) or 'none'}" for words, names in found.items())
+    return f"{FEDTINY} is " + "; ".join(f"{words} {', '.join(names) or 'none'}" for words, names in found.items())

@@ -43,7 +43,12 @@ def expected_half(values: Sequence[float], seeds: int) -> float:
 
 
 def p_value(values: Sequence[float]) -> float:
-    """Two-sided p value of Student's t test that the mean of at least two values is 0; 0 or 1 without spread."""
+    """Two-sided p value of Student's t test that the mean of at least two values is 0; 0 or 1 without spread.
+
+    Raises ValueError for fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} values: this test takes at least two")
     if np.ptp(values) == 0:
         return float(values[0] == 0)
     return float(stats.ttest_1samp(values, 0).pvalue)

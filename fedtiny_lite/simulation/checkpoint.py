@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedtiny_lite.config import Config
+from fedtiny_lite.data.datasets import load_dataset
 from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.ledger import Ledger
 from fedtiny_lite.federated.messages import encode_state, pack, unpack
@@ -134,6 +135,19 @@ def check_data(folder: Path, theirs: Mapping[str, Any], now: Mapping[str, Any]) 
             f"{path_in(folder)} began with other images (its {', '.join(differing)} differ); bring these back, or "
             "delete it to start over"
         )
+
+
+def check_images(path: Path, record: Mapping[str, Any], config: Config) -> None:
+    """Raise ValueError if the folder of images, where it is still there, is not what the finished record is made of."""
+    before = record["data"].get("fingerprint")
+    if not config.dataset.startswith("folder:") or before is None:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if load_dataset(config.dataset).fingerprint != before:
+            raise ValueError(
+                f"{path} was made of other images than {config.dataset} holds now; bring these back, choose another "
+                "output folder, or delete it to start over"
+            )
 
 
 def load(folder: Path, config: Config, task: Task) -> Saved | None:

@@ -6,7 +6,7 @@ checked, and gives the method those that passed, in order of client number.
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from fedtiny_lite.config import Config, load_method
 from fedtiny_lite.export.tiny_model import final_model, save_tiny
 from fedtiny_lite.federated.ledger import begin
 from fedtiny_lite.federated.protocol import Method
+from fedtiny_lite.model.training import one_thread
 from fedtiny_lite.records.environment import environment
 from fedtiny_lite.records.files import alone, check_writable, sweep
 from fedtiny_lite.records.schema import read_record, write_record
@@ -82,6 +83,7 @@ def _finished(folder: Path, config: Config) -> dict[str, Any] | None:
     checkpoint.check_identity(path, record["config"], config)
     if not record["complete"]:
         return None
+    checkpoint.check_images(path, record, config)
     checkpoint.remove(folder)  # of a process that was killed in between
     _drop_lock(folder)
     return record
@@ -96,7 +98,7 @@ def _drop_lock(folder: Path) -> None:
 def _started(config: Config, folder: Path | None, on_round: OnRound | None, place: Place | None) -> dict[str, Any]:
     """The run from where it stands, with its surroundings: a place for the clients, one thread, a bar."""
     try:
-        with _one_thread(), watched(config, on_round) as report, contextlib.ExitStack() as stack:
+        with one_thread(), watched(config, on_round) as report, contextlib.ExitStack() as stack:
             place = place or stack.enter_context(place_for(config, folder and folder / "clients"))
             return _run(config, folder, report, place)
     except BrokenProcessPool as error:
@@ -193,14 +195,3 @@ def _store(record: dict[str, Any], folder: Path | None) -> None:
         write_record(folder / "record.json", record)
         if record["complete"]:
             checkpoint.remove(folder)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread: sums in another order give other last bits, and workers would crowd each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

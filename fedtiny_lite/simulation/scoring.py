@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+
+from fedtiny_lite.federated.checks import inspect, numbers
 from fedtiny_lite.federated.messages import pack, unpack
 from fedtiny_lite.federated.protocol import Lost, Method
 from fedtiny_lite.federated.state import State, masked_start
@@ -52,15 +55,25 @@ def final(federation: Federation, method: Method, record: dict[str, Any], state:
 
 def personal_accuracy(federation: Federation, method: Method, state: State, place: Place) -> dict[str, float]:
     """The clients' own models on the scored images, whose classes count as often as they do among a client's samples;
-    the mean over the clients that answer, as the entry of the record; none if nobody does.
+    the mean over the clients that answer with an accuracy, as the entry of the record; none if nobody does.
 
     An exchange of its own: the server measures each model's accuracy class by class, and the client weighs the classes
     by its labels, which stay with it. It is no part of the method, so its bytes are not counted.
     """
     questions = {k: _by_class(federation, method, state, k) for k in range(federation.task.config.clients)}
     replies = sorted((k, reply) for k, reply in place.weigh(questions) if not isinstance(reply, Lost))
-    accuracies = [float(unpack(reply).tensors["accuracy"]) for _, reply in replies]
+    accuracies = [accuracy for _, reply in replies if (accuracy := _accuracy_in(reply)) is not None]
     return {"personal_accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
+
+
+def _accuracy_in(reply: bytes) -> float | None:
+    """The accuracy that a client sent; None for a reply that is no accuracy."""
+    try:
+        message = unpack(reply)
+        inspect(message, {"accuracy": numbers(dtype=torch.float64, low=0, high=1)})
+    except ValueError:
+        return None
+    return float(message.tensors["accuracy"])
 
 
 def _by_class(federation: Federation, method: Method, state: State, k: int) -> bytes:

@@ -14,6 +14,7 @@ from fedtiny_lite.config import Config
 from fedtiny_lite.data.datasets import Dataset, Split, distort, limit, load_dataset, public_split
 from fedtiny_lite.data.partition import partition, summarise
 from fedtiny_lite.federated.client import EMPTY_MEMORY, Client, build_client
+from fedtiny_lite.federated.ledger import needed
 from fedtiny_lite.federated.protocol import Lost
 from fedtiny_lite.federated.server import Server, build_server
 from fedtiny_lite.federated.survey import QUESTION, answer_survey, normalisation, read_survey, sums_of_pixels
@@ -124,7 +125,7 @@ def federate(config: Config, holdings: Holdings, survey: Callable[[], Mapping[in
         public = holdings.public
         pixels = normalisation([sums_of_pixels(public.images)], len(public), holdings.in_shape)
         return Federation(build_server(_task_of(config, holdings, pixels), public), holdings)
-    pixels, samples, cost = _surveyed(holdings, survey())
+    pixels, samples, cost = _surveyed(config, holdings, survey())
     return Federation(build_server(_task_of(config, holdings, pixels), holdings.public), holdings, samples, cost)
 
 
@@ -133,11 +134,11 @@ def _task_of(config: Config, holdings: Holdings, pixels: Normalisation) -> Task:
 
 
 def _surveyed(
-    holdings: Holdings, answers: Mapping[int, bytes | Lost]
+    config: Config, holdings: Holdings, answers: Mapping[int, bytes | Lost]
 ) -> tuple[Normalisation, dict[int, int], dict[str, Any]]:
     replies = {k: found for k, found in sorted(answers.items()) if not isinstance(found, Lost)}
     lost = {k: found.why for k, found in sorted(answers.items()) if isinstance(found, Lost)}
-    pixels, samples, rejections = read_survey(replies, holdings.in_shape)
+    pixels, samples, rejections = read_survey(replies, holdings.in_shape, needed(len(answers), config.min_replies))
     cost = {
         "exchange": "pixel_statistics",
         "asked": sorted(answers),

@@ -31,8 +31,8 @@ def sparse_twin(model: nn.Module, mask: Mask, batch_size: int, in_shape: tuple[i
     """The sparse network, or twin, of `model`, with the model's present state and `mask`.
 
     `batch_size`: the most images of a batch; `in_shape`: (channels, height, width) of an image. A twin is kept as long
-    as its model, so that its buffers serve again, and the patterns of layers whose mask did not change. A batch larger
-    than the twin's room makes a new twin. Results do not depend on the room.
+    as its model, so that its buffers serve again, and the patterns of layers whose mask did not change. Results do
+    not depend on the room.
     """
     twin = _networks.get(model)
     if twin is None or twin.in_shape != in_shape:
