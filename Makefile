@@ -25,7 +25,7 @@ help:
 	@echo "make lab         open the notebooks in JupyterLab (PORT=$(PORT); BROWSER=no opens none; in a container also IP=0.0.0.0)"
 	@echo "make site        the report anew from what is in $(OUT)/, to open in a browser; runs no notebook"
 	@echo "make figures     draw accuracy over rounds and density of every run in $(OUT)/"
-	@echo "make bench       time the benchmarks"
+	@echo "make bench       time the benchmarks; writes records/inference.json and records/sparse_step/"
 	@echo "make strip       remove the outputs of the notebooks"
 
 reproduce: $(INSTALLED)

@@ -38,6 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     records, origin = load_plan("claim", "results")
     print(origin, flush=True)
+    records = [record for record in records if record["complete"]]
     found, steps = engines(records), []
     for runs in shown_densities(records).values():
         steps += timed([(run, engine) for arm in runs for run in runs[arm].values() for engine in found.get(arm, ())])

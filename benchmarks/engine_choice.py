@@ -4,7 +4,8 @@
 
 One training step on batches of 32 CIFAR-sized noise images, uniform random masks, one thread; the dense engine as a run
 has it, in contiguous float32. Steps take turns; times are medians of the thread's CPU seconds. Exits with 1 and a line
-for each case where `auto` takes the slower engine by more than MARGIN.
+for each case where `auto` takes the sparse engine though it is slower, or the dense one though it is more than MARGIN
+times as slow.
 """
 
 import os

@@ -128,7 +128,8 @@ def test_candidates_are_ranked_within_their_seed_and_their_trial():
     records = [judged([1.0, 2.0, 3.0], seed=1), judged([3.0, 2.0, 1.0], seed=2)]
     trained = [unjudged(c, value, seed) for seed in (1, 2) for c, value in enumerate((0.9, 0.5, 0.1))]
     untried = record(OURS, 1, 0.0, selection="fixed", candidate=0)
-    first, second = report.ranked(records, [*trained, untried], OURS_TRIED)
+    found = report.ranked(records, [*trained, untried], OURS_TRIED)
+    first, second = found[1], found[2]
     assert (first.correlation, first.regret, first.chosen) == (pytest.approx(1), 0, "a")
     assert (second.correlation, second.regret, second.chosen) == (pytest.approx(-1), pytest.approx(0.8), "c")
     assert len(report.ranked(records, trained[:5], OURS_TRIED)) == 1  # a seed without all candidates is left out

@@ -43,6 +43,34 @@ def test_where_no_round_of_the_costlier_run_fits_nothing_is_compared():
     assert gaps_at_equal(flops, runs_at(rows, 0.012), "PruneFL") == [pytest.approx(0.1)]
 
 
+def test_the_table_says_of_how_many_pairs_an_equal_budget_is():
+    """PruneFL spends before its first round what FedTiny spends in all: in one of two seeds, then in both."""
+    rows = [claim_record("FedTiny", [0.1, 0.5, 0.5], 25, seed) for seed in (10, 11)]
+    some = [claim_record("PruneFL", [0.1, 0.4, 0.4], 20, seed, before=before) for seed, before in ((10, 50), (11, 30))]
+    none = [claim_record("PruneFL", [0.1, 0.4, 0.4], 20, seed, before=50) for seed in (10, 11)]
+    cells = [claim_table(runs_at(rows + other, 0.012)).loc["PruneFL", "at equal FLOPs"] for other in (some, none)]
+    assert cells == ["+0.100 (n = 1)", "no pair"]
+
+
+def test_a_run_that_diverged_is_a_guess_at_equal_rounds_and_of_no_known_cost():
+    """SNIP ends with 0.4 in one seed and diverges in the other, there after one round, and once before any."""
+    rows = [claim_record("FedTiny", [0.1, 0.5, 0.5], 10, seed) for seed in (10, 11)]
+    rows.append(claim_record("SNIP", [0.1, 0.4, 0.4], 30, 10))
+    stopped = claim_record("SNIP", [0.1, 0.4], 30, 11, complete=False)
+    for diverged in (stopped, stopped | {"start": {}, "rounds": []}):
+        for order in ([*rows, diverged], [diverged, *rows]):
+            found = claim_table(runs_at(order, 0.012)).loc["SNIP"]
+            assert found["accuracy"].startswith("0.250 [") and found["FedTiny minus it"].startswith("+0.250 [")
+            assert found["FLOPs / FedTiny's"] == "3.00" and found["model density"] == "0.0100"
+            assert found["at equal FLOPs"].endswith("no pair")
+
+
+def test_the_density_of_an_arm_is_the_mean_of_its_runs():
+    rows = [claim_record("FedTiny", [0.1, 0.5], 1, seed) for seed in (10, 11)]
+    rows[0]["rounds"][-1]["model_density"] = 0.03
+    assert claim_table(runs_at(rows, 0.012)).loc["FedTiny", "model density"] == "0.0200"
+
+
 def test_what_a_lead_must_exceed_follows_from_the_scatter_so_far():
     """Differences 0.1 and 0.3: s = 0.1414; over two seeds t = 12.706, so 12.706 s / √2 = 1.2706."""
     runs = runs_at(
@@ -138,6 +166,6 @@ def test_tuning_in_a_table_names_arms_rates_and_work():
 
     rows = [tried("SNIP", 0.1, 0.25, 30), tried("FedTiny", 0.05, 0.5, 10), tried("FedTiny", 0.1, 0.75, 10)]
     table = rates_table(rows)
-    assert list(table.index) == ["FedTiny", "SNIP"] and list(table.columns) == [0.05, 0.1, "flops"]
+    assert list(table.index) == ["FedTiny", "SNIP"] and list(table.columns) == [0.05, 0.1, "FLOPs / FedTiny's"]
     assert table.loc["FedTiny"].tolist() == [0.5, 0.75, 1.0]
-    assert table.loc["SNIP", 0.1] == 0.25 and table.loc["SNIP", "flops"] == 3.0
+    assert table.loc["SNIP", 0.1] == 0.25 and table.loc["SNIP", "FLOPs / FedTiny's"] == 3.0

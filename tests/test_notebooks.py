@@ -123,7 +123,7 @@ def test_the_claims_notebook_shows_what_its_sweep_has_finished(tmp_path):
     pictures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert pictures == {"05c_accuracy_over_rounds", "05c_accuracy_over_work", "05c_leads"}
     text = (tmp_path / "notebooks" / "05c_resnet18.ipynb").read_text(encoding="utf-8")
-    assert f"6 of {WHOLE} runs of the main table are there, at density 0.012: 3 of 13 arms, 2 seeds of" in text
+    assert f"6 of {WHOLE} runs of the main table are there, at density 0.012: 3 of 13 arms, 2 runs of" in text
 
 
 def test_expected_bands_are_well_formed():

@@ -28,8 +28,9 @@ def test_pool_shows_layer_densities_and_losses():
 
 def test_loss_figure_has_a_panel_a_judge_and_a_cloud_a_seed():
     losses = {judge: [[3.0, 2.0, 1.0]] * 2 for judge in JUDGES}
-    fig = candidates.loss_figure(losses, [[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]], JUDGES, "measured")
+    fig = candidates.loss_figure(losses, [[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]], JUDGES, [2000, 2001], "measured")
     assert len(fig.axes) == 2
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["seed 2000", "seed 2001"]
     for ax in fig.axes:
         assert [len(cloud.get_offsets()) for cloud in ax.collections] == [3, 3]
         assert "nats" in ax.get_xlabel()

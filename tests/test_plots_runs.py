@@ -171,6 +171,16 @@ def test_density_figure_has_a_dot_per_run_and_both_axes(finished):
     assert list(ax.lines[0].get_ydata()) == pytest.approx([0.91, 0.91])  # dense: the same at any density
 
 
+def test_no_two_labels_look_alike_and_no_spare_style_is_taken():
+    looks = [style[:2] for style in (*runs._STYLES.values(), *runs._MORE_STYLES)]
+    assert len(looks) == len(set(looks))
+
+
+def test_runs_scored_on_other_images_are_not_drawn(records):
+    other = [record | {"config": record["config"] | {"score_on": "validation"}} for record in records]
+    assert frames.alike(other) == {}
+
+
 def test_setting_figure_spaces_values_evenly(records):
     skewed = [record((0.1, 0.3), density=0.01, alpha=0.1, seed=seed) for seed in (0, 1)]
     here = frames.at_density(frames.run_frame([*skewed, *records]), 0.01)

@@ -12,6 +12,8 @@ from fedtiny_lite.records import bundles
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle, write_bundle
 from fedtiny_lite.report import deciding
 from fedtiny_lite.report.arms import WHOLE, lead_by_seed, progress
+from fedtiny_lite.report.findings import digits_lead
+from fedtiny_lite.report.frames import run_frame
 from fedtiny_lite.report.verdicts import ABSTRACT, resnet_table, verdict_table, verdicts
 
 AHEAD, BEHIND, UNSURE = [0.10, 0.11, 0.12], [-0.10, -0.11, -0.12], [-0.1, 0.0, 0.2]
@@ -31,7 +33,8 @@ def test_one_difference(values, outcome):
         (["holds", "holds"], "holds"),
         (["holds", "cannot be told"], "partly"),
         (["partly", "does not hold"], "partly"),
-        (["does not hold", "cannot be told"], "cannot be told"),
+        (["does not hold", "cannot be told"], "does not hold"),
+        (["holds", "not tested yet"], "holds so far"),
         (["does not hold", "not tested yet"], "does not hold"),
         ([], "not tested yet"),
     ],
@@ -188,7 +191,9 @@ def test_a_verdict_on_few_baselines_says_that_others_are_missing(tmp_path):
     few = plan_of(tmp_path, lambda arm, paper: 0.5 + 0.1 * (arm == "FedTiny"), arms=FIRST, papers=(0.01,))
     found = verdicts(few)
     lead = found[0].decisive
-    assert lead.outcome == "holds so far against SynFlow, magnitude" and lead.where.endswith("density 0.04")
+    assert lead.outcome == "holds so far against SynFlow, magnitude" and lead.where.endswith(
+        "density 0.04, the paper's 0.01"
+    )
     assert "n = 3; surely ahead of 2 of 2, 8 more to run; 9 of " in lead.numbers
     assert [row.where.split(",")[0] for row in found[1].findings if row.outcome != "not tested yet"] == ["CNN"]
 
@@ -218,7 +223,7 @@ def test_how_far_the_main_table_is(monkeypatch, tmp_path):
     assert progress(tmp_path).endswith("make them with: python -m fedtiny_lite sweep claim")
     plan_of(tmp_path, lambda arm, paper: 0.5, arms=FIRST, papers=(claim.MIDDLE,), seeds=(10, 11))
     told = progress(tmp_path)
-    assert told.startswith(f"6 of {WHOLE} runs of the main table are there, at density 0.012: 3 of 13 arms, 2 seeds of")
+    assert told.startswith(f"6 of {WHOLE} runs of the main table are there, at density 0.012: 3 of 13 arms, 2 runs of")
     assert told.endswith("go on with: python -m fedtiny_lite sweep claim --go-on")
     plan_of(tmp_path, lambda arm, paper: 0.5, seeds=claim.SEEDS)
     assert progress(tmp_path).startswith(f"All {WHOLE} runs")
@@ -228,6 +233,21 @@ def test_the_command_for_the_main_table_says_which_arms_it_leaves_out(monkeypatc
     monkeypatch.setattr(bundles, "COMMITTED", tmp_path)
     monkeypatch.setattr(claim, "tuned", lambda out: {name: claim.ARMS[name] for name in FIRST})
     assert progress(tmp_path).endswith("sweep claim (10 arms wait for their learning rate: sweep claim_tuning first)")
+
+
+def test_baselines_on_digits_that_are_still_to_run_are_counted():
+    """A hundred seeds ahead of one baseline, as sure as can be, say nothing of the twelve others."""
+    record = run_on_digits()
+    method = {"label": "magnitude", "family": "masks that stay"}
+    rival = {"config": record["config"] | {"method": "magnitude"}, "method": method}
+    both = [
+        run | {"config": run["config"] | {"seed": seed, "density": 0.1}, "final": {**run["final"], "test_accuracy": a}}
+        for seed in range(3)
+        for run, a in ((record, 0.9 + seed / 1000), (record | rival, 0.5))
+    ]
+    found = digits_lead(run_frame(both), 0.1)
+    assert found.outcome == "holds so far against magnitude"
+    assert found.numbers.endswith("surely ahead of 1 of 1, 12 more to run")
 
 
 def test_figure_of_the_verdicts_has_a_panel_for_each_setting_and_one_for_costs(tmp_path):

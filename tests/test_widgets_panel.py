@@ -64,6 +64,19 @@ def test_later_pictures_are_laid_out_like_the_first():
 # --- the pool ---------------------------------------------------------------------------------------------
 
 
+def test_another_legend_is_laid_out_anew():
+    def draw(words: str):
+        fig = figure((4, 3))
+        fig.subplots().plot([0, 1], label=words)
+        fig.legend(loc="outside right")
+        return fig
+
+    places: dict = {}
+    for words in ("a", "a very long name of a method", "a"):
+        as_html(draw(words), places)
+    assert len(places) == 2
+
+
 def test_a_pool_begins_with_the_candidates_of_any_smaller_one():
     """So the panel judges no candidate twice."""
     config = four_clients(rounds=0, pool_noise=0.5)
@@ -123,6 +136,9 @@ def test_training_figure_colours_what_the_round_made_of_each_weight():
     assert left.lines[0].get_xydata().tolist() == [[0, 0.25], [1, 0.5]]
     assert right.images[0].get_array().tolist() == [[0, 1, 2, 3]]
     assert right.get_title() == "a: 2 of 4 kept, 1 grown in this round"
+    _, right = training_figure(entries, 4, "test", "a.weight", None, now, "").axes
+    assert right.images[0].get_array().tolist() == [[0, 0, 3, 3]]
+    assert right.get_title() == "a: 2 of 4 kept"
 
 
 # --- training ---------------------------------------------------------------------------------------------

@@ -154,6 +154,8 @@ KINDS: dict[str, Callable[[np.ndarray, int, float, np.random.Generator], Parts]]
     "shards": _shards,
     "quantity": _quantity,
 }
+WITHOUT_ALPHA = ("iid", "shards")
+"""The kinds that do not use alpha."""
 
 
 def summarise(labels: np.ndarray, parts: tuple[np.ndarray, ...], classes: int) -> dict:

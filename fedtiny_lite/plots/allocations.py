@@ -32,8 +32,12 @@ def leads_figure(records: Sequence[Mapping]) -> Figure:
 
 
 def ranking_figure(records: Sequence[Mapping], unjudged: Sequence[Mapping]) -> Figure:
-    """What selection can tell, with a trial and without: rank correlation, regret, gain over the pool's mean."""
-    seeds = {"tried": ranked(records, unjudged, OURS_TRIED), "not tried": ranked(records, unjudged, OURS)}
+    """What selection can tell, with a trial and without, in the seeds of both: rank correlation, regret, gain over the
+    pool's mean.
+    """
+    tried, untried = (ranked(records, unjudged, arm) for arm in (OURS_TRIED, OURS))
+    both = sorted(tried.keys() & untried.keys())
+    seeds = {"tried": [tried[seed] for seed in both], "not tried": [untried[seed] for seed in both]}
     measures = {
         "rank correlation of -loss with\nfinal accuracy": lambda seed: seed.correlation,
         "regret: accuracy of the best candidate\nminus that of the chosen": lambda seed: seed.regret,
@@ -42,9 +46,7 @@ def ranking_figure(records: Sequence[Mapping], unjudged: Sequence[Mapping]) -> F
     fig = figure((10.5, 4.4))
     for ax, (name, number) in zip(fig.subplots(1, len(measures)), measures.items(), strict=True):
         strip(ax, {arm: [number(seed) for seed in found] for arm, found in seeds.items()}, name, zero=True)
-    what = (
-        f"digits, cnn of width 8, density {RANKED:g}, {len(seeds['tried'])} seeds, measured; line: a seed, bar: mean\n"
-    )
+    what = f"digits, cnn of width 8, density {RANKED:g}, {len(both)} seeds, measured; line: a seed, bar: mean\n"
     subtitle(fig, "What selection can tell between allocations", what + _TRIED)
     return fig
 

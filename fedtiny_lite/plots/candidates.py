@@ -52,6 +52,7 @@ def loss_figure(
     losses: Mapping[str, Sequence[Sequence[float]]],
     accuracy: Sequence[Sequence[float]],
     correlations: Mapping[str, Sequence[float]],
+    seeds: Sequence[int],
     text: str,
 ) -> Figure:
     """Each candidate's loss before training against its accuracy after it: a panel per judge, a colour per seed.
@@ -62,8 +63,8 @@ def loss_figure(
     fig = figure((WIDE[0], 4.0))
     panels = fig.subplots(1, len(losses), sharey=True, squeeze=False)[0]
     for ax, (judge, by_seed) in zip(panels, losses.items(), strict=True):
-        for seed, (x, y) in enumerate(zip(by_seed, accuracy, strict=True)):
-            colour, marker = PALETTE[seed % len(PALETTE)], MARKERS[seed % len(MARKERS)]
+        for number, (seed, x, y) in enumerate(zip(seeds, by_seed, accuracy, strict=True)):
+            colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
             ax.scatter(x, y, s=26, color=colour, marker=marker, alpha=0.85, label=f"seed {seed}")
         ax.set_title(f"{judge}\nmean rank correlation {np.mean(correlations[judge]):.2f}", fontsize=10)
         ax.set_xlabel("loss before training (nats)")

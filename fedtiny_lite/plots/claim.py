@@ -5,7 +5,7 @@ Densities, panels and arms without runs are left out, and each picture says how 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from math import isnan
+from math import isnan, nan
 from statistics import mean
 
 from matplotlib.axes import Axes
@@ -104,8 +104,8 @@ def rounds_figure(records: Sequence[Mapping]) -> Figure:
 
 def _over_rounds(ax: Axes, arm: str, runs: Mapping[int, Mapping]) -> None:
     colour, _, line = _styles([arm])[arm]
-    curves = [[r["start"]["test_accuracy"], *(e["test_accuracy"] for e in r["rounds"])] for r in runs.values()]
-    by_round = list(zip(*curves, strict=False))
+    whole = [[r["start"], *r["rounds"]] for r in runs.values() if r["complete"]]
+    by_round = list(zip(*([entry["test_accuracy"] for entry in entries] for entries in whole), strict=True))
     rounds = range(len(by_round))
     ax.plot(rounds, [mean(values) for values in by_round], color=colour, ls=line, lw=_width(arm), label=arm)
     low, high = [min(values) for values in by_round], [max(values) for values in by_round]
@@ -141,7 +141,8 @@ def work_figure(records: Sequence[Mapping]) -> Figure:
 
 def _point(ax: Axes, arm: str, runs: Sequence[Mapping], spend: Spend, unit: float, hollow: bool) -> None:
     colour, marker, _ = _styles([arm])[arm]
-    cost, accuracy = mean(total(run, spend) for run in runs) / unit, mean(map(late_accuracy, runs))
+    costs = [total(run, spend) / unit for run in runs if run["complete"]]
+    cost, accuracy = mean(costs) if costs else nan, mean(map(late_accuracy, runs))
     if isnan(cost):
         return
     face = "white" if hollow else colour
@@ -180,7 +181,7 @@ def lead_figure(records: Sequence[Mapping]) -> Figure:
         ax.set_xlabel("difference in accuracy\n(share of test images)")
     most = max(len(values) for gaps in panels.values() for values in gaps.values())
     how = INTERVAL if most > 1 else "dots: the one seed of both, so no interval"
-    subtitle(fig, "FedTiny minus the others", f"{_DATA}; measured, paired by seed\n{how}")
+    subtitle(fig, "FedTiny minus the others", f"{_DATA}; measured, paired by seed, at most {most} seeds\n{how}")
     return fig
 
 

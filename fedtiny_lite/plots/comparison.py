@@ -71,7 +71,9 @@ def ablations_figure(runs: pd.DataFrame) -> Figure:
         ax.set_xlabel("difference in accuracy\n(share of test images)")
     places = ", ".join(f"density {density:g}" for density in densities(runs))
     what = f"{places}; measured, paired by seed\n{INTERVAL}"
-    subtitle(fig, "FedTiny with one setting changed, minus its default", describe(runs, what))
+    subtitle(
+        fig, "FedTiny with one setting changed, minus its default; last panel: saliency methods", describe(runs, what)
+    )
     return fig
 
 

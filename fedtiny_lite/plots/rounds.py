@@ -18,21 +18,28 @@ STATES = {"pruned": "white", "pruned in this round": PRUNED, "grown in this roun
 
 
 def training_figure(
-    entries: Sequence[Mapping], rounds: int, score_on: str, layer: str, before: np.ndarray, now: np.ndarray, text: str
+    entries: Sequence[Mapping],
+    rounds: int,
+    score_on: str,
+    layer: str,
+    before: np.ndarray | None,
+    now: np.ndarray,
+    text: str,
 ) -> Figure:
     """Left: accuracy of the rounds so far, of `rounds` in all. Right: what the last one made of one layer's weights.
 
     `entries`: of the record, the start first. `before`, `now`: bool [output channels, weights per output channel] of
-    `layer` before and after the last of them, True = kept.
+    `layer` before and after the last of them, True = kept; `before` is None if nobody knows it.
     """
     fig = figure(WIDE)
     left, right = fig.subplots(1, 2)
     _accuracy(left, entries, rounds, score_on)
     colours = ListedColormap(list(STATES.values()))
-    right.imshow(2 * now + before, colours, vmin=0, vmax=3, aspect="auto", interpolation="nearest")
+    states = 2 * now + (now if before is None else before)
+    right.imshow(states, colours, vmin=0, vmax=3, aspect="auto", interpolation="nearest")
     right.set(xlabel="weight of the filter (index)", ylabel="filter (index)")
-    name, grown = layer.removesuffix(".weight"), int((now & ~before).sum())
-    right.set_title(f"{name}: {int(now.sum()):,} of {now.size:,} kept, {grown:,} grown in this round", fontsize=10)
+    grown = "" if before is None else f", {int((now & ~before).sum()):,} grown in this round"
+    right.set_title(f"{layer.removesuffix('.weight')}: {int(now.sum()):,} of {now.size:,} kept{grown}", fontsize=10)
     handles = [Patch(facecolor=colour, edgecolor=GREY, label=state) for state, colour in STATES.items()]
     fig.legend(handles=handles, fontsize=8, loc="outside lower right", ncols=4)
     subtitle(fig, f"Round {entries[-1]['round'] + 1} of {rounds}", text)

@@ -29,7 +29,7 @@ _STYLES: dict[str, Style] = {
     "magnitude": (PALETTE[1], "v", "-"),
     "SNIP": (PALETTE[3], "P", "--"),
     "SynFlow": (PALETTE[2], "<", "--"),
-    "GraSP": (PALETTE[4], "D", "--"),
+    "GraSP": (PALETTE[4], "8", "--"),
     "SSFL": (PALETTE[6], "*", "-"),
     "FL-PQSU": (PALETTE[8], "h", "-"),
     # masks that change
@@ -39,7 +39,7 @@ _STYLES: dict[str, Style] = {
     "FedMef": (PALETTE[4], "d", "-."),
     "FedRTS": (PALETTE[1], "H", "-."),
 }
-_MORE_STYLES = tuple(zip((PALETTE[3], PALETTE[5], PALETTE[6], PALETTE[8]), "Pp*h", cycle(["-."]), strict=False))
+_MORE_STYLES = tuple(zip((PALETTE[3], PALETTE[5], PALETTE[6], PALETTE[8]), "h*pd", cycle(["-."]), strict=False))
 _BAND = "line: mean, band: lowest to highest seed"
 
 
@@ -102,7 +102,8 @@ def accuracy_over_density(
             _weights_axis(ax, shown, weights_per_filter)
     accuracy_row(fig)
     hollow = ", hollow: a layer kept no weight" * bool(runs["emptied"].map(bool).any())
-    what = f"measured on the test images; {_BAND}, dots: runs{hollow}\n"  # the second line keeps the upper axis away
+    # the second line keeps the upper axis away
+    what = f"measured on the test images; {_BAND}, dots: runs, set aside{hollow}\n"
     subtitle(fig, "Final accuracy over density", describe(runs, what))
     return fig
 
@@ -123,6 +124,8 @@ def density_lines(ax: Axes, groups: Mapping[str, pd.DataFrame], shown: Sequence[
             aside = 0.02 * (number + 1) * (len(part) > 1)  # so that dots of different labels do not hide each other
             _density_dots(ax, density * (1 + aside), part, colour, marker)
     ax.set_xscale("log")
+    if len(shown) == 1:
+        ax.set_xlim(shown[0] / 1.5, shown[0] * 1.5)
     ax.set_xticks(shown, [f"{density:g}" for density in shown])
     ax.minorticks_off()
 
@@ -147,7 +150,9 @@ def accuracy_over_setting(runs: pd.DataFrame, setting: str, label: str) -> Figur
     ax.set_xlabel(label)
     accuracy_row(fig)
     dense = ", ".join(f"density {density:g}" for density in densities(runs))
-    subtitle(fig, f"Final accuracy over {setting}", describe(runs, f"{dense}; measured; line: mean, dots: runs"))
+    subtitle(
+        fig, f"Final accuracy over {setting}", describe(runs, f"{dense}; measured; line: mean, dots: runs, set aside")
+    )
     return fig
 
 

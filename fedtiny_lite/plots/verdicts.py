@@ -30,13 +30,16 @@ def verdicts_figure(found: Sequence[Verdict]) -> Figure:
     *panels, last = fig.subplots(rows, 2, squeeze=False).flat[: len(leads) + 1]
     for ax, lead in zip(panels, leads, strict=True):
         interval_dots(ax, {name.removeprefix("FedTiny − "): gaps for name, gaps in lead.shown.items()})
-        seeds = max(map(len, lead.shown.values()))
+        least, most = (count(map(len, lead.shown.values())) for count in (min, max))
+        seeds = f"{most}" if least == most else f"{least} to {most}"
         ax.set(
             xlabel="accuracy of FedTiny minus that of … (share of images)",
             title=_title(f"Accuracy, {seeds} seeds", lead),
         )
     _savings(last, work, memory)
-    subtitle(fig, "What the records say of the paper's claims", "accuracy: measured, paired by seed; costs: counted")
+    what = "accuracy: measured, paired by seed, single 95 % intervals; blue: ahead, orange: behind, grey: 0 is inside\n"
+    what += "costs: counted; dashed: what the paper saves"
+    subtitle(fig, "What the records say of the paper's claims", what)
     return fig
 
 

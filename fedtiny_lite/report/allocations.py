@@ -111,8 +111,8 @@ class Ranked(NamedTuple):
         return self.reached[self.losses.index(min(self.losses))]
 
 
-def ranked(records: Sequence[Mapping], unjudged: Sequence[Mapping], arm: str) -> list[Ranked]:
-    """Per seed, what an arm's selection said and what its candidates reach.
+def ranked(records: Sequence[Mapping], unjudged: Sequence[Mapping], arm: str) -> dict[int, Ranked]:
+    """Seed -> what an arm's selection said and what its candidates reach.
 
     `records`: of the plan `allocations`; `unjudged`: of `allocations_ranking`. Seeds without both are left out.
     """
@@ -121,13 +121,13 @@ def ranked(records: Sequence[Mapping], unjudged: Sequence[Mapping], arm: str) ->
         for record in unjudged
         if record["config"]["trial_epochs"] == ARMS[arm]["trial_epochs"]
     }
-    found = []
+    found = {}
     for seed, record in runs_at(records, RANKED)[arm].items():
         note = record["prelude"][-1]["selection"]
         places = [(seed, number) for number in range(len(note["losses"]))]
         if reached.keys() >= set(places):
             chosen = note["allocations"][note["chosen"]]
-            found.append(Ranked(note["losses"], [reached[place] for place in places], chosen))
+            found[seed] = Ranked(note["losses"], [reached[place] for place in places], chosen)
     return found
 
 
@@ -135,7 +135,7 @@ def ranking_table(records: Sequence[Mapping], unjudged: Sequence[Mapping]) -> pd
     """Per arm: rank correlation, regret, gain over the pool's mean, and what was chosen how often."""
     rows = {}
     for arm in (OURS_TRIED, OURS):
-        seeds = ranked(records, unjudged, arm)
+        seeds = ranked(records, unjudged, arm).values()
         chosen = Counter(seed.chosen for seed in seeds).most_common()
         rows[arm] = {
             "seeds": len(seeds),
@@ -154,7 +154,7 @@ def candidates_table(records: Sequence[Mapping], unjudged: Sequence[Mapping]) ->
     columns: dict[str, dict[str, str]] = {}
     for arm in (OURS_TRIED, OURS):
         notes = [record["prelude"][-1]["selection"] for record in runs_at(records, RANKED)[arm].values()]
-        seeds, kinds = ranked(records, unjudged, arm), notes[0]["allocations"]
+        seeds, kinds = ranked(records, unjudged, arm).values(), notes[0]["allocations"]
         columns[arm] = {kind: with_interval([seed.reached[c] for seed in seeds]) for c, kind in enumerate(kinds)}
         work = [[flops / note["forward_flops"][0] for flops in note["forward_flops"]] for note in notes]
         columns["forward FLOPs"] = {kind: f"{mean(of_seed[c] for of_seed in work):.2f}" for c, kind in enumerate(kinds)}

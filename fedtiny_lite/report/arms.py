@@ -81,7 +81,7 @@ def progress(out: str | Path) -> str:
     densities = sorted({record["config"]["density"] for record in records})
     places = ", ".join(f"{density:g}" for density in densities)
     there = f"{len(records)} of {WHOLE} runs of the main table are there, at density {places}"
-    return f"{there}: {_by_seeds(records)} ({provenance(records)}); go on with: {command} --go-on{_waiting(out)}"
+    return f"{there}: {_by_runs(records)} ({provenance(records)}); go on with: {command} --go-on{_waiting(out)}"
 
 
 def _waiting(out: str | Path) -> str:
@@ -93,12 +93,12 @@ def _waiting(out: str | Path) -> str:
     return f" ({waiting} arms wait for their learning rate: sweep claim_tuning first)" if waiting else ""
 
 
-def _by_seeds(records: Sequence[Mapping]) -> str:
-    """How many arms there are, and which of them with how many seeds."""
-    pairs = {(arm_of(record), record["config"]["seed"]) for record in records}
-    counts = {arm: sum(arm == other for other, _ in pairs) for arm in claim.ARMS}
+def _by_runs(records: Sequence[Mapping]) -> str:
+    """How many arms there are, and which of them with how many runs, all densities and seeds together."""
+    made = [arm_of(record) for record in records]
+    counts = {arm: made.count(arm) for arm in claim.ARMS}
     found = {count: [arm for arm in counts if counts[arm] == count] for count in sorted({*counts.values()} - {0})}
-    groups = [f"{count} seed{'s' * (count > 1)} of {', '.join(arms)}" for count, arms in found.items()]
+    groups = [f"{count} run{'s' * (count > 1)} of {', '.join(arms)}" for count, arms in found.items()]
     return f"{sum(map(len, found.values()))} of {len(counts)} arms, {'; '.join(groups[::-1])}"
 
 

@@ -53,10 +53,10 @@ def gaps_at_equal_rounds(runs: Runs, arm: str) -> list[float]:
 def gaps_at_equal(spend: Spend, runs: Runs, arm: str) -> list[float]:
     """The same within what the cheaper of both spends: the other one stops in the round that would exceed it.
 
-    A seed is left out if no round of the other one fits, or if it is not known what a run spends.
+    A seed is left out if no round of the other one fits, if a run diverged, or if it is not known what one spends.
     """
     gaps = []
-    for ours, theirs in pairs(runs, arm):
+    for ours, theirs in (pair for pair in pairs(runs, arm) if all(run["complete"] for run in pair)):
         budget = min(total(ours, spend), total(theirs, spend))
         gaps.append(accuracy_within(ours, budget, spend) - accuracy_within(theirs, budget, spend))
     return [gap for gap in gaps if not isnan(gap)]
@@ -68,9 +68,10 @@ def pairs(runs: Runs, arm: str) -> list[tuple[Mapping, Mapping]]:
     return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
 
+WORK = "FLOPs / FedTiny's"
 _COLUMNS = [
     *("seeds", "accuracy", "FedTiny minus it", "p (Holm)", "at equal FLOPs", "at equal time"),
-    *("FLOPs / FedTiny's", "time / FedTiny's", "model density"),
+    *(WORK, "time / FedTiny's", "model density"),
 ]
 
 
@@ -116,17 +117,22 @@ def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
     for what, spend in SPENDS.items():
         row[f"{what} / FedTiny's"] = _unless_nan(_over_fedtinys(runs, arm, spend), ".2f")
         if arm != FEDTINY:
-            row[f"at equal {what}"] = with_interval(gaps_at_equal(spend, runs, arm), "+")
-    kept = (records[-1]["rounds"] or [records[-1]["start"]])[-1]["model_density"]
-    return row | {"model density": f"{kept:.4f}"}
+            row[f"at equal {what}"] = _of_pairs(gaps_at_equal(spend, runs, arm), len(pairs(runs, arm)))
+    ends = [last["model_density"] for record in records if (last := [record["start"], *record["rounds"]][-1])]
+    return row | {"model density": f"{mean(ends):.4f}" if ends else "-"}
+
+
+def _of_pairs(gaps: Sequence[float], seeds: int) -> str:
+    """Mean and interval, and of how many pairs, where these are fewer than the seeds of both."""
+    if seeds and not gaps:
+        return "no pair"
+    return with_interval(gaps, "+") + f" (n = {len(gaps)})" * (len(gaps) < seeds)
 
 
 def _over_fedtinys(runs: Runs, arm: str, spend: Spend) -> float:
-    """What the arm's runs spend over what FedTiny's do, the mean over the seeds of each."""
-    if FEDTINY not in runs:
-        return nan
-    theirs, ours = (mean(total(record, spend) for record in runs[name].values()) for name in (arm, FEDTINY))
-    return theirs / ours
+    """What the arm's finished runs spend over what FedTiny's do, the mean over the seeds of each."""
+    spent = [[total(r, spend) for r in runs.get(name, {}).values() if r["complete"]] for name in (arm, FEDTINY)]
+    return mean(spent[0]) / mean(spent[1]) if all(spent) else nan
 
 
 def _unless_nan(number: float, form: str) -> str:
@@ -144,7 +150,7 @@ def rates_table(records: Sequence[Mapping]) -> pd.DataFrame:
     table = pd.Series(cells).unstack().reindex([arm for arm in ARMS if any(arm == name for name, _ in cells)])
     spent = {arm: mean(total_flops(r) for r in records if arm_of(r) == arm) for arm in table.index}
     ours = spent.get(FEDTINY, nan)
-    return table.round(3).assign(flops=[round(spent[arm] / ours, 2) for arm in table.index])
+    return table.round(3).assign(**{WORK: [round(spent[arm] / ours, 2) for arm in table.index]})
 
 
 def main() -> None:
@@ -152,8 +158,8 @@ def main() -> None:
     tuning, origin = load_plan("claim_tuning", "results")
     rates = rates_table(tuning)
     cells = rates.map(lambda value: f"{value:.3f}" if value == value else "")
-    spent = rates["flops"].map("{:.2f}".format)
-    print(f"{origin}\n\nlearning rates\n{as_markdown(cells.assign(flops=spent))}")
+    cells[WORK] = rates[WORK].map("{:.2f}".format)
+    print(f"{origin}\n\nlearning rates\n{as_markdown(cells)}")
     for density, runs in shown_densities(load_plan("claim", "results")[0]).items():
         print(f"\ndensity {density:g}\n{as_markdown(claim_table(runs))}")
 

@@ -19,13 +19,18 @@ def of_one(values: Sequence[float]) -> str:
 
 
 def of_parts(outcomes: Sequence[str]) -> str:
-    """What holds of a claim with several parts: all, some or none of them; what is not tested yet is left out."""
+    """What holds of a claim with several parts: all, some or none of them.
+
+    Where no part holds, one that does not is enough. While a part is not tested yet, the claim holds "so far" at most.
+    """
     tested = [outcome for outcome in outcomes if outcome != UNTESTED]
-    if len(set(tested)) == 1:
-        return tested[0]
+    if not tested:
+        return UNTESTED
+    if {*tested} == {HOLDS}:
+        return HOLDS if tested == [*outcomes] else f"{HOLDS} so far"
     if any(outcome in (HOLDS, PARTLY) for outcome in tested):
         return PARTLY
-    return OPEN if tested else UNTESTED
+    return FAILS if FAILS in tested else OPEN
 
 
 def of_all(gaps: Gaps, planned: Collection[str] = ()) -> str:

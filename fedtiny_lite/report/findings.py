@@ -9,7 +9,7 @@ import pandas as pd
 from fedtiny_lite.experiments.claim import DENSITIES, MIDDLE
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.files import read_json
-from fedtiny_lite.report import deciding, exchanges
+from fedtiny_lite.report import deciding, exchanges, labels
 from fedtiny_lite.report.arms import (
     BASELINES,
     CIFAR,
@@ -23,7 +23,6 @@ from fedtiny_lite.report.arms import (
 )
 from fedtiny_lite.report.differences import Gaps, against_others
 from fedtiny_lite.report.frames import at_density
-from fedtiny_lite.report.labels import DENSE
 from fedtiny_lite.report.study import CLAIMS, recorded_numbers
 
 DIGITS = "CNN, digits"
@@ -77,9 +76,11 @@ def _growing(sparse: Mapping[int, float], denser: Mapping[int, float], where: st
 def digits_lead(runs: pd.DataFrame, density: float) -> Finding:
     """FedTiny minus every baseline on digits at this density, paired by seed."""
     gaps = against_others(at_density(runs, density)) if len(runs) else {}
-    baselines = {name: values for name, values in gaps.items() if name != DENSE}
+    baselines = {name: values for name, values in gaps.items() if name != labels.DENSE}
     return _over_baselines(
-        baselines, f"{DIGITS}, density {density:g} (the paper's {PER_FILTER[density]} by weights a filter)"
+        baselines,
+        f"{DIGITS}, density {density:g} (the paper's {PER_FILTER[density]} by weights a filter)",
+        labels.BASELINES,
     )
 
 
@@ -98,13 +99,13 @@ def digits_growth(runs: pd.DataFrame, density: float, denser: float) -> Finding:
 
 
 def _digits_leads(runs: pd.DataFrame, density: float) -> dict[int, float]:
-    pruned = runs[(runs["density"] == density) & (runs["label"] != DENSE)].astype({"label": str})
+    pruned = runs[(runs["density"] == density) & (runs["label"] != labels.DENSE)].astype({"label": str})
     return lead_by_seed(pruned.pivot_table("accuracy", "seed", "label").dropna())
 
 
 def resnet_lead(out: str | Path, records: Sequence[Mapping], paper: float) -> Finding:
     """FedTiny minus every baseline of the claim's plan, at what stands for the paper's density; the plan's state."""
-    where = f"{CIFAR}, density {DENSITIES[paper]:g}"
+    where = f"{CIFAR}, density {DENSITIES[paper]:g}, the paper's {paper:g}"
     return _with_progress(_over_baselines(gaps_over(arms_at(records, paper)), where, BASELINES), "claim", out)
 
 

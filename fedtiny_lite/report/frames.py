@@ -102,10 +102,11 @@ def alike(records: Iterable[Mapping]) -> dict[tuple[str, ...], pd.DataFrame]:
     """Runs that may stand in one figure, by the settings (`name=value`) in which they differ from what is usual.
 
     Usual is a setting's default, or where no run has that, or it is not known, the value that most runs have; so is
-    what a run counts as that does not have the setting. Runs without a round, or of a candidate taken unjudged, are
-    left out.
+    what a run counts as that does not have the setting. Runs without a round, of a candidate taken unjudged, or
+    scored on other images than the test images are left out.
     """
     kept = [r for r in records if r["rounds"] and r["config"].get("selection") != "fixed"]
+    kept = [r for r in kept if r["config"].get("score_on", "test") == "test"]
     settings = settings_of(kept).drop(columns=list(_WITHIN), errors="ignore")
     runs, names = run_frame(kept), varying(settings)
     if not names:

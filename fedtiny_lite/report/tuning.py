@@ -42,4 +42,5 @@ def _row(records: Sequence[dict], method: str, end: str | None) -> tuple[int, st
     best, found = chosen(records, method, tried), sorted(scores(records, method, tried))
     rate = f"lr={best['lr']:g}" + (f" ({end})" if end else "")
     taken = ", ".join([rate, *(f"{key}={value:g}" for key, value in best.items() if key != "lr")])
-    return len(tried), taken, round(found[-1], 3), f"{found[0]:.3f} … {found[-2]:.3f}"
+    others = f"{found[0]:.3f} … {found[-2]:.3f}" if len(found) > 1 else "-"
+    return len(tried), taken, round(found[-1], 3), others

@@ -47,7 +47,8 @@ def draw_partition(config: Config, kind: str, alpha: float, number: int) -> Figu
         return clients.message(str(error))
     text = f"{config.dataset}, seed {config.seed}, {summary['redraws']} redraws; counted"
     title = f"label distance {summary['label_distance']:.2f}, largest / smallest client {summary['size_spread']:.1f}"
-    return clients.label_maps({f"{kind}, α = {alpha:.2g}": summary["histogram"]}, title, text)
+    name = kind if kind in partition.WITHOUT_ALPHA else f"{kind}, α = {alpha:.2g}"
+    return clients.label_maps({name: summary["histogram"]}, title, text)
 
 
 def partition_panel(config: Config, interactive: bool) -> Widget | Figure:

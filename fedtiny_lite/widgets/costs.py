@@ -39,6 +39,7 @@ def draw_layers(config: Config, model: nn.Module, layers: Sequence[LayerShape], 
         totals[engines.mask_name(mask)] += f"; sparse engine, predicted: {speed:.1f} times as fast"
     always = "the first layer stays dense" if config.prunes_linear else "the first and the last layer stay dense"
     text = f"{config.model} width {config.width}, prunable density {config.density:.3g}, {always}; counted"
+    text += f"; predicted for {engines.REFERENCE}" * predict
     return costs.layer_figure(density, flops, {s.name: s.positions for s in layers}, totals, text)
 
 

@@ -47,10 +47,11 @@ def predicted_speed(
 def speed_at(config: Config, model: nn.Module, layers: Sequence[LayerShape]) -> dict[str, float]:
     """Mask -> how many times as fast as the best dense step a sparse one is at the config's density, as predicted.
 
-    Empty if the committed record of `benchmarks.sparse_step` has no step of this model and width.
+    Empty if the committed record of `benchmarks.sparse_step` has no step of this model, width and size of images.
     """
     record = _recorded_steps()
-    if (config.model, config.width) not in engines.models(record):
+    steps = engines.rows_with(record["steps"], model=config.model, width=config.width, engine="dense contiguous")
+    if sum(layer.positions * layer.weights for layer in layers) not in [step["macs"] for step in steps]:
         return {}
     speeds = predicted_speed(record, config, model, layers, [config.density])
     return {mask: of_mask[config.density] for mask, of_mask in speeds.items()}

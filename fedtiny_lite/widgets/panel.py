@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 SCREEN_DPI = 90
 BUSY = "computing …"
 Places = dict[tuple, list[Bbox]]
-"""Where the axes of a figure lie, by its size and number of axes."""
+"""Where the axes of a figure lie, by its size, its number of axes and the words of its legend."""
 
 
 def panel(draw: Callable[..., Figure], interactive: bool, **controls: ipywidgets.Widget) -> ipywidgets.Widget | Figure:
@@ -48,7 +48,8 @@ def as_html(figure: Figure, places: Places) -> str:
     `places`: those of earlier figures of the panel. The first figure is laid out and its places are remembered, and
     later ones take them, because finding them takes longer than drawing.
     """
-    key = (*figure.get_size_inches(), len(figure.axes))
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    key = (*figure.get_size_inches(), len(figure.axes), *labels)
     if key in places:
         figure.set_layout_engine("none")
         for ax, place in zip(figure.axes, places[key], strict=True):

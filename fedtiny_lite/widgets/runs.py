@@ -18,9 +18,11 @@ FIRST_SHOWN = (FEDTINY, "magnitude")
 def curves_panel(finished: pd.DataFrame, interactive: bool) -> ipywidgets.Widget | Figure:
     """Accuracy over rounds of the chosen runs at one density; nothing is trained. None chosen shows all.
 
-    `finished`: as `frames.run_frame` makes it.
+    `finished`: as `frames.run_frame` makes it. Raises ValueError if no pruned run is among them.
     """
     labels, choices = list(by_label(finished)), densities(finished)
+    if not choices:
+        raise ValueError("there is no pruned run to show; give finished runs of a method that prunes")
 
     def draw(runs: tuple[str, ...], density: float) -> Figure:
         shown = finished[finished["label"].isin(runs or labels)]

@@ -106,8 +106,8 @@ def carry_on(config: Config, out: Path, show: Callable[[Entries, list[Mask]], No
 
 def draw_training(config: Config, entries: Entries, masks: list[Mask]) -> Figure:
     """The accuracy of all rounds so far, and what the last one changed in the mask of the largest layer."""
-    before, now = masks[-2:][0], masks[-1]
-    layer = max(now, key=lambda name: now[name].numel())
-    matrices = before[layer].flatten(1).numpy(), now[layer].flatten(1).numpy()
+    layer = max(masks[-1], key=lambda name: masks[-1][name].numel())
+    matrices = [mask[layer].flatten(1).numpy() for mask in masks[-2:]]
+    before = matrices[0] if len(matrices) > 1 else None
     text = f"{config.method}, {config.dataset}, density {config.density:g}, seed {config.seed}; accuracy measured"
-    return training_figure(entries, config.rounds, config.score_on, layer, *matrices, text)
+    return training_figure(entries, config.rounds, config.score_on, layer, before, matrices[-1], text)
