@@ -14,7 +14,7 @@ from fedtiny_lite.report import deciding
 from fedtiny_lite.report.arms import WHOLE, lead_by_seed, progress
 from fedtiny_lite.report.findings import digits_lead
 from fedtiny_lite.report.frames import run_frame
-from fedtiny_lite.report.verdicts import ABSTRACT, resnet_table, verdict_table, verdicts
+from fedtiny_lite.report.verdicts import ABSTRACT, in_short, resnet_table, verdict_table, verdicts
 
 AHEAD, BEHIND, UNSURE = [0.10, 0.11, 0.12], [-0.10, -0.11, -0.12], [-0.1, 0.0, 0.2]
 
@@ -117,7 +117,18 @@ def test_the_lead_is_over_the_baseline_of_the_best_mean():
 def test_the_table_of_verdicts_names_each_claim_once_and_has_every_finding(committed):
     table = verdict_table(list(committed.values()))
     assert [claim for claim in table["claim"] if claim] == list(committed)
-    assert len(table) == sum(len(found.findings) for found in committed.values())
+    assert len(table) == sum(len(found.findings) + len(found.beside) for found in committed.values())
+
+
+def test_the_short_answer_names_the_sparser_densities(tmp_path):
+    """FedTiny is behind at 0.012, ahead at 0.004, and level with all others at 0.04."""
+    lead = {0.003: -0.1, 0.001: 0.1}
+    found = verdicts(plan_of(tmp_path, lambda arm, paper: 0.5 + (arm == "FedTiny") * lead.get(paper, 0)))
+    assert "density 0.04, the paper's 0.01; at 0.012: **does not hold**; at 0.004: **holds**). 95.91" in in_short(found)
+    told = resnet_table(found)["found on"]
+    assert sum(told.str.contains("density 0.012, the paper's 0.003")) == 1
+    few = plan_of(tmp_path / "few", lambda arm, paper: 0.5, arms=FIRST, papers=(0.01,))
+    assert "the paper's 0.01). 95.91" in in_short(verdicts(few))
 
 
 @cache
