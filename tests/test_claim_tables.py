@@ -52,6 +52,14 @@ def test_the_table_says_of_how_many_pairs_an_equal_budget_is():
     assert cells == ["+0.100 (n = 1)", "no pair"]
 
 
+def test_a_time_that_nobody_measured_is_left_out():
+    """No step of seeds 98 and 99 was timed."""
+    rows = [claim_record(arm, [0.1, 0.5, 0.5], 25, seed) for arm in ("FedTiny", "SNIP") for seed in (98, 99)]
+    found = claim_table(runs_at(rows, 0.012)).loc["SNIP"]
+    assert found["at equal FLOPs"] == "+0.000 [+0.000, +0.000]"
+    assert found["at equal time"] == found["time / FedTiny's"] == "-"
+
+
 def test_a_run_that_diverged_is_a_guess_at_equal_rounds_and_of_no_known_cost():
     """SNIP ends with 0.4 in one seed and diverges in the other, there after one round, and once before any."""
     rows = [claim_record("FedTiny", [0.1, 0.5, 0.5], 10, seed) for seed in (10, 11)]

@@ -115,8 +115,9 @@ def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
         row["FedTiny minus it"] = with_interval(gaps_at_equal_rounds(runs, arm), "+")
         row["p (Holm)"] = _unless_nan(corrected, ".3f")
     for what, spend in SPENDS.items():
-        row[f"{what} / FedTiny's"] = _unless_nan(_over_fedtinys(runs, arm, spend), ".2f")
-        if arm != FEDTINY:
+        ratio = _over_fedtinys(runs, arm, spend)
+        row[f"{what} / FedTiny's"] = _unless_nan(ratio, ".2f")
+        if arm != FEDTINY and not isnan(ratio):
             row[f"at equal {what}"] = _of_pairs(gaps_at_equal(spend, runs, arm), len(pairs(runs, arm)))
     ends = [last["model_density"] for record in records if (last := [record["start"], *record["rounds"]][-1])]
     return row | {"model density": f"{mean(ends):.4f}" if ends else "-"}
