@@ -413,9 +413,9 @@ def test_what_the_servers_folder_must_hold(tmp_path):
     assert read_holdings(folder()).summary == {"public_images": 2, "test_images": 1}
     assert read_holdings(folder(summary={"a": 1})).summary == {"a": 1}
     for wrong, said in (
-        ({"labels": (0, 2)}, r"public\.npz: it needs samples with labels from 0 to 1"),
-        ({"test_labels": (-100,)}, r"test\.npz: it needs samples with labels from 0 to 1"),
-        ({"classes": []}, r"public\.npz: it needs samples with labels"),
+        ({"labels": (0, 2)}, r"public\.npz: there must be samples, with labels from 0 to 1"),
+        ({"test_labels": (-100,)}, r"test\.npz: there must be samples, with labels from 0 to 1"),
+        ({"classes": []}, r"public\.npz: there must be samples, with labels"),
         ({"side": 16}, r"images of public are \[1, 8, 8\], of test \[1, 16, 16\]"),
         ({"summary": "two"}, r"server\.json: its summary must be an object"),
     ):

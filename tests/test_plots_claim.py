@@ -48,6 +48,17 @@ def test_what_can_be_drawn_is(records, expected):
     assert list(drawn(records)) == expected
 
 
+def test_a_run_that_diverged_cuts_no_curve_and_has_no_point():
+    """SNIP's two finished runs have three scores each; one that stopped after a round leaves these as they are."""
+    stopped = claim_record("SNIP", [0.1, 0.2], 10**12, 12, complete=False)
+    found = drawn([*runs(["FedTiny", "SNIP"], seeds=(10, 11)), stopped, stopped | {"start": {}, "rounds": []}])
+    [line] = [line for line in found["accuracy_over_rounds"].axes[0].lines if line.get_label() == "SNIP"]
+    assert len(line.get_xdata()) == 3
+    alone = drawn([*runs(["FedTiny"]), stopped | {"start": {}, "rounds": []}])
+    assert "SNIP" not in [dots.get_label() for dots in alone["accuracy_over_work"].axes[0].collections]
+    assert [ax.get_title() for ax in alone["leads"].axes] == ["density 0.012, equal rounds"]  # its cost is not known
+
+
 def test_densities_without_runs_have_no_panel():
     few, whole = drawn(runs(papers=(MIDDLE, 0.01))), drawn(runs(ARMS, DENSITIES))
     assert [ax.get_title() for ax in few["accuracy_over_work"].axes] == ["density 0.04", "density 0.012"] * 2

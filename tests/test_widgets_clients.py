@@ -33,6 +33,11 @@ def test_density_counts_what_the_package_counts(density):
     assert picture.images[0].get_array().sum() == max(counts.values())
 
 
+def test_a_partition_that_does_not_use_alpha_names_none():
+    names = {kind: clients.draw_partition(CONFIG, kind, 0.5, 4).axes[0].get_title() for kind in ("iid", "dirichlet")}
+    assert names == {"iid": "iid", "dirichlet": "dirichlet, α = 0.5"}
+
+
 def test_partition_shows_the_runs_own_partition():
     summary = hand_out(CONFIG).summary
     ax = clients.draw_partition(CONFIG, CONFIG.partition, CONFIG.alpha, CONFIG.clients).axes[0]

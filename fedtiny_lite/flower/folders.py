@@ -69,7 +69,7 @@ def _of_classes(folder: Path, name: str, classes: int) -> Split:
 def check_labels(split: Split, classes: int) -> None:
     """Raises ValueError for no samples, and for a label that is none of so many classes."""
     if not len(split) or not 0 <= int(split.labels.min()) <= int(split.labels.max()) < classes:
-        raise ValueError(f"it needs samples with labels from 0 to {classes - 1}")
+        raise ValueError(f"there must be samples, with labels from 0 to {classes - 1}")
 
 
 def hand_over(config: Config, folder: Path) -> Path:

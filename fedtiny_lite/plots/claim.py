@@ -5,7 +5,7 @@ Densities, panels and arms without runs are left out, and each picture says how 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from math import isnan, nan
+from math import ceil, isnan, nan
 from statistics import mean
 
 from matplotlib.axes import Axes
@@ -170,11 +170,13 @@ def lead_figure(records: Sequence[Mapping]) -> Figure:
     if not panels:
         raise ValueError("no run of FedTiny has one of another arm beside it, at its density and seed")
     rivals = [arm for arm in ARMS if any(gaps.get(arm) for gaps in panels.values())]
-    columns = max(2, len(panels) // len(_BUDGETS))
-    rows = len(panels) // columns
+    columns = max(2, ceil(len(panels) / len(_BUDGETS)))
+    rows = ceil(len(panels) / columns)
     fig = figure((3.0 + 3.2 * columns, 1.7 + rows * (0.9 + 0.3 * len(rivals))))
     axes = fig.subplots(rows, columns, sharex="row" if rows > 1 else False, sharey=True, squeeze=False).flat
-    for ax, (title, gaps) in zip(axes, panels.items(), strict=True):
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    for ax, (title, gaps) in zip(axes, panels.items(), strict=False):
         interval_dots(ax, {arm: gaps.get(arm, []) for arm in rivals})
         ax.set_title(title, fontsize=10)
     for ax in fig.axes[-columns:]:

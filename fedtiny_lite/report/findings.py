@@ -80,7 +80,7 @@ def digits_lead(runs: pd.DataFrame, density: float) -> Finding:
     return _over_baselines(
         baselines,
         f"{DIGITS}, density {density:g} (the paper's {PER_FILTER[density]} by weights a filter)",
-        labels.BASELINES,
+        labels.KIT_BASELINES,
     )
 
 

@@ -33,7 +33,7 @@ _OF_OLD_RECORDS = {
     "fedrts": ("FedRTS", CHANGE),
     "fedtiny": (FEDTINY, CHANGE),
 }
-BASELINES = [found for found, _ in _OF_OLD_RECORDS.values() if found not in (DENSE, FEDTINY)]
+KIT_BASELINES = [found for found, _ in _OF_OLD_RECORDS.values() if found not in (DENSE, FEDTINY)]
 """Labels of the kit's methods that FedTiny is compared with: all but the dense model."""
 _ABLATIONS = {  # (selection, progressive) -> what the run of FedTiny is called
     ("adaptive", "no"): "selection only",
