@@ -21,7 +21,7 @@ from PIL import Image
 from fedtiny_lite.config import METHODS
 from fedtiny_lite.federated.formats import read_mask
 from fedtiny_lite.federated.messages import encode_state, pack, unpack
-from fedtiny_lite.records import files, schema
+from fedtiny_lite.records import schema
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation import places
 from fedtiny_lite.simulation.rounds import run
@@ -169,7 +169,7 @@ def test_a_torn_record_is_named_and_never_taken_as_finished(tmp_path):
 def test_a_record_of_another_run_is_not_taken_for_this_one(tmp_path):
     theirs, ours = tiny(method="magnitude", rounds=1), tiny(method="magnitude", rounds=2)
     path = tmp_path / ours.run_id / "record.json"
-    files.write_json(path, run(theirs))
+    schema.write_record(path, run(theirs))
     with pytest.raises(ValueError, match=f"{path} .*another run"):
         run(ours, tmp_path)
 

@@ -83,6 +83,16 @@ def test_a_lost_client_changes_as_much_as_one_whose_reply_is_torn(case, at):
     assert record["final"]["test_loss"] == torn["final"]["test_loss"]
 
 
+def test_too_few_replies_say_how_many_were_rejected_and_how_many_did_not_come():
+    class TwoAway(Torn):
+        def ask(self, call, questions):
+            yield from ((k, Lost("gone") if k in (0, 1) else found) for k, found in super().ask(call, questions))
+
+    reasons = rf"\(client {VICTIM}: .*; client 0: gone; client 1: gone\)"
+    with pytest.raises(FloatingPointError, match=rf"^1 of 4 replies were rejected, and 2 did not come {reasons}"):
+        run(tiny("magnitude"), place=TwoAway(tiny("magnitude"), (-1, 1)))
+
+
 # --- what a client that missed the first exchange is sent --------------------------------------------------
 
 

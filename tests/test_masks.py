@@ -19,6 +19,7 @@ from fedtiny_lite.model.masks import (
     magnitude_mask,
     noise_counts,
     random_mask,
+    share_of,
     uniform_counts,
     weight_budget,
 )
@@ -104,6 +105,11 @@ def test_the_budget_is_a_share_of_the_prunable_weights_or_of_all_parameters():
     assert weight_budget(sizes, 0.1) == 40
     assert weight_budget(sizes, 0.5, other_parameters=50) == 450 // 2 - 50
     assert weight_budget(sizes, 1.0, other_parameters=50) == 400
+
+
+@given(percent=st.integers(0, 100), count=st.integers(0, 20_000_000))
+def test_a_share_of_whole_per_cent_is_rounded_down_exactly(percent, count):
+    assert share_of(count, percent / 100) == percent * count // 100
 
 
 def test_the_budget_does_not_lose_a_weight_to_rounding():

@@ -18,6 +18,7 @@ from fedtiny_lite.model.networks import MODELS, build_model, prunable_names, sta
 from fedtiny_lite.pruning import progressive
 from fedtiny_lite.pruning.progressive import (
     adjustment_units,
+    exchange_count,
     exchange_counts,
     exchange_rate,
     grow_and_prune,
@@ -59,6 +60,13 @@ def test_counts_are_floored_and_lie_between_one_and_what_is_pruned():
     assert exchange_counts(mask, tuple(mask), 0.3) == {"big": 5, "one": 1, "nearly": 2}
     assert exchange_counts(mask, ("one",), 0.3) == {"one": 1}
     assert exchange_counts(mask, tuple(mask), 0.0) == {}
+
+
+@pytest.mark.parametrize(("r", "thousandths"), [(0, 300), (4, 225), (6, 150), (8, 75)])
+def test_counts_at_rates_of_whole_thousandths_are_exact(r, thousandths):
+    rate = exchange_rate(r, 12, 0.3)
+    counts = [exchange_count(kept, 10_000, rate) for kept in range(1, 5000)]
+    assert counts == [max(thousandths * kept // 1000, 1) for kept in range(1, 5000)]
 
 
 @pytest.mark.parametrize(

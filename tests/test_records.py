@@ -78,7 +78,7 @@ def test_writing_below_a_file_is_a_clear_error(tmp_path):
 
 
 def test_read_record_refuses_what_is_not_one(tmp_path):
-    path = files.write_json(tmp_path / "x.json", RECORD)
+    path = schema.write_record(tmp_path / "x.json", RECORD)
     assert schema.read_record(path) == RECORD
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
@@ -92,9 +92,9 @@ def test_read_record_refuses_what_is_not_one(tmp_path):
 
 
 def test_load_records_takes_complete_ones_and_names_torn_ones(tmp_path):
-    files.write_json(tmp_path / "b" / "r.json", RECORD | {"run_id": "b"})
-    files.write_json(tmp_path / "a" / "r.json", RECORD | {"run_id": "a"})
-    files.write_json(tmp_path / "c.json", RECORD | {"complete": False})
+    schema.write_record(tmp_path / "b" / "r.json", RECORD | {"run_id": "b"})
+    schema.write_record(tmp_path / "a" / "r.json", RECORD | {"run_id": "a"})
+    schema.write_record(tmp_path / "c.json", RECORD | {"complete": False})
     files.write_json(tmp_path / "claims.json", [{"id": "x"}])
     assert [record["run_id"] for record in schema.load_records(tmp_path)] == ["a", "b"]
     (tmp_path / "torn.json").write_text('{"run_id": "d", "conf')

@@ -7,6 +7,7 @@ import torch
 
 from fedtiny_lite.model import costs, masks
 from fedtiny_lite.model.networks import build_model, prunable_blocks
+from fedtiny_lite.pruning.progressive import exchange_count
 
 PAPER = pd.DataFrame(
     {"FLOPs, paper": {"FedTiny": 0.014, "PruneFL": 0.34}, "memory, paper": {"FedTiny": 0.03, "PruneFL": 0.51}}
@@ -29,7 +30,7 @@ def headline(density: float, batches: int) -> pd.DataFrame:
     kept = masks.uniform_counts(sizes, masks.weight_budget(sizes, density))
     static, dense = costs.training_flops(shapes, kept), costs.training_flops(shapes, {})
     growth = mean(costs.growth_flops(shapes, kept, block) for block in blocks) / batches
-    entries = max(sum(int(RATE * kept[name]) for name in block) for block in blocks)
+    entries = max(sum(exchange_count(kept[name], sizes[name], RATE) for name in block) for block in blocks)
     flops = {
         "FedTiny": static + growth,
         "PruneFL": 2 * costs.forward_flops(shapes, kept) + costs.forward_flops(shapes, {}),

@@ -176,7 +176,7 @@ def accept(
     rejections = dict(sorted((rejections | long).items()))
     replies = [reply for reply in replies if reply.meta["client"] not in long]
     if len(replies) < needed(len(packed), server.task.config.min_replies):
-        raise FloatingPointError(_too_few(rejections | lost, len(packed)))
+        raise FloatingPointError(_too_few(rejections, lost, len(packed)))
     return Accepted(replies, rejections, lost, replace(ledger, held=held, samples=samples))
 
 
@@ -213,10 +213,11 @@ def _check_version(reply: Message, sent: int) -> None:
         raise ValueError(f"it answers under version {answered} of the mask, and version {sent} was sent")
 
 
-def _too_few(rejections: Mapping[int, str], asked: int) -> str:
-    reasons = "; ".join(f"client {k}: {reason}" for k, reason in list(rejections.items())[:3])
-    more = f" and {len(rejections) - 3} more" if len(rejections) > 3 else ""
+def _too_few(rejections: Mapping[int, str], lost: Mapping[int, str], asked: int) -> str:
+    why = [f"client {k}: {reason}" for k, reason in [*rejections.items(), *lost.items()]]
+    missing = f", and {len(lost)} did not come" if lost else ""
+    more = f" and {len(why) - 3} more" if len(why) > 3 else ""
     return (
-        f"{len(rejections)} of {asked} replies were rejected ({reasons}{more}); "
+        f"{len(rejections)} of {asked} replies were rejected{missing} ({'; '.join(why[:3])}{more}); "
         "where numbers are NaN or infinite, a lower learning rate usually helps"
     )

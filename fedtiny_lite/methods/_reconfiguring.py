@@ -12,7 +12,7 @@ from fedtiny_lite.federated.client import Client, train_locally
 from fedtiny_lite.federated.messages import Message, decode_state
 from fedtiny_lite.federated.server import Server, weighted_mean
 from fedtiny_lite.model.costs import LayerShape, growth_flops
-from fedtiny_lite.model.masks import Mask, largest
+from fedtiny_lite.model.masks import Mask, largest, share_of
 from fedtiny_lite.model.training import gradient
 
 SENDING = 30
@@ -81,7 +81,7 @@ def without_smallest(weights: Mapping[str, Tensor], mask: Mask, rate: float) -> 
     """`mask` without the share `rate` of each layer's kept weights, the smallest: at least one, never the last."""
     kept = {}
     for name, keep in mask.items():
-        dropped = min(max(int(rate * mask.kept[name]), 1 if rate else 0), max(mask.kept[name] - 1, 0))
+        dropped = min(max(share_of(mask.kept[name], rate), 1 if rate else 0), max(mask.kept[name] - 1, 0))
         flat = torch.zeros(keep.numel(), dtype=torch.bool)
         flat[largest(weights[name].abs().masked_fill(~keep, -1), mask.kept[name] - dropped)] = True
         kept[name] = flat.view(keep.shape)

@@ -36,7 +36,7 @@ from fedtiny_lite.federated.task import Task
 from fedtiny_lite.methods._averaging import send_model
 from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops
-from fedtiny_lite.model.masks import Mask, apply_mask, top_mask, uniform_counts
+from fedtiny_lite.model.masks import Mask, apply_mask, share_of, top_mask, uniform_counts
 from fedtiny_lite.records.summary import of_each
 from fedtiny_lite.settings import setting
 
@@ -102,7 +102,7 @@ def next_counts(task: Task, mask: Mask, r: int) -> dict[str, int]:
         return target
     density = task.budget / sum(task.sizes.values())
     rate = task.config.of(Settings).lottery_rate or 1 - density ** (1 / last_call(task))
-    return {name: max(int((1 - rate) * kept), target[name]) for name, kept in mask.kept.items()}
+    return {name: max(share_of(kept, 1 - rate), target[name]) for name, kept in mask.kept.items()}
 
 
 def answer(client: Client, message: Message) -> Reply:

@@ -106,6 +106,11 @@ def kept_parameters(parameters: Mapping[str, Tensor], mask: Mask) -> int:
 # --- how many weights each layer may keep -----------------------------------------------------------------
 
 
+def share_of(count: float, share: float) -> int:
+    """`share` of `count`, rounded down. Example: 0.29 of 100 is 29, though 0.29 * 100 is computed as 28.999...6."""
+    return int(share * count + 1e-9)  # what rounding put just below a whole number is that number
+
+
 def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: int = 0) -> int:
     """How many weights the prunable layers may keep together, rounded down.
 
@@ -115,8 +120,7 @@ def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: in
     per layer.
     """
     prunable = sum(sizes.values())
-    # The small term undoes rounding below a whole number: 0.29 * 100 is 28.999..., which means 29.
-    budget = int(density * (prunable + other_parameters) + 1e-9) - other_parameters
+    budget = share_of(prunable + other_parameters, density) - other_parameters
     if budget < len(sizes):
         least = math.ceil((len(sizes) + other_parameters) / (prunable + other_parameters) * 1e4) / 1e4
         dense = f" beside {other_parameters:,} parameters that are always dense" if other_parameters else ""
@@ -130,7 +134,7 @@ def weight_budget(sizes: Mapping[str, int], density: float, other_parameters: in
 def uniform_counts(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     """Kept weights per layer at the same density in every layer: at least one each, at most `budget` in all."""
     density = budget / sum(sizes.values())
-    return within_budget({name: max(int(density * n + 1e-9), 1) for name, n in sizes.items()}, sizes, budget)
+    return within_budget({name: max(share_of(n, density), 1) for name, n in sizes.items()}, sizes, budget)
 
 
 NOISE_TOLERANCE = 0.02
@@ -149,7 +153,7 @@ def noise_counts(sizes: Mapping[str, int], budget: int, noise: float, rng: np.ra
     best, best_miss = {}, np.inf
     for _ in range(1000):
         drawn = rng.uniform((1 - noise) * density, (1 + noise) * density, len(sizes))
-        counts = {name: min(max(int(d * n), 1), n) for d, (name, n) in zip(drawn, sizes.items(), strict=True)}
+        counts = {name: min(max(share_of(n, d), 1), n) for d, (name, n) in zip(drawn, sizes.items(), strict=True)}
         miss = abs(sum(counts.values()) - budget) / budget
         if miss < best_miss:
             best, best_miss = counts, miss
@@ -182,7 +186,7 @@ def proportional_counts(shares: Mapping[str, float], sizes: Mapping[str, int], b
         if not full:
             break
         dense |= full
-    counts = {name: sizes[name] if name in dense else max(int(shares[name] * scale + 1e-9), 1) for name in sizes}
+    counts = {name: sizes[name] if name in dense else max(share_of(shares[name], scale), 1) for name in sizes}
     return within_budget(counts, sizes, budget)
 
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from fedtiny_lite.model.costs import smallest_bytes
+from fedtiny_lite.model.masks import share_of
 
 
 def kept_activations(elements: int, density: float) -> int:
     """How many of `elements` activations are kept at `density`, rounded down."""
-    return int(density * elements + 1e-9)  # 0.29 * 100 is 28.999..., which means 29
+    return share_of(elements, density)
 
 
 @contextmanager

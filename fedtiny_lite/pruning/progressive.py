@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from fedtiny_lite.model.masks import Mask, apply_mask, largest
+from fedtiny_lite.model.masks import Mask, apply_mask, largest, share_of
 
 GrowthList = tuple[Tensor, Tensor]
 """(flat index int64 [a_l], signed gradient float32 [a_l]) of one layer."""
@@ -43,7 +43,7 @@ def exchange_rate(r: int, until: int, rate: float) -> float:
 
 def exchange_count(kept: int, weights: int, rate: float) -> int:
     """a_l of a layer: floor(rate * kept), at least 1 while rate > 0, at most the pruned and the kept weights."""
-    return min(max(int(rate * kept), 1 if rate > 0 else 0), weights - kept, kept)
+    return min(max(share_of(kept, rate), 1 if rate > 0 else 0), weights - kept, kept)
 
 
 def exchange_counts(mask: Mask, names: Sequence[str], rate: float) -> dict[str, int]:

@@ -29,8 +29,7 @@ def write_record(path: str | Path, record: dict) -> Path:
 def read_record(path: str | Path) -> dict:
     """The record in `path`, without its checksum.
 
-    Raises FileNotFoundError, or ValueError if it is torn, changed or not a record. A record without a checksum is of an
-    earlier version of the kit, and is taken as it is.
+    Raises FileNotFoundError, or ValueError if it is torn, changed or not a record.
     """
     record = read_json(path)
     if not is_record(record):
@@ -56,10 +55,10 @@ def load_records(folder: str | Path) -> list[dict]:
 
 
 def _unchanged(record: dict, path: str | Path) -> dict:
-    """The record without its checksum. Raises ValueError if that is one of other contents."""
+    """The record without its checksum. Raises ValueError if that is missing or one of other contents."""
     rest = {key: value for key, value in record.items() if key != "checksum"}
-    if record.get("checksum", _checksum(rest)) != _checksum(rest):
-        raise ValueError(f"{path} was changed after it was written (its checksum differs); delete it and run again")
+    if record.get("checksum") != _checksum(rest):
+        raise ValueError(f"{path} was changed after it was written (its checksum is wrong); delete it and run again")
     return rest
 
 
