@@ -18,6 +18,8 @@ from fedtiny_lite.simulation.rounds import run
 from tests.helpers import three_clients
 
 CLAIM = ("claim_tuning", "claim_pilot", "claim", "claim_devices", "claim_ablations", "claim_wide")
+LATER = SEEDS[3]
+"""A seed that is run when all else is done, and does not say who leads."""
 
 
 def scored(arm, rate: float, accuracy: float) -> dict:
@@ -27,11 +29,18 @@ def scored(arm, rate: float, accuracy: float) -> dict:
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Tuning found 0.05 best for every arm; the main runs gave each arm an accuracy by its place."""
+    """Tuning found 0.05 best for every arm; the main runs gave each arm an accuracy by its place, a later seed's the
+    other way round.
+    """
     tuning = [scored(arm, rate, float(rate == 0.05)) for arm in ARMS.values() for rate in RATES]
     main = [
-        {"config": config_of({**arm, "lr": 0.05}).identity(), "complete": True, "rounds": [{"test_accuracy": -place}]}
+        {
+            "config": config_of({**arm, "lr": 0.05}, seed=seed).identity(),
+            "complete": True,
+            "rounds": [{"test_accuracy": 2 * place if seed == LATER else -place}],
+        }
         for place, arm in enumerate(ARMS.values())
+        for seed in (SEEDS[0], LATER)
     ]
     monkeypatch.setattr(claim, "load_plan", lambda plan, out: ({"claim_tuning": tuning, "claim": main}[plan], plan))
     monkeypatch.setattr(claim, "records_so_far", lambda plan, out: tuning)
@@ -144,7 +153,16 @@ def test_leaders_come_from_the_main_table(tuned):
     assert {(config.width, config.density) for config in wide} == {(64, 0.01)}
     assert {config.method for config in wide} == {"fedtiny", "synflow", "magnitude", "snip"}
     ablations = claim.claim_ablations("none")
-    assert len(ablations) == 3 * (3 + 8 + 4) == len(set(ablations))
+    assert len(ablations) == 3 * (3 + 3 * 4) == len(set(ablations))  # FedTiny is among the four
+
+
+def test_fedtiny_stands_beside_four_other_leaders_under_each_control(tuned, monkeypatch):
+    monkeypatch.setattr(claim, "leading", lambda *_: ["SNIP", "GraSP", "random", "FedDST"])
+    found = claim.claim_ablations("none")[len(claim.ABLATIONS) :][: 3 * 5]
+    assert [(c.method, c.alpha, c.server_set) for c in found[:5]] == [
+        (method, 0.1, "as_clients") for method in ("fedtiny", "snip", "grasp", "random", "feddst")
+    ]
+    assert {(c.alpha, c.server_set) for c in found} == {(0.1, "as_clients"), (5.0, "as_clients"), (0.5, "distorted")}
 
 
 @pytest.mark.parametrize("plan", [plan for plan in CLAIM if (COMMITTED / f"{plan}.json").exists()])

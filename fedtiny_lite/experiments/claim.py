@@ -66,6 +66,8 @@ ABLATIONS: tuple[Values, ...] = (
     {"selection": "fixed", "progressive": "no"},
 )
 """FedTiny without selection, without progressive pruning, without both."""
+CONTROLS: tuple[Values, ...] = ({"alpha": 0.1}, {"alpha": 5.0}, {"server_set": "distorted"})
+"""The settings under which FedTiny and the leading arms are compared again."""
 
 
 def at_density(paper: float) -> Values:
@@ -152,22 +154,22 @@ def claim_devices(out: str | Path) -> list[Config]:
 
 
 def leading(records: Sequence[dict], arms: Mapping[str, Values], count: int) -> list[str]:
-    """The pruned arms of highest mean accuracy at the middle density."""
+    """The pruned arms of highest mean accuracy at the middle density, over the first three seeds."""
+    first = [record for record in records if record["config"]["seed"] in SEEDS[:3]]
 
     def accuracy(arm: Values) -> float:
         wanted = {**arm, "density": DENSITIES[MIDDLE]}.items()
-        return mean([late_accuracy(record) for record in records if wanted <= record["config"].items()] or [0.0])
+        return mean([late_accuracy(record) for record in first if wanted <= record["config"].items()] or [0.0])
 
     return sorted((name for name in arms if name != UNPRUNED), key=lambda name: -accuracy(arms[name]))[:count]
 
 
 def claim_ablations(out: str | Path) -> list[Config]:
-    """At the middle density: FedTiny without its modules; the four leading arms on other partitions and server sets."""
+    """At the middle density: FedTiny without its modules; FedTiny and the four leading arms under each of `CONTROLS`."""
     arms, (records, _) = tuned(out), load_plan("claim", out)
-    four = leading(records, arms, 4)
+    some = dict.fromkeys(["FedTiny", *leading(records, arms, 4)])
     changed: list[tuple[Values, Values]] = [(arms["FedTiny"], change) for change in ABLATIONS]
-    changed += [(arms[name], {"alpha": alpha}) for alpha in (0.1, 5.0) for name in four]
-    changed += [(arms[name], {"server_set": "distorted"}) for name in dict.fromkeys(["FedTiny", *four])]
+    changed += [(arms[name], control) for control in CONTROLS for name in some]
     return [config_of({**arm, **change}, seed=seed) for seed in SEEDS[:3] for arm, change in changed]
 
 
