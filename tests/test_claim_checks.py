@@ -1,7 +1,7 @@
 """Sixty rounds in place of twenty and a CPU in place of a GPU, on records made by hand."""
 
 from fedtiny_lite.experiments.claim import ROUNDS
-from fedtiny_lite.report.claim_checks import ablated_pairs, devices_table, modules_table, pilot_table
+from fedtiny_lite.report.claim_checks import ablated_pairs, control_table, devices_table, modules_table, pilot_table
 from tests.helpers import claim_record
 
 
@@ -61,3 +61,24 @@ def test_a_module_is_judged_on_one_kind_of_device_where_both_ran_on_it():
     assert [ours["config"]["torch_device"] for ours, _ in ablated_pairs({"progressive": "no"}, ablated, whole)] == [
         *("cpu", "cuda")
     ]
+
+
+def test_under_a_control_a_lead_stands_beside_that_of_the_main_table_on_the_same_seeds():
+    """Seeds 10 and 11 at alpha 5: FedTiny 0.6 and 0.7, random 0.5 and 0.3, so +0.1 and +0.4. At 0.5 it is behind by 0.1
+    and 0.2. So the lead grows by 0.2 and 0.6. Seed 12, SNIP and a distorted server set are no part of it.
+    """
+
+    def run(arm: str, accuracy: float, seed: int, **settings) -> dict:
+        return claim_record(arm, [0.1, accuracy], 1, seed, **settings)
+
+    ablated = [run("FedTiny", 0.6, 10, alpha=5.0), run("FedTiny", 0.7, 11, alpha=5.0)]
+    ablated += [run("random", 0.5, 10, alpha=5.0), run("random", 0.3, 11, alpha=5.0)]
+    ablated += [run("random", 0.9, 10, server_set="distorted"), run("FedTiny", 0.9, 10, selection="fixed")]
+    main = [run("FedTiny", accuracy, seed) for seed, accuracy in ((10, 0.3), (11, 0.2), (12, 0.9))]
+    main += [run("random", 0.4, seed) for seed in (10, 11, 12)]
+    table = control_table({"alpha": 5.0}, ablated, [*main, run("SNIP", 0.9, 10)])
+    assert list(table.index) == ["FedTiny", "random"] and table["seeds"].tolist() == [2, 2]
+    assert [cell.split(" ")[0] for cell in table.loc["random"][1:]] == ["0.400", "0.400", "+0.250", "-0.150", "+0.400"]
+    assert table.loc["random", "change"] == "+0.400 [-2.141, +2.941]"  # 12.706 x 0.2828 / sqrt(2)
+    assert [cell.split(" ")[0] for cell in table.loc["FedTiny"][1:]] == ["0.650", "0.250", "-", "-", "-"]
+    assert len(control_table({"alpha": 0.1}, ablated, main)) == 0

@@ -165,7 +165,7 @@ def leading(records: Sequence[dict], arms: Mapping[str, Values], count: int) -> 
 
 
 def claim_ablations(out: str | Path) -> list[Config]:
-    """At the middle density: FedTiny without its modules; FedTiny and the four leading arms under each of `CONTROLS`."""
+    """At the middle density: FedTiny without its modules; it and the four leading arms under each of `CONTROLS`."""
     arms, (records, _) = tuned(out), load_plan("claim", out)
     some = dict.fromkeys(["FedTiny", *leading(records, arms, 4)])
     changed: list[tuple[Values, Values]] = [(arms["FedTiny"], change) for change in ABLATIONS]

@@ -1,4 +1,4 @@
-"""Beside the claim's table: FedTiny without its modules, sixty rounds in place of twenty, one device for another.
+"""Beside the claim's table: FedTiny without its modules, other partitions, sixty rounds, one device for another.
 
 `python -m fedtiny_lite.report.claim_checks` prints the tables.
 """
@@ -11,6 +11,7 @@ import pandas as pd
 from fedtiny_lite.experiments.claim import (
     ABLATIONS,
     ARMS,
+    CONTROLS,
     DENSITIES,
     GUESS,
     LATE,
@@ -67,6 +68,36 @@ def modules_table(ablated: Sequence[Mapping], whole: Sequence[Mapping]) -> pd.Da
             "FedTiny minus it": lead,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def control_table(control: Values, ablated: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
+    """Per arm that ran under one of `CONTROLS`, the most accurate first: its accuracy, and FedTiny's lead over it.
+
+    Beside both stand those of the main `table` on the same seeds. `change`: how much the lead grows under the control.
+    The table is empty without runs.
+    """
+    changed = [record for record in ablated if control.items() <= record["config"].items()]
+    runs, usual = (runs_at(found, DENSITIES[MIDDLE]) for found in (changed, table))
+    rows = {arm: _control_row(runs, usual, arm) for arm in runs}
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    return found.sort_values("accuracy", ascending=False) if rows else found
+
+
+def _control_row(runs: Runs, usual: Runs, arm: str) -> dict[str, object]:
+    seeds = [seed for seed in sorted(runs[arm]) if seed in usual.get(arm, {})]
+    now, before = ([late_accuracy(found[arm][seed]) for seed in seeds] for found in (runs, usual))
+    row: dict[str, object] = {"seeds": len(seeds), "accuracy": with_interval(now), "main table": with_interval(before)}
+    leads = [_lead_by_seed(found, arm) for found in (runs, usual)]
+    both = [(leads[0][seed], leads[1][seed]) for seed in seeds if all(seed in lead for lead in leads)]
+    if arm == FEDTINY or not both:
+        return row | dict.fromkeys(("FedTiny minus it", "FedTiny minus it, main table", "change"), "-")
+    change = with_interval([lead - usually for lead, usually in both], "+")
+    shown = [with_interval([pair[side] for pair in both], "+") for side in (0, 1)]
+    return row | {"FedTiny minus it": shown[0], "FedTiny minus it, main table": shown[1], "change": change}
+
+
+def _lead_by_seed(runs: Runs, arm: str) -> dict[int, float]:
+    return {_seed(ours): late_accuracy(ours) - late_accuracy(theirs) for ours, theirs in pairs(runs, arm)}
 
 
 def pilot_table(records: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
@@ -134,6 +165,9 @@ def main() -> None:
     parts = ("", "_devices", "_ablations", "_pilot")
     table, on_cpu, ablated, pilot = (records_so_far(f"claim{part}", "results") for part in parts)
     print(f"modules\n{as_markdown(modules_table(ablated, [*table, *on_cpu]))}\n")
+    for control in CONTROLS:
+        under = ", ".join(f"{name} = {value}" for name, value in control.items())
+        print(f"{under}\n{as_markdown(control_table(control, ablated, table))}\n")
     print(f"devices\n{as_markdown(devices_table(on_cpu, table))}\n\npilot\n{as_markdown(pilot_table(pilot, table))}")
 
 
