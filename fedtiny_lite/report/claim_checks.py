@@ -166,8 +166,9 @@ def main() -> None:
     table, on_cpu, ablated, pilot = (records_so_far(f"claim{part}", "results") for part in parts)
     print(f"modules\n{as_markdown(modules_table(ablated, [*table, *on_cpu]))}\n")
     for control in CONTROLS:
-        under = ", ".join(f"{name} = {value}" for name, value in control.items())
-        print(f"{under}\n{as_markdown(control_table(control, ablated, table))}\n")
+        found = control_table(control, ablated, table)
+        if len(found):
+            print(f"{', '.join(f'{name} = {value}' for name, value in control.items())}\n{as_markdown(found)}\n")
     print(f"devices\n{as_markdown(devices_table(on_cpu, table))}\n\npilot\n{as_markdown(pilot_table(pilot, table))}")
 
 
