@@ -40,8 +40,10 @@ def main() -> None:
     print(origin, flush=True)
     records = [record for record in records if record["complete"]]
     found, steps = engines(records), []
-    for runs in shown_densities(records).values():
-        steps += timed([(run, engine) for arm in runs for run in runs[arm].values() for engine in found.get(arm, ())])
+    for density, arms in shown_densities(records).items():
+        runs = [run for of_arm in arms.values() for run in of_arm.values()]
+        own = [run for run in runs if run["config"]["density"] == density]  # the dense ones stand beside any density
+        steps += timed([(run, engine) for run in own for engine in found.get(arm_of(run), ())])
     print(write_json(STEPS, {"environment": environment(), "threads": 1, "turns": TURNS, "steps": steps}))
 
 
