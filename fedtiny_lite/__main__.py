@@ -11,7 +11,7 @@ from typing import TypeAlias
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
-from fedtiny_lite.method_files import FILE
+from fedtiny_lite.own_files import FILE
 from fedtiny_lite.settings import rules
 
 
@@ -244,8 +244,8 @@ def export_command(options: argparse.Namespace) -> int:
     path = folder / "model.tiny"
     if not path.exists():
         raise ValueError(
-            f"{folder} holds no model.tiny, which a run leaves there when it is finished; "
-            "finish it, or, if it has a record.json already, delete that and run it again"
+            f"{folder} holds no model.tiny, which a run leaves there when it is finished, unless its network is in a "
+            "file of your own; finish it, or, if it has a record.json already, delete that and run it again"
         )
     tiny = load_tiny(path)
     if options.fold_bn:

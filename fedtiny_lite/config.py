@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtiny_lite.method_files import FILE, file_of, method_in, stamped
+from fedtiny_lite.own_files import FILE, file_of, method_in, stamped
 from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting, shown
 
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
@@ -66,7 +66,7 @@ class Config(Settings):
     alpha: float = _clients(0.5, "Dirichlet concentration: small = skewed", above=0)
     min_samples: int = _clients(10, "fewest images a client may hold", low=2)
 
-    model: str = _model("cnn", "architecture", choices=MODELS)
+    model: str = _model("cnn", f"architecture; or {FILE}PATH, a file with a NETWORK", choices=MODELS, prefix=FILE)
     width: int = _model(8, "channels of the first layer (resnet18 and vgg11 in the paper: 64)", low=1, high=1024)
 
     pretrain_lr: float = _training(0.05, "SGD learning rate of the server's pretraining", above=0)
@@ -109,7 +109,8 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "method", stamped(self.method))
+        for name in ("method", "model"):
+            object.__setattr__(self, name, stamped(name, getattr(self, name)))
         kind = own_settings(self.method)
         if self.own is None:
             object.__setattr__(self, "own", kind())
@@ -139,8 +140,8 @@ class Config(Settings):
         changed = {name: value for name, value in self.identity().items() if value != self._defaults()[name]}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         dataset = Path(self.dataset.removeprefix("folder:")).name
-        method = file_of(self.method).stem
-        return f"{method}-{dataset}-{self.model}{self.width}-d{self.density:g}-a{self.alpha:g}-s{self.seed}-{digest}"
+        method, model = file_of(self.method).stem, file_of(self.model).stem
+        return f"{method}-{dataset}-{model}{self.width}-d{self.density:g}-a{self.alpha:g}-s{self.seed}-{digest}"
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a result, the method's own among them, as plain JSON."""
@@ -202,7 +203,7 @@ def load_method(name: str) -> Any:
     Raises ValueError for a method that has no file, or whose file gives no METHOD.
     """
     if name.startswith(FILE):
-        return method_in(stamped(name))
+        return method_in(stamped("method", name))
     if name not in METHODS:
         raise ValueError(f"method = {shown(name)}: choose one of {', '.join(METHODS)}")
     return importlib.import_module(f"fedtiny_lite.methods.{name}").METHOD

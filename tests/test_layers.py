@@ -14,7 +14,7 @@ from fedtiny_lite.records.files import ROOT
 
 PACKAGE = ROOT / "fedtiny_lite"
 FLOORS = (
-    ("seeding", "settings", "progress_bar", "method_files"),
+    ("seeding", "settings", "progress_bar", "own_files"),
     ("config", "records"),
     ("data",),
     ("model",),

@@ -88,8 +88,8 @@ METHOD = Method("mine", "masks that stay", start, AVERAGING, settings=Own)
 def test_the_examples_of_the_page_run_as_they_stand(tmp_path, capsys, monkeypatch):
     """The first is a file of the package; the second is saved as `my_method.py`, and commands and a call run it."""
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    whole, own, call = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    [commands] = re.findall(r"```\n(python.*?)```", page, re.DOTALL)
+    whole, own, call = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:3]
+    commands = re.findall(r"```\n(python.*?)```", page, re.DOTALL)[0]
     assert whole == (ROOT / "fedtiny_lite" / "methods" / "magnitude.py").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_method.py").write_text(own, encoding="utf-8")

@@ -85,8 +85,9 @@ def final_model(server: Server, state: State, classes: tuple[str, ...]) -> TinyM
 
     `classes`: their names, in the order of the logits.
     """
-    task, network = server.task, server.model
-    name, width = "small" if isinstance(network, SmallNet) else task.config.model, len(state.weights["conv1.weight"])
+    task, name, width = server.task, server.task.config.model, server.task.config.width
+    if isinstance(server.model, SmallNet):
+        name, width = "small", len(state.weights["conv1.weight"])
     return TinyModel(name, width, classes, task.in_shape, task.pixels, state.weights, state.mask)
 
 

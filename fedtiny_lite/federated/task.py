@@ -22,7 +22,9 @@ from fedtiny_lite.model.networks import (
     materialise,
     prunable_blocks,
 )
+from fedtiny_lite.model.own_networks import check_network
 from fedtiny_lite.model.training import Normalisation
+from fedtiny_lite.own_files import FILE
 from fedtiny_lite.records.environment import check_memory
 from fedtiny_lite.sparse.engine import check_engine
 
@@ -64,6 +66,8 @@ def make_task(config: Config, classes: int, in_shape: tuple[int, int, int], pixe
     a layer.
     """
     reference = empty_model(config.model, config.width, classes, in_shape)
+    if config.model.startswith(FILE):
+        check_network(reference, classes, in_shape)
     blocks = prunable_blocks(reference, config.prunes_linear)
     sizes = {name: reference.get_parameter(name).numel() for block in blocks for name in block}
     parameters = sum(p.numel() for p in reference.parameters())

@@ -1,4 +1,4 @@
-"""The networks of a run: CIFAR ResNet18, VGG11-BN and a small CNN, at any width and input size, and their weights.
+"""The networks of a run: CIFAR ResNet18, VGG11-BN, a small CNN or one's own, at any width and size, and their weights.
 
 How they are built and initialised, which of their weights are prunable, and their state as tensors by name.
 """
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedtiny_lite.config import MODELS
 from fedtiny_lite.model.architectures import Blocks, PlainNet, ResNet18, SmallNet
+from fedtiny_lite.own_files import FILE, file_of, network_in, stamped
 
 BN_STATS = ("running_mean", "running_var")
 
@@ -33,12 +34,14 @@ def build_model(
 def empty_model(name: str, width: int, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
     """A model without data, on torch's "meta" device.
 
-    `name`: one of `config.MODELS`, or "small" for the SmallNet of that width that `methods.small_model` trains. Raises
-    ValueError for an unknown name.
+    `name`: one of `config.MODELS`, file:PATH for the NETWORK of a file of one's own, or "small" for the SmallNet of
+    that width that `methods.small_model` trains. Raises ValueError for an unknown name, or a file that gives none.
     """
     with torch.device("meta"):  # draws nothing from the global generator
         if name == "small":
             return SmallNet((width, width, width), 8 * width, classes, in_shape)
+        if name.startswith(FILE):
+            return _own(name, width, classes, in_shape[0])
         return _layout(name, width, classes, in_shape[0])
 
 
@@ -70,6 +73,13 @@ def _layout(name: str, width: int, classes: int, in_channels: int) -> nn.Module:
         channels = (w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w, 8 * w, 8 * w)
         return PlainNet(channels, (1, 2, 4, 6, 8), ((2,), (3, 4), (5, 6), (7, 8), (9,)), 1, classes, in_channels)
     raise ValueError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+
+
+def _own(name: str, width: int, classes: int, in_channels: int) -> nn.Module:
+    network = network_in(stamped("model", name), width, classes, in_channels)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{file_of(name)}: NETWORK gives a {type(network).__name__}; it must give a torch.nn.Module")
+    return network
 
 
 def _initialise(module: nn.Module, generator: torch.Generator) -> None:

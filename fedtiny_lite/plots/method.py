@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from fedtiny_lite.own_files import file_of
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 
 DOWN, UP = PALETTE[0], PALETTE[3]
@@ -102,7 +103,8 @@ def one_run(record: Mapping) -> Figure:
     right.margins(y=0.2)  # room for the legend
     right.legend(fontsize=8, loc="upper right", ncols=2)
     c = record["config"]
-    what = f"{c['dataset']}, {c['model']} width {c['width']}, density {c['density']:g}, {c['clients']} clients"
+    where = f"{c['dataset']}, {file_of(c['model']).stem} width {c['width']}"
+    what = f"{where}, density {c['density']:g}, {c['clients']} clients"
     subtitle(fig, "One FedTiny run", f"{what}, seed {c['seed']}; accuracy measured, bytes counted from messages")
     return fig
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from fedtiny_lite.own_files import file_of
 from fedtiny_lite.plots.pruning import GROWN, KEPT, PRUNED
 from fedtiny_lite.plots.style import GREY, PALETTE, WIDE, figure, subtitle
 
@@ -68,7 +69,7 @@ def _change(entry: Mapping) -> str:
 
 
 def _about(config: Mapping) -> str:
-    where = f"{config['method']}, {config['dataset']}, {config['model']} width {config['width']}"
+    where = f"{config['method']}, {config['dataset']}, {file_of(config['model']).stem} width {config['width']}"
     return f"{where}, density {config['density']:g}, seed {config['seed']}; accuracy measured, weights counted"
 
 

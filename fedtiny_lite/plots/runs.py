@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedtiny_lite.own_files import file_of
 from fedtiny_lite.plots.style import DENSITY, GREY, PALETTE, active_weights_axis, figure, subtitle
 from fedtiny_lite.report.differences import paired_differences
 from fedtiny_lite.report.frames import alike, at_density, by_label, curves, densities
@@ -46,7 +47,7 @@ _BAND = "line: mean, band: lowest to highest seed"
 def describe(runs: pd.DataFrame, what: str) -> str:
     """Data, model and number of seeds of these runs, then what the numbers are."""
     setups = {
-        f"{Path(dataset).name}, {model} of width {width}"
+        f"{Path(dataset).name}, {file_of(model).stem} of width {width}"
         for dataset, model, width in runs[["dataset", "model", "width"]].itertuples(index=False)
     }
     seeds = runs["seed"].nunique()

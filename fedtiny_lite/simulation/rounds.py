@@ -19,6 +19,7 @@ from fedtiny_lite.export.tiny_model import final_model, save_tiny
 from fedtiny_lite.federated.ledger import begin
 from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.model.training import one_thread
+from fedtiny_lite.own_files import FILE
 from fedtiny_lite.records.environment import environment
 from fedtiny_lite.records.files import alone, check_writable, sweep
 from fedtiny_lite.records.schema import read_record, write_record
@@ -134,7 +135,9 @@ def _run(config: Config, folder: Path | None, on_round: OnRound, place: Place) -
     record |= {"final": final(federation, method, record, progress.state, place), "complete": True}
     if folder:
         classes = federation.holdings.classes
-        save_tiny(folder / "model.tiny", final_model(federation.server, progress.state, classes))
+        tiny = final_model(federation.server, progress.state, classes)
+        if not tiny.model.startswith(FILE):  # reading the file executes nothing, and so names no file of one's own
+            save_tiny(folder / "model.tiny", tiny)
     place.settle(())
     _store(record, folder)
     return record
