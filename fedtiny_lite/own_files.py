@@ -50,7 +50,7 @@ def network_in(name: str, width: int, classes: int, in_channels: int) -> Any:
     network, path = _defined("model", name, "NETWORK"), file_of(name)
     try:
         return network(width, classes, in_channels)
-    except Exception as error:  # whatever a reader's file does wrong
+    except (Exception, SystemExit) as error:  # whatever a reader's file does wrong
         raise ValueError(f"{path}{_line(error, str(path))}: {_said(error)}") from error
 
 
@@ -71,12 +71,12 @@ def _executed(setting: str, name: str) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses look themselves up
     try:
         exec(compile(content, str(path), "exec"), vars(module))
-    except Exception as error:  # whatever a reader's file does wrong
+    except (Exception, SystemExit) as error:  # whatever a reader's file does wrong
         raise ValueError(f"{path}{_line(error, str(path))}: {_said(error)}") from error
     return module
 
 
-def _line(error: Exception, path: str) -> str:
+def _line(error: BaseException, path: str) -> str:
     """The last line of the file that led to the error; nothing if it lies elsewhere alone."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f", line {error.lineno}"
@@ -84,7 +84,7 @@ def _line(error: Exception, path: str) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     words = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(words.split())}".removesuffix(": ")
 
@@ -98,6 +98,6 @@ def _content(setting: str, name: str) -> str:
     if not path.is_file():
         raise ValueError(f"{setting} = {name!r}: there is no file {path}")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # which drops the mark that editors on Windows put first
     except UnicodeDecodeError:
         raise ValueError(f"{setting} = {name!r}: the file is not text in UTF-8") from None

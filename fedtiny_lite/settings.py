@@ -104,7 +104,8 @@ def _check(rule: Rule, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
         raise ValueError(f"{given}: this setting takes {_KINDS[kind]}")
     if limits["choices"] and value not in limits["choices"] and not _begins(value, limits["prefix"]):
-        raise ValueError(f"{given}: choose one of {', '.join(limits['choices'])}")
+        other = f", or {limits['prefix']}PATH" if limits["prefix"] else ""
+        raise ValueError(f"{given}: choose one of {', '.join(limits['choices'])}{other}")
     if kind is str and len(value) > _LONGEST:
         raise ValueError(f"{given}: it must have at most {_LONGEST} characters")
     if kind is not str and not _in_range(value, limits["low"], limits["above"], limits["high"]):

@@ -209,7 +209,7 @@ def test_a_candidate_is_taken_by_its_number_with_fixed_selection_alone():
 
 @pytest.mark.parametrize("name", sorted(CHOICES))
 def test_a_word_outside_the_choices_is_refused_and_all_choices_are_named(name):
-    listed = ", ".join(CHOICES[name])
+    listed = ", ".join(CHOICES[name]) + {"model": ", or file:PATH"}.get(name, "")
     with pytest.raises(ValueError, match=f"^{name} = 'nonsense': choose one of {listed}$"):
         having(name, "nonsense")
     for word in CHOICES[name]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fedtiny_lite.config import Config, load_method, make_config
+from fedtiny_lite.federated.own_networks import check_own
 from fedtiny_lite.model.architectures import Blocks
 from fedtiny_lite.model.costs import LayerShape, layer_shapes
 from fedtiny_lite.model.masks import weight_budget
@@ -22,7 +23,6 @@ from fedtiny_lite.model.networks import (
     materialise,
     prunable_blocks,
 )
-from fedtiny_lite.model.own_networks import check_network
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.own_files import FILE
 from fedtiny_lite.records.environment import check_memory
@@ -67,7 +67,7 @@ def make_task(config: Config, classes: int, in_shape: tuple[int, int, int], pixe
     """
     reference = empty_model(config.model, config.width, classes, in_shape)
     if config.model.startswith(FILE):
-        check_network(reference, classes, in_shape)
+        check_own(config.model, config.width, classes, in_shape)
     blocks = prunable_blocks(reference, config.prunes_linear)
     sizes = {name: reference.get_parameter(name).numel() for block in blocks for name in block}
     parameters = sum(p.numel() for p in reference.parameters())

@@ -13,6 +13,7 @@ from fedtiny_lite.federated.messages import Message, decode_state
 from fedtiny_lite.federated.server import Server, weighted_mean
 from fedtiny_lite.model.costs import LayerShape, growth_flops
 from fedtiny_lite.model.masks import Mask, largest, share_of
+from fedtiny_lite.model.networks import is_statistic
 from fedtiny_lite.model.training import gradient
 
 SENDING = 30
@@ -39,7 +40,7 @@ def train_and_square(
 def average_squares(server: Server, replies: Sequence[Message]) -> dict[str, Tensor]:
     """The clients' squared gradients of every parameter, averaged by their images."""
     mean = weighted_mean(replies, "squares")
-    shapes = {name: shape for name, shape in server.task.state_shapes.items() if "running_" not in name}
+    shapes = {name: shape for name, shape in server.task.state_shapes.items() if not is_statistic(name)}
     return decode_state(mean.float(), Mask({}), shapes)
 
 

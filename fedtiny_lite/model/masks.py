@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtiny_lite.model.networks import is_statistic
+
 
 class Mask(Mapping[str, Tensor]):
     """A checked set of keep/prune decisions: parameter name -> bool tensor, True = kept.
@@ -100,7 +102,7 @@ def kept_parameters(parameters: Mapping[str, Tensor], mask: Mask) -> int:
 
     `parameters` may be a model's whole state. Its running statistics are not parameters and do not count.
     """
-    return sum(mask.kept.get(name, t.numel()) for name, t in parameters.items() if "running_" not in name)
+    return sum(mask.kept.get(name, t.numel()) for name, t in parameters.items() if not is_statistic(name))
 
 
 # --- how many weights each layer may keep -----------------------------------------------------------------

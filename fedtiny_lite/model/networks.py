@@ -101,9 +101,14 @@ def prunable_blocks(model: nn.Module, prune_linear: bool) -> Blocks:
     """Names of the prunable weights by block, input to output.
 
     Without `prune_linear` the last linear layer is left out, and a block that holds nothing else is dropped. Raises
-    ValueError for a model without `blocks`, or whose blocks name what is no parameter of it.
+    ValueError for a model without `blocks`, whose blocks name what is no parameter of it, or of which nothing is left.
     """
     declared = getattr(model, "blocks", ())
+    if not _are_blocks(declared):
+        raise ValueError(
+            f"{type(model).__name__} cannot be pruned: its `blocks` must be a tuple of blocks, each a tuple of names, "
+            'such as (("conv2.weight",), ("conv3.weight", "linear.weight"))'
+        )
     missing = {name for block in declared for name in block} - {name for name, _ in model.named_parameters()}
     if missing or not declared:
         wrong = f"its `blocks` name {', '.join(sorted(missing))}, which it has not" if missing else "it has no `blocks`"
@@ -113,7 +118,17 @@ def prunable_blocks(model: nn.Module, prune_linear: bool) -> Blocks:
         )
     kept_dense = set() if prune_linear else {linear_name(model)}
     blocks = (tuple(name for name in block if name not in kept_dense) for block in declared)
-    return tuple(block for block in blocks if block)
+    left = tuple(block for block in blocks if block)
+    if not left:
+        raise ValueError(f"{type(model).__name__} has nothing to prune but its last layer; set prune_linear=yes")
+    return left
+
+
+def _are_blocks(declared: object) -> bool:
+    """Whether these are blocks of names, though there may be none of them."""
+    return isinstance(declared, tuple | list) and all(
+        isinstance(block, tuple | list) and all(isinstance(name, str) for name in block) for block in declared
+    )
 
 
 def prunable_names(model: nn.Module, prune_linear: bool) -> tuple[str, ...]:
@@ -121,9 +136,14 @@ def prunable_names(model: nn.Module, prune_linear: bool) -> tuple[str, ...]:
     return tuple(name for block in prunable_blocks(model, prune_linear) for name in block)
 
 
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of a model's state, by its name, is a running mean or variance of batch norm."""
+    return name.endswith(BN_STATS)
+
+
 def bn_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the running means and variances, in the model's order."""
-    return tuple(name for name, _ in model.named_buffers() if name.endswith(BN_STATS))
+    return tuple(name for name, _ in model.named_buffers() if is_statistic(name))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -149,7 +169,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def live_state(model: nn.Module) -> dict[str, Tensor]:
     """The model's own parameters and running BN statistics, not copies, in the order of `state_of`."""
-    statistics = {name: buffer for name, buffer in model.named_buffers() if name.endswith(BN_STATS)}
+    statistics = {name: buffer for name, buffer in model.named_buffers() if is_statistic(name)}
     return dict(model.named_parameters()) | statistics
 
 

@@ -112,9 +112,10 @@ def growth_lists(
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def capture(name: str, _: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    def capture(name: str, _: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         inputs[name] = args[0].detach()
         outputs[name] = output if output.requires_grad else output.requires_grad_()
+        return output.clone()  # which the network may change in place, as an in-place ReLU does
 
     hooks = [layer.register_forward_hook(partial(capture, name)) for name, layer in layers.items()]
     try:

@@ -16,6 +16,7 @@ from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.model.costs import LayerShape, forward_flops
 from fedtiny_lite.model.masks import Mask
 from fedtiny_lite.model.training import Evaluation, Normalisation, OnGradient, evaluate, train
+from fedtiny_lite.own_files import FILE
 from fedtiny_lite.pruning.bn_selection import BnStats, recalibrate_bn
 from fedtiny_lite.pruning.progressive import GrowthList, growth_lists
 from fedtiny_lite.sparse.growth import sparse_growth_lists
@@ -70,7 +71,7 @@ SPARSE = Engine("sparse", train_sparse, evaluate_sparse, recalibrate_sparse, spa
 def engine_for(config: Config, model: nn.Module, layers: Sequence[LayerShape], kept: Mapping[str, int]) -> Engine:
     """The engine that `config` asks for. `kept`: kept weights by layer name; a layer left out is dense."""
     if config.engine == "auto":
-        fits = next(model.parameters()).device.type == "cpu" and has_twin(model)
+        fits = next(model.parameters()).device.type == "cpu" and _known(config, model)
         few = forward_flops(layers, kept) <= SPARSE_SHARE * forward_flops(layers, {})
         return SPARSE if fits and few else DENSE
     return SPARSE if config.engine == "sparse" else DENSE
@@ -82,6 +83,11 @@ def check_engine(config: Config, model: nn.Module) -> None:
         return
     if config.torch_device == "cuda":
         raise ValueError("engine = 'sparse' runs on the CPU; set torch_device=cpu, or engine=auto or dense for a GPU")
-    if not has_twin(model):
+    if not _known(config, model):
         kind = type(model).__name__
         raise ValueError(f"engine = 'sparse' cannot train a network of the class {kind}; set engine=auto or dense")
+
+
+def _known(config: Config, model: nn.Module) -> bool:
+    """Whether the sparse engine computes this network: one of the kit's. What a file gives may be altered anyhow."""
+    return has_twin(model) and not config.model.startswith(FILE)

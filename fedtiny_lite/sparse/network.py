@@ -148,8 +148,8 @@ class SparseNetwork:
 
 
 def has_twin(model: nn.Module) -> bool:
-    """Whether the sparse engine has this kind of model. A class that is derived from one may compute something else."""
-    return type(model) in (PlainNet, ResNet18)
+    """Whether the sparse engine has this kind of model."""
+    return isinstance(model, PlainNet | ResNet18)
 
 
 def _keep(model: nn.Module, mask: Mask, name: str) -> Tensor:
