@@ -59,14 +59,16 @@ def figures(records: Sequence[Mapping]) -> Iterator[tuple[Figure, str, str]]:
 
 
 def density_figure(records: Sequence[Mapping]) -> Figure:
-    """Test accuracy over density: masks that stay, masks that change."""
+    """Test accuracy over density: masks that stay, masks that change; that of the dense runs at every density."""
     shown = dict(sorted(shown_densities(records).items()))
     panels = _panels(records)
     fig = figure((3.7 + 4.4 * len(panels), 5.2))
     for ax, (title, arms) in zip(_row(fig, len(panels)), panels.items(), strict=True):
-        for number, arm in enumerate(arms):
+        for number, arm in enumerate(arm for arm in arms if arm != UNPRUNED):
             aside = 0.05 * (number - (len(arms) - 1) / 2)  # so that bars do not hide each other
             _over_density(ax, arm, list(shown.values()), aside)
+        if UNPRUNED in arms:
+            _dense(ax, next(iter(shown.values()))[UNPRUNED])
         paper = {density: paper for paper, density in DENSITIES.items()}
         ax.set_xticks(range(len(shown)), [f"{density:g}\n(paper: {paper[density]:g})" for density in shown])
         ax.set(title=title, xlabel=DENSITY, xlim=(-0.5, len(shown) - 0.5))
@@ -75,6 +77,14 @@ def density_figure(records: Sequence[Mapping]) -> Figure:
     what = f"{_DATA}; measured on the test images, mean of the last {LATE['test']} rounds\n{_bars(seeds)}"
     subtitle(fig, "Accuracy where models are very sparse", what)
     return fig
+
+
+def _dense(ax: Axes, runs: Mapping[int, Mapping]) -> None:
+    """A line across all densities, and a band from the lowest to the highest seed."""
+    colour, _, line = _styles([UNPRUNED])[UNPRUNED]
+    reached = [late_accuracy(run) for run in runs.values()]
+    ax.axhline(mean(reached), color=colour, ls=line, lw=_width(UNPRUNED), label=UNPRUNED)
+    ax.axhspan(min(reached), max(reached), color=colour, alpha=0.08, linewidth=0)
 
 
 def _over_density(ax: Axes, arm: str, shown: Sequence[Runs], aside: float) -> None:
@@ -238,7 +248,7 @@ def _seeds(groups: Iterable[Mapping[int, Mapping]]) -> str:
 
 
 def _bars(seeds: str) -> str:
-    return seeds if seeds == "1 seed" else f"mean over {seeds}, bars: lowest to highest seed"
+    return seeds if seeds == "1 seed" else f"mean over {seeds}, bars and band: lowest to highest seed"
 
 
 def _bands(seeds: str) -> str:

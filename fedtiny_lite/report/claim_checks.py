@@ -86,7 +86,11 @@ def control_table(control: Values, ablated: Sequence[Mapping], table: Sequence[M
 def _control_row(runs: Runs, usual: Runs, arm: str) -> dict[str, object]:
     seeds = [seed for seed in sorted(runs[arm]) if seed in usual.get(arm, {})]
     now, before = ([late_accuracy(found[arm][seed]) for seed in seeds] for found in (runs, usual))
-    row: dict[str, object] = {"seeds": len(seeds), "accuracy": with_interval(now), "main table": with_interval(before)}
+    row: dict[str, object] = {
+        "seeds": len(seeds),
+        "accuracy": with_interval(now),
+        "accuracy, main table": with_interval(before),
+    }
     leads = [_lead_by_seed(found, arm) for found in (runs, usual)]
     both = [(leads[0][seed], leads[1][seed]) for seed in seeds if all(seed in lead for lead in leads)]
     if arm == FEDTINY or not both:
