@@ -214,10 +214,9 @@ def _check_version(reply: Message, sent: int) -> None:
 
 
 def _too_few(rejections: Mapping[int, str], lost: Mapping[int, str], asked: int) -> str:
+    counts = {"were rejected": len(rejections), "did not come": len(lost)}
+    parts = [f"{count} of {asked} replies {what}" for what, count in counts.items() if count]
     why = [f"client {k}: {reason}" for k, reason in [*rejections.items(), *lost.items()]]
-    missing = f", and {len(lost)} did not come" if lost else ""
     more = f" and {len(why) - 3} more" if len(why) > 3 else ""
-    return (
-        f"{len(rejections)} of {asked} replies were rejected{missing} ({'; '.join(why[:3])}{more}); "
-        "where numbers are NaN or infinite, a lower learning rate usually helps"
-    )
+    hint = "; where numbers are NaN or infinite, a lower learning rate usually helps" if rejections else ""
+    return f"{' and '.join(parts)} ({'; '.join(why[:3])}{more}){hint}"
