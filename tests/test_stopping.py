@@ -53,7 +53,8 @@ def test_a_stopped_sweep_counts_the_finished_runs(tmp_path, monkeypatch):
         sweep.run_all([CONFIG, CONFIG.changed(seed=1)], tmp_path)
 
 
-def test_a_notebook_shows_one_line_and_no_traceback(capsys):
+def test_a_notebook_shows_one_line_and_no_traceback(capsys, monkeypatch):
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # IPython warns where another environment is active
     cell = (
         "from fedtiny_lite.simulation.stopping import stopping\n"
         "with stopping(lambda: 'all is kept'):\n"
