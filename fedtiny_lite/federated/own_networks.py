@@ -23,8 +23,10 @@ from fedtiny_lite.pruning.progressive import growth_lists
 
 WITH_PARAMETERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 """The layers whose initial weights the kit draws, and whose parameters and statistics clients exchange."""
-EXCHANGED = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+KNOWN = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+"""The names of all parameters and buffers that such a layer has by itself."""
 IMAGES = 4
+"""Images that pass the network in a batch."""
 InShape = tuple[int, int, int]
 
 
@@ -58,7 +60,7 @@ def _problems(network: nn.Module, classes: int, in_shape: InShape) -> Iterator[s
 def _of_parameters(network: nn.Module) -> Iterator[str]:
     for name, module in network.named_modules():
         own = module._parameters.keys() | module._buffers.keys()
-        if own and not (type(module) in WITH_PARAMETERS and own <= EXCHANGED):
+        if own and not (type(module) in WITH_PARAMETERS and own <= KNOWN):
             kind = f"{name or 'it'} ({type(module).__name__})"
             yield f"{kind} has parameters or buffers; only torch's own Conv2d, Linear and BatchNorm2d may"
         if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
@@ -74,7 +76,7 @@ def _of_parameters(network: nn.Module) -> Iterator[str]:
 
 
 def _of_blocks(network: nn.Module) -> Iterator[str]:
-    names = [name for block in prunable_blocks(network, prune_linear=True) for name in block]
+    names = [name for block in _blocks(network) for name in block]
     for name in names:
         layer, _, parameter = name.rpartition(".")
         if names.count(name) > 1:

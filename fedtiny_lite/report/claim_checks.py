@@ -73,7 +73,7 @@ def modules_table(ablated: Sequence[Mapping], whole: Sequence[Mapping]) -> pd.Da
 def control_table(control: Values, ablated: Sequence[Mapping], table: Sequence[Mapping]) -> pd.DataFrame:
     """Per arm that ran under one of `CONTROLS`, the most accurate first: its accuracy, and FedTiny's lead over it.
 
-    Beside both stand those of the main `table` on the same seeds. `change`: how much the lead grows under the control.
+    Beside both stand those of the main `table` on the same seeds. `change`: the lead here less that in the main table.
     The table is empty without runs.
     """
     changed = [record for record in ablated if control.items() <= record["config"].items()]
