@@ -17,11 +17,12 @@ import torch
 from benchmarks.steps import CLASSES, SHAPE, interleaved, noise
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import Split
+from fedtiny_lite.experiments.claim import WIDE
 from fedtiny_lite.federated.task import Task, make_task, new_model
 from fedtiny_lite.model.costs import training_flops
 from fedtiny_lite.model.masks import random_mask
 from fedtiny_lite.model.training import Normalisation
-from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.records.bundles import load_plan, records_so_far
 from fedtiny_lite.records.environment import environment
 from fedtiny_lite.records.files import write_json
 from fedtiny_lite.report.claim_costs import STEPS, arm_of
@@ -38,13 +39,23 @@ def main() -> None:
     torch.set_num_threads(1)
     records, origin = load_plan("claim", "results")
     print(origin, flush=True)
-    records = [record for record in records if record["complete"]]
-    found, steps = engines(records), []
-    for density, arms in shown_densities(records).items():
-        runs = [run for of_arm in arms.values() for run in of_arm.values()]
-        own = [run for run in runs if run["config"]["density"] == density]  # the dense ones stand beside any density
-        steps += timed([(run, engine) for run in own for engine in found.get(arm_of(run), ())])
+    steps = [row for turn in cases(records, records_so_far("claim_wide", "results")) for row in timed(turn)]
     print(write_json(STEPS, {"environment": environment(), "threads": 1, "turns": TURNS, "steps": steps}))
+
+
+def cases(records: Sequence[Mapping], wide: Sequence[Mapping]) -> list[list[tuple[Mapping, Engine]]]:
+    """The runs that take turns, and the engines of each: a list per density of the main table, and one of width 64.
+
+    A dense run is in the list of its own density alone, though it stands beside any in the tables.
+    """
+    records, wide = ([record for record in some if record["complete"]] for some in (records, wide))
+    found, tables = engines([*records, *wide]), shown_densities(records)
+    tables |= shown_densities(wide, [WIDE["density"]])
+    runs = {density: [run for arm in arms.values() for run in arm.values()] for density, arms in tables.items()}
+    return [
+        [(run, engine) for run in some if run["config"]["density"] == density for engine in found.get(arm_of(run), ())]
+        for density, some in runs.items()
+    ]
 
 
 def engines(records: Sequence[Mapping]) -> dict[str, list[Engine]]:

@@ -5,7 +5,7 @@ from math import isnan, nan
 import pytest
 
 from benchmarks import claim_steps
-from fedtiny_lite.experiments.claim import ARMS
+from fedtiny_lite.experiments.claim import ARMS, WIDE
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle
 from fedtiny_lite.report import claim_costs
 from fedtiny_lite.report.claim_costs import accuracy_within, arm_of, seconds, total
@@ -83,3 +83,15 @@ def test_a_run_is_timed_at_its_layers_by_the_engine_of_its_arm(monkeypatch):
         }
     on_gpu = [record | {"config": record["config"] | {"torch_device": "cuda"}} for record in runs.values()]
     assert claim_steps.engines(on_gpu) == {}
+
+
+def test_each_run_is_timed_once_a_dense_one_too_and_those_of_width_64_among_themselves():
+    """The dense run, of density 0.012, stands beside both densities in the tables. A run that stopped is left out."""
+    table = [claim_record("FedTiny", [0.1, 0.5], 1, density=density) for density in (0.012, 0.04)]
+    table += [claim_record("FedAvg", [0.1, 0.5], 1), claim_record("SNIP", [0.1, 0.5], 1, complete=False)]
+    wide = [claim_record("SynFlow", [0.1, 0.5], 1, **WIDE)]
+    for record in (*table, *wide):
+        record["rounds"] = [entry | {"trained_on": ["sparse"]} for entry in record["rounds"]]
+    found = claim_steps.cases(table, wide)
+    names = [[(run["run_id"], run["config"]["density"]) for run, _ in turn] for turn in found]
+    assert names == [[("FedTiny", 0.04)], [("FedTiny", 0.012), ("FedAvg", 0.012)], [("SynFlow", 0.01)]]

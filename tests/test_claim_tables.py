@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from fedtiny_lite.experiments.claim import WIDE
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.report import claim_checks, claim_tables
 from fedtiny_lite.report.claim_costs import flops, total_flops
@@ -14,6 +15,7 @@ from fedtiny_lite.report.claim_tables import (
     rates_table,
     resolution_table,
     runs_at,
+    wide_table,
 )
 from fedtiny_lite.report.text import as_markdown, with_interval
 from tests.helpers import claim_record
@@ -124,6 +126,16 @@ def test_rivals_without_runs_count_in_the_correction():
     assert claim_table(runs).loc["SNIP", "p (Holm)"] == "1.000"
     surely = runs_at([*many("FedTiny", [0.6, 0.6001]), *many("SNIP", [0.5, 0.5])], 0.012)
     assert claim_table(surely).loc["SNIP", "p (Holm)"] == "0.003"  # 11 x 0.000318
+
+
+def test_at_width_64_three_rivals_count_in_the_correction():
+    rows = [
+        claim_record(arm, [0.1, accuracy], 1, seed, **WIDE)
+        for arm, accuracies in {"FedTiny": (0.6, 0.6001), "SNIP": (0.5, 0.5)}.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    assert wide_table(rows).loc["SNIP", "p (Holm)"] == "0.001"  # 3 x 0.000318
+    assert wide_table([]).empty
 
 
 def test_tables_of_no_runs_and_of_runs_without_fedtiny():

@@ -68,6 +68,10 @@ ABLATIONS: tuple[Values, ...] = (
 """FedTiny without selection, without progressive pruning, without both."""
 CONTROLS: tuple[Values, ...] = ({"alpha": 0.1}, {"alpha": 5.0}, {"server_set": "distorted"})
 """The settings under which FedTiny and the leading arms are compared again."""
+WIDE: Mapping[str, float] = {"width": 64, "density": 0.01}
+"""The paper's own point."""
+WIDE_ARMS = 4
+"""The arms there: FedTiny, SynFlow, magnitude, and the best other baseline."""
 
 
 def at_density(paper: float) -> Values:
@@ -177,6 +181,6 @@ def claim_wide(out: str | Path) -> list[Config]:
     """The paper's own point, width 64 at density 0.01: FedTiny, SynFlow, magnitude, and the best other baseline."""
     arms, (records, _) = tuned(out), load_plan("claim", out)
     first = ("FedTiny", "SynFlow", "magnitude")
-    names = [*first, *[name for name in leading(records, arms, len(arms)) if name not in (*first, OURS)][:1]]
-    wide = {**at_density(0.01), "density": 0.01, "width": 64}
-    return [config_of(arms[name], seed=seed, **wide) for seed in SEEDS[:2] for name in names]
+    others = [name for name in leading(records, arms, len(arms)) if name not in (*first, OURS)]
+    names, settings = [*first, *others][:WIDE_ARMS], {**at_density(0.01), **WIDE}
+    return [config_of(arms[name], seed=seed, **settings) for seed in SEEDS[:2] for name in names]

@@ -9,8 +9,8 @@ from statistics import mean
 
 import pandas as pd
 
-from fedtiny_lite.experiments.claim import ARMS, DENSITIES, GUESS, UNPRUNED, late_accuracy
-from fedtiny_lite.records.bundles import load_plan
+from fedtiny_lite.experiments.claim import ARMS, DENSITIES, GUESS, UNPRUNED, WIDE, WIDE_ARMS, late_accuracy
+from fedtiny_lite.records.bundles import load_plan, records_so_far
 from fedtiny_lite.report.claim_costs import Spend, accuracy_within, arm_of, flops, seconds, total, total_flops
 from fedtiny_lite.report.intervals import expected_half, holm_of_planned, p_value
 from fedtiny_lite.report.labels import FEDTINY
@@ -75,16 +75,16 @@ _COLUMNS = [
 ]
 
 
-def claim_table(runs: Runs) -> pd.DataFrame:
+def claim_table(runs: Runs, planned: int = len(ARMS.keys() - {FEDTINY, UNPRUNED})) -> pd.DataFrame:
     """Per arm, the most accurate first: accuracy, FedTiny's lead with Holm's p over all pruned arms, and cost.
 
-    Arms of the plan without runs count in Holm's correction. Intervals are 95 % t intervals over seeds. FLOPs and time
-    are those of training (`claim_costs`), against FedTiny's.
+    Holm's correction is for the `planned` rivals, those without runs included. Intervals are 95 % t intervals over
+    seeds. FLOPs and time are those of training (`claim_costs`), against FedTiny's.
     """
     rivals = [arm for arm in runs if arm not in (FEDTINY, UNPRUNED)]
     gaps = {arm: gaps_at_equal_rounds(runs, arm) for arm in rivals}
     tested = [arm for arm, found in gaps.items() if len(found) > 1]
-    corrected = holm_of_planned([p_value(gaps[arm]) for arm in tested], len({*ARMS} - {FEDTINY, UNPRUNED}))
+    corrected = holm_of_planned([p_value(gaps[arm]) for arm in tested], planned)
     told = dict(zip(tested, corrected, strict=True))
     rows = {arm: _row(runs, arm, told.get(arm, nan)) for arm in runs}
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
@@ -105,6 +105,12 @@ def main_table(records: Sequence[Mapping], densities: Iterable[float] = DENSITIE
     """`claim_table` for each of `densities` that has pruned runs, one below the other; empty without runs."""
     parts = {density: claim_table(runs) for density, runs in shown_densities(records, densities).items()}
     return pd.concat(parts, names=["density", "arm"]) if parts else pd.DataFrame()
+
+
+def wide_table(records: Sequence[Mapping]) -> pd.DataFrame:
+    """`claim_table` at the paper's own width and density, of the plan `claim_wide`; empty without runs."""
+    runs = runs_at(records, WIDE["density"])
+    return claim_table(runs, WIDE_ARMS - 1) if runs else pd.DataFrame()
 
 
 def _row(runs: Runs, arm: str, corrected: float) -> dict[str, object]:
@@ -163,6 +169,9 @@ def main() -> None:
     print(f"{origin}\n\nlearning rates\n{as_markdown(cells)}")
     for density, runs in shown_densities(load_plan("claim", "results")[0]).items():
         print(f"\ndensity {density:g}\n{as_markdown(claim_table(runs))}")
+    wide = wide_table(records_so_far("claim_wide", "results"))
+    if len(wide):
+        print(f"\nwidth {WIDE['width']}, density {WIDE['density']:g}\n{as_markdown(wide)}")
 
 
 if __name__ == "__main__":
