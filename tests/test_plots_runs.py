@@ -58,7 +58,7 @@ def records():
         ({}, "FedTiny"),
         ({"progressive": "no"}, "selection only"),
         ({"selection": "vanilla"}, "progressive only"),
-        ({"selection": "vanilla", "progressive": "no"}, "vanilla"),
+        ({"selection": "vanilla", "progressive": "no"}, "neither"),
         ({"selection": "server"}, "selection=server"),
         ({"selection": "fixed", "progressive": "no"}, "selection=fixed, progressive=no"),
         ({"method": "fedavg"}, "dense"),

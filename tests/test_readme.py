@@ -52,7 +52,10 @@ def test_only_what_is_between_the_marks_changes(tmp_path):
     text = write_readme(verdicts(tmp_path), path).read_text(encoding="utf-8")
     (begin, end), (after, last) = ours
     assert text.startswith(f"a\n{begin}\n**Its abstract, checked here so far.** More accurate than every baseline: **")
-    assert "less computation: **holds against PruneFL only**; 94.01 % less memory: **holds against FedDST" in text
+    assert (
+        "**holds against PruneFL only** in an adjusting round, **does not hold** over 300 rounds; 94.01 % less memory"
+        in text
+    )
     assert f".\n{end}\nb\n{after}\n| the paper claims |" in text and text.endswith(f"|\n{last}\nc\n")
     with pytest.raises(ValueError, match="no place for the answer"):
         with_verdicts("no marks", [])

@@ -267,6 +267,8 @@ def test_figure_of_the_verdicts_has_a_panel_for_each_setting_and_one_for_costs(t
     assert len(first.get_yticklabels()) == 2
     assert [len(ax.get_yticklabels()) for ax in others] == [13, 13]
     assert "LotteryFL" not in [label.get_text() for label in costs.get_yticklabels()]
+    bold = [{label.get_text() for label in ax.get_yticklabels() if label.get_weight() == "bold"} for ax in others]
+    assert bold[0] == {"small model", "GraSP"} and len(bold[1]) == 7  # surely ahead of 2 and of 7 of 13
 
 
 def test_the_table_of_the_papers_model_leaves_out_digits(committed):

@@ -25,7 +25,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "FedTiny": {},
     "selection only": {"progressive": "no"},
     "progressive only": {"selection": "vanilla"},
-    "vanilla": {"selection": "vanilla", "progressive": "no"},
+    "neither": {"selection": "vanilla", "progressive": "no"},
 }
 """FedTiny with its two modules on and off, in notebook 04."""
 

@@ -34,7 +34,7 @@ _BUDGETS: Mapping[str, Callable[[Runs, str], list[float]]] = {
 }
 _SPENDS: dict[str, tuple[Spend, float]] = {
     "training FLOPs of a run\n(10¹², counted)": (flops, 1e12),
-    "training time of a run\n(minutes on one core, from a step's)": (seconds, 60),
+    "training time of a run\n(minutes on one core: steps × time of one)": (seconds, 60),
 }
 """Label of an axis -> what it shows, and its unit."""
 
@@ -75,6 +75,7 @@ def density_figure(records: Sequence[Mapping]) -> Figure:
     accuracy_row(fig)
     seeds = _seeds(runs[arm] for runs in shown.values() for arm in runs)
     what = f"{_DATA}; measured on the test images, mean of the last {LATE['test']} rounds\n{_bars(seeds)}"
+    what += "; arms stand side by side at each density"
     subtitle(fig, "Accuracy where models are very sparse", what)
     return fig
 

@@ -28,7 +28,7 @@ STAGES = (
             ("down", "weights,\nC masks"),
             ("up", "BN\nstatistics"),
             ("down", "combined\nstatistics"),
-            ("up", "losses,\ncounts"),
+            ("up", "losses,\nright answers"),
         ),
     ),
     (

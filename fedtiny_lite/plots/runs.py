@@ -22,7 +22,7 @@ _STYLES: dict[str, Style] = {
     "FedTiny": (PALETTE[0], "o", "-"),
     "selection only": (PALETTE[9], "s", "--"),
     "progressive only": (PALETTE[2], "^", "--"),
-    "vanilla": (PALETTE[4], "D", "--"),
+    "neither": (PALETTE[4], "D", "--"),
     "dense": ("#222222", "", ":"),
     # masks that stay
     "small model": (PALETTE[5], "s", "--"),

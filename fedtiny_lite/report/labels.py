@@ -38,7 +38,7 @@ KIT_BASELINES = [found for found, _ in _OF_OLD_RECORDS.values() if found not in 
 _ABLATIONS = {  # (selection, progressive) -> what the run of FedTiny is called
     ("adaptive", "no"): "selection only",
     ("vanilla", "yes"): "progressive only",
-    ("vanilla", "no"): "vanilla",
+    ("vanilla", "no"): "neither",
 }
 
 

@@ -72,10 +72,10 @@ CLAIMS = {
     "04-control-0.02": Claim(
         "the same, server like clients, 0.02", _gap(("control", "fedtiny"), ("control", "magnitude"))
     ),
-    "04-progressive-0.02": Claim("progressive only − neither, 0.02", _part_gap(0.02, "progressive only", "vanilla")),
-    "04-progressive-0.01": Claim("progressive only − neither, 0.01", _part_gap(0.01, "progressive only", "vanilla")),
-    "04-selection-0.02": Claim("selection only − neither, 0.02", _part_gap(0.02, "selection only", "vanilla")),
-    "04-selection-0.01": Claim("selection only − neither, 0.01", _part_gap(0.01, "selection only", "vanilla")),
+    "04-progressive-0.02": Claim("progressive only − neither, 0.02", _part_gap(0.02, "progressive only", "neither")),
+    "04-progressive-0.01": Claim("progressive only − neither, 0.01", _part_gap(0.01, "progressive only", "neither")),
+    "04-selection-0.02": Claim("selection only − neither, 0.02", _part_gap(0.02, "selection only", "neither")),
+    "04-selection-0.01": Claim("selection only − neither, 0.01", _part_gap(0.01, "selection only", "neither")),
     "04-alpha": Claim("FedTiny at α 5 − at α 0.1, 0.01", _gap(("alpha", 5.0), ("alpha", 0.1))),
 }
 """The claims of the study; their identifiers are those of `notebooks/expected.json`."""
