@@ -9,12 +9,14 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fedtiny_lite.config import load_method
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.client import EMPTY_MEMORY, laid_out
 from fedtiny_lite.federated.messages import pack, unpack
@@ -22,7 +24,7 @@ from fedtiny_lite.federated.personal import weigh_classes
 from fedtiny_lite.federated.task import described, task_from
 from fedtiny_lite.model.training import correct_by_class
 from fedtiny_lite.records.files import ROOT
-from fedtiny_lite.simulation import places
+from fedtiny_lite.simulation import places, scoring
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import four_clients, seeded, trace
@@ -248,12 +250,34 @@ def test_other_labels_change_the_number_alone(personal):
     assert weigh_classes(labels.flip(0), question) == reply
 
 
-def test_a_class_without_scored_images_counts_as_wrong():
-    question = pack({"accuracy": torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)})
+def test_a_class_without_scored_images_is_left_out():
+    """Of classes 0 and 2 a client with the labels 0, 0, 1, 2 has two images and one: (1 + 1 + 0.25) / 3 = 0.75."""
+    question = pack({"accuracy": torch.tensor([1.0, math.nan, 0.25], dtype=torch.float64)})
     reply = unpack(weigh_classes(torch.tensor([0, 0, 1, 2]), question))
-    assert float(reply.tensors["accuracy"]) == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert float(reply.tensors["accuracy"]) == 0.75
+    assert unpack(weigh_classes(torch.tensor([1, 1]), question)).tensors["accuracy"].isnan()
     assert pack({}, version=0) == EMPTY_MEMORY
     federation = build_federation(four_clients())
     test, task = federation.holdings.test, federation.task
     correct, counts = correct_by_class(federation.server.model, test, task.pixels, task.classes)
     assert counts.tolist() == torch.bincount(test.labels, minlength=10).tolist() and bool((correct <= counts).all())
+
+
+def test_perfect_models_are_perfect_whatever_is_not_scored(monkeypatch):
+    """Class 0 alone has test images. Client 1 has no image of it and is left out; the others have some."""
+    federation, method = build_federation(four_clients(method="lotteryfl")), load_method("lotteryfl")
+    test = federation.holdings.test
+    scored = replace(federation, holdings=replace(federation.holdings, test=test.take(test.labels == 0)))
+    held = {k: torch.tensor(labels) for k, labels in enumerate([[0, 1], [1, 1], [0, 0], [0, 5, 9]])}
+
+    class AtHand:
+        def weigh(self, questions):
+            return ((k, weigh_classes(held[k], question)) for k, question in questions.items())
+
+    def all_correct(model, split, pixels, classes):
+        counts = split.labels.bincount(minlength=classes)
+        return counts, counts
+
+    monkeypatch.setattr(scoring, "correct_by_class", all_correct)
+    state = method.start(federation.server)
+    assert scoring.personal_accuracy(scored, method, state, AtHand()) == {"personal_accuracy": 1.0}

@@ -55,7 +55,8 @@ def final(federation: Federation, method: Method, record: dict[str, Any], state:
 
 def personal_accuracy(federation: Federation, method: Method, state: State, place: Place) -> dict[str, float]:
     """The clients' own models on the scored images, whose classes count as often as they do among a client's samples;
-    the mean over the clients that answer with an accuracy, as the entry of the record; none if nobody does.
+    the mean over the clients that answer with an accuracy, as the entry of the record; none if nobody does. Classes
+    without a scored image do not count, and neither does a client that has no other class.
 
     An exchange of its own: the server measures each model's accuracy class by class, and the client weighs the classes
     by its labels, which stay with it. It is no part of the method, so its bytes are not counted.
@@ -67,7 +68,7 @@ def personal_accuracy(federation: Federation, method: Method, state: State, plac
 
 
 def _accuracy_in(reply: bytes) -> float | None:
-    """The accuracy that a client sent; None for a reply that is no accuracy."""
+    """The accuracy that a client sent; None for a reply that is no accuracy, such as NaN."""
     try:
         message = unpack(reply)
         inspect(message, {"accuracy": numbers(dtype=torch.float64, low=0, high=1)})
@@ -77,10 +78,12 @@ def _accuracy_in(reply: bytes) -> float | None:
 
 
 def _by_class(federation: Federation, method: Method, state: State, k: int) -> bytes:
-    """The accuracy in each class, float64 [classes], of client k's model as the server knows it."""
+    """The accuracy in each class, float64 [classes], of client k's model as the server knows it; NaN where no image of
+    the class is scored.
+    """
     server = federation.server
     assert method.mask_of is not None
     load_state(server.model, masked_start(state.weights, method.mask_of(server, state, k)).weights)
     test, task = federation.holdings.test, federation.task
     correct, counts = correct_by_class(server.model, test, task.pixels, task.classes)
-    return pack({"accuracy": correct.double() / counts.clamp(min=1)})
+    return pack({"accuracy": correct.double() / counts})
