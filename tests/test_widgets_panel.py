@@ -113,14 +113,24 @@ def test_round_figure_shows_what_the_record_says(record, finished):
     assert all(f"{count} in {name[:-7]}" in fig.get_suptitle() for name, count in entry.get("adjusted", {}).items())
 
 
-def test_a_run_that_changes_no_mask_says_so():
-    record = run(four_clients(method="magnitude", rounds=1, pretrain_epochs=0))
-    fig = round_figure(record, 1)
-    assert "the mask stayed as it was" in fig.get_suptitle()
-    assert [text.get_text() for text in fig.axes[1].texts] == ["this run changed no mask"]
+def test_a_run_that_noted_no_growth_says_nothing_of_its_mask():
+    """LotteryFL's masks shrink in this round; the record holds densities and no grown weights."""
+    record = run(four_clients(method="lotteryfl", lottery_accuracy=0.0, rounds=1, pretrain_epochs=0))
+    assert record["rounds"][0]["prunable_density"] < record["start"]["prunable_density"]
+    fig, accuracy = round_figure(record, 1), record["final"]["test_accuracy"]
+    assert fig.get_suptitle().splitlines()[0] == f"1 of 1 rounds: test accuracy {accuracy:.3f}"
+    assert [text.get_text() for text in fig.axes[1].texts] == ["no round noted grown weights"]
 
 
-def test_the_panel_of_rounds_starts_where_the_mask_first_changed(record):
+def test_of_what_was_pruned_nothing_is_said(record):
+    """PruneFL grows and prunes different numbers of weights and notes the first alone."""
+    entry = next(entry for entry in record["rounds"] if entry.get("adjusted"))
+    fig = round_figure(record, entry["round"] + 1)
+    assert "; grown: " in fig.get_suptitle() and "pruned" not in fig.get_suptitle()
+    assert fig.axes[1].get_ylabel() == "weights grown"
+
+
+def test_the_panel_of_rounds_starts_where_weights_first_grew(record):
     slider, *_ = round_panel(record, True).children
     first = next(entry["round"] for entry in record["rounds"] if entry.get("adjusted"))
     assert (slider.value, slider.min, slider.max) == (first + 1, 0, 3)

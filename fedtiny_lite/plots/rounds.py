@@ -1,4 +1,4 @@
-"""One run round by round: accuracy so far beside the mask, and what a recorded round grew and pruned."""
+"""One run round by round: accuracy so far beside the mask, and what a recorded round grew."""
 
 from collections.abc import Mapping, Sequence
 
@@ -48,24 +48,27 @@ def training_figure(
 
 
 def round_figure(record: Mapping, finished: int) -> Figure:
-    """A run when `finished` of its rounds were done: accuracy, and what the last of them grew and pruned, among all."""
+    """A run when `finished` of its rounds were done: accuracy, and the weights that the last of them grew, among all.
+
+    Nothing is said of the mask in a round that noted no `adjusted`: it may have changed, as LotteryFL's does.
+    """
     entries, on = [record["start"], *record["rounds"]], record["config"]["score_on"]
     fig = figure((WIDE[0], 4.4))
     top, bottom = fig.subplots(2, 1, sharex=True)
     _accuracy(top, entries, len(record["rounds"]), on)
-    _exchanged(bottom, record)
+    _grown(bottom, record)
     for ax in (top, bottom):
         ax.axvline(finished, color=GREY, lw=6, alpha=0.3)
-    bottom.set(xlabel=FINISHED, ylabel="weights grown,\nas many pruned")
+    bottom.set(xlabel=FINISHED, ylabel="weights grown")
     top.set_xlabel("")
-    title = f"{finished} of {len(record['rounds'])} rounds: {on} accuracy {entries[finished][f'{on}_accuracy']:.3f}; "
-    subtitle(fig, title + _change(entries[finished]), _about(record["config"]))
+    title = f"{finished} of {len(record['rounds'])} rounds: {on} accuracy {entries[finished][f'{on}_accuracy']:.3f}"
+    subtitle(fig, title + _growth(entries[finished]), _about(record["config"]))
     return fig
 
 
-def _change(entry: Mapping) -> str:
+def _growth(entry: Mapping) -> str:
     words = [f"{count:,} in {name.removesuffix('.weight')}" for name, count in _adjusted(entry).items()]
-    return f"grown and pruned: {', '.join(words)}" if words else "the mask stayed as it was"
+    return f"; grown: {', '.join(words)}" if words else ""
 
 
 def _about(config: Mapping) -> str:
@@ -74,7 +77,7 @@ def _about(config: Mapping) -> str:
 
 
 def _adjusted(entry: Mapping) -> Mapping[str, int]:
-    """Layer -> weights exchanged in this round."""
+    """Layer -> weights grown in this round; empty where the round noted none."""
     return entry.get("adjusted", {})
 
 
@@ -86,8 +89,8 @@ def _accuracy(ax: Axes, entries: Sequence[Mapping], rounds: int, score_on: str) 
     ax.grid(alpha=0.3)
 
 
-def _exchanged(ax: Axes, record: Mapping) -> None:
-    """Stacked bars: a round's exchanged weights by layer."""
+def _grown(ax: Axes, record: Mapping) -> None:
+    """Stacked bars: a round's grown weights by layer."""
     layers, rounds = list(record["model"]["prunable"]), record["rounds"]
     x, bottom = np.arange(1, len(rounds) + 1), np.zeros(len(rounds))
     for number, name in enumerate(layers):
@@ -99,5 +102,5 @@ def _exchanged(ax: Axes, record: Mapping) -> None:
     if bottom.any():
         ax.legend(fontsize=8, loc="upper right", title="layer", title_fontsize=8)
     else:
-        ax.text(0.5, 0.5, "this run changed no mask", transform=ax.transAxes, ha="center", va="center", color=GREY)
+        ax.text(0.5, 0.5, "no round noted grown weights", transform=ax.transAxes, ha="center", va="center", color=GREY)
     ax.margins(y=0.1)

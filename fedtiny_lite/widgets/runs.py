@@ -37,7 +37,7 @@ def curves_panel(finished: pd.DataFrame, interactive: bool) -> ipywidgets.Widget
 def round_panel(record: Mapping, interactive: bool) -> ipywidgets.Widget | Figure:
     """A slider over the rounds of a finished run: which block was adjusted, how much grew, and the accuracy.
 
-    Starts where the mask first changed. Raises ValueError for a record without rounds.
+    Starts where weights first grew. Raises ValueError for a record without rounds.
     """
     rounds = record["rounds"]
     if not rounds:
