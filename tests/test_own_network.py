@@ -21,6 +21,7 @@ from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.pruning.progressive import growth_lists
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.simulation.rounds import run
+from fedtiny_lite.widgets.training import train_panel
 from tests.helpers import seeded
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -58,6 +59,16 @@ def test_the_command_of_the_page_runs_it(network, tmp_path, monkeypatch, capsys)
     assert not (folder / "model.tiny").exists()
     assert main(["export", str(folder)]) == 1
     assert "unless its network is in a file of your own" in capsys.readouterr().err
+
+
+def test_the_panel_draws_its_accuracy_without_the_mask_that_no_file_keeps(network, tmp_path):
+    config = make_config("smoke", model=network(), **SMALL)
+    [axes] = train_panel(config, tmp_path, interactive=False).axes
+    record = run(config, tmp_path)
+    accuracies = [entry["test_accuracy"] for entry in (record["start"], *record["rounds"])]
+    assert axes.lines[0].get_ydata().tolist() == accuracies
+    *_, picture = train_panel(config, tmp_path, interactive=True).children
+    assert picture.value
 
 
 def test_a_small_model_beside_it_is_kept_as_a_file(network, tmp_path):

@@ -142,11 +142,11 @@ def test_training_figure_colours_what_the_round_made_of_each_weight():
     """A pruned, a pruned just now, a grown and a kept weight."""
     before, now = np.array([[False, True, False, True]]), np.array([[False, False, True, True]])
     entries = [{"round": -1, "test_accuracy": 0.25}, {"round": 0, "test_accuracy": 0.5}]
-    left, right = training_figure(entries, 4, "test", "a.weight", before, now, "").axes
+    left, right = training_figure(entries, 4, "test", "", "a.weight", before, now).axes
     assert left.lines[0].get_xydata().tolist() == [[0, 0.25], [1, 0.5]]
     assert right.images[0].get_array().tolist() == [[0, 1, 2, 3]]
     assert right.get_title() == "a: 2 of 4 kept, 1 grown in this round"
-    _, right = training_figure(entries, 4, "test", "a.weight", None, now, "").axes
+    _, right = training_figure(entries, 4, "test", "", "a.weight", None, now).axes
     assert right.images[0].get_array().tolist() == [[0, 0, 3, 3]]
     assert right.get_title() == "a: 2 of 4 kept"
 

@@ -22,27 +22,24 @@ def training_figure(
     entries: Sequence[Mapping],
     rounds: int,
     score_on: str,
-    layer: str,
-    before: np.ndarray | None,
-    now: np.ndarray,
     text: str,
+    layer: str = "",
+    before: np.ndarray | None = None,
+    now: np.ndarray | None = None,
 ) -> Figure:
     """Left: accuracy of the rounds so far, of `rounds` in all. Right: what the last one made of one layer's weights.
 
     `entries`: of the record, the start first. `before`, `now`: bool [output channels, weights per output channel] of
-    `layer` before and after the last of them, True = kept; `before` is None if nobody knows it.
+    `layer` before and after the last of them, True = kept; each is None if nobody knows it. Without `now` there is no
+    right panel.
     """
     fig = figure(WIDE)
-    left, right = fig.subplots(1, 2)
+    left, *right = fig.subplots(1, 1 if now is None else 2, squeeze=False)[0]
     _accuracy(left, entries, rounds, score_on)
-    colours = ListedColormap(list(STATES.values()))
-    states = 2 * now + (now if before is None else before)
-    right.imshow(states, colours, vmin=0, vmax=3, aspect="auto", interpolation="nearest")
-    right.set(xlabel="weight of the filter (index)", ylabel="filter (index)")
-    grown = "" if before is None else f", {int((now & ~before).sum()):,} grown in this round"
-    right.set_title(f"{layer.removesuffix('.weight')}: {int(now.sum()):,} of {now.size:,} kept{grown}", fontsize=10)
-    handles = [Patch(facecolor=colour, edgecolor=GREY, label=state) for state, colour in STATES.items()]
-    fig.legend(handles=handles, fontsize=8, loc="outside lower right", ncols=4)
+    if now is not None:
+        _weights(right[0], layer, before, now)
+        handles = [Patch(facecolor=colour, edgecolor=GREY, label=state) for state, colour in STATES.items()]
+        fig.legend(handles=handles, fontsize=8, loc="outside lower right", ncols=4)
     subtitle(fig, f"Round {entries[-1]['round'] + 1} of {rounds}", text)
     return fig
 
@@ -87,6 +84,15 @@ def _accuracy(ax: Axes, entries: Sequence[Mapping], rounds: int, score_on: str) 
     ax.set(xlim=(-0.5, rounds + 0.5), ylim=(0, 1), xlabel=FINISHED, ylabel=f"{score_on} accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
+
+
+def _weights(ax: Axes, layer: str, before: np.ndarray | None, now: np.ndarray) -> None:
+    """A layer's weights in the colours of `STATES`."""
+    states = 2 * now + (now if before is None else before)
+    ax.imshow(states, ListedColormap(list(STATES.values())), vmin=0, vmax=3, aspect="auto", interpolation="nearest")
+    ax.set(xlabel="weight of the filter (index)", ylabel="filter (index)")
+    grown = "" if before is None else f", {int((now & ~before).sum()):,} grown in this round"
+    ax.set_title(f"{layer.removesuffix('.weight')}: {int(now.sum()):,} of {now.size:,} kept{grown}", fontsize=10)
 
 
 def _grown(ax: Axes, record: Mapping) -> None:

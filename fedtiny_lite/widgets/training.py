@@ -76,15 +76,20 @@ def train_panel(config: Config, out: Path | str, interactive: bool) -> Widget | 
 
 
 def known(config: Config, out: Path) -> tuple[Entries, list[Mask]]:
-    """The start and the rounds of a finished or stopped run below `out`, and its mask; both empty if there is none."""
+    """The start and the rounds of a finished or stopped run below `out`, and its mask; both empty if there is none.
+
+    A finished run of a network in a file of one's own left no mask.
+    """
     folder = out / config.run_id
+    path = folder / "record.json"
+    masks: list[Mask] = []
     if (folder / "model.tiny").exists():
-        record, mask = read_record(folder / "record.json"), load_tiny(folder / "model.tiny").mask
+        record, masks = read_record(path), [load_tiny(folder / "model.tiny").mask]
     elif saved := checkpoint.load(folder, config, build_federation(config).task):
-        record, mask = saved.record, saved.progress.state.mask
-    else:
-        return [], []
-    return [record["start"], *record["rounds"]], [mask]
+        record, masks = saved.record, [saved.progress.state.mask]
+    elif not path.exists() or not (record := read_record(path))["complete"]:
+        return [], masks
+    return [record["start"], *record["rounds"]], masks
 
 
 def carry_on(config: Config, out: Path, show: Callable[[Entries, list[Mask]], None], wanted: threading.Event) -> None:
@@ -105,9 +110,12 @@ def carry_on(config: Config, out: Path, show: Callable[[Entries, list[Mask]], No
 
 
 def draw_training(config: Config, entries: Entries, masks: list[Mask]) -> Figure:
-    """The accuracy of all rounds so far, and what the last one changed in the mask of the largest layer."""
+    """The accuracy of all rounds so far, and what the last one changed in the mask of the largest layer, if known."""
+    text = f"{config.method}, {config.dataset}, density {config.density:g}, seed {config.seed}; accuracy measured"
+    shown = (entries, config.rounds, config.score_on, text)
+    if not masks:
+        return training_figure(*shown)
     layer = max(masks[-1], key=lambda name: masks[-1][name].numel())
     matrices = [mask[layer].flatten(1).numpy() for mask in masks[-2:]]
     before = matrices[0] if len(matrices) > 1 else None
-    text = f"{config.method}, {config.dataset}, density {config.density:g}, seed {config.seed}; accuracy measured"
-    return training_figure(entries, config.rounds, config.score_on, layer, before, matrices[-1], text)
+    return training_figure(*shown, layer, before, matrices[-1])
