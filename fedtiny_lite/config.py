@@ -56,7 +56,9 @@ class Config(Settings):
     clients: int = _clients(10, "number of clients", low=1, high=1_000_000)
     clients_per_round: int = _clients(0, "clients that take part in a round, drawn anew for each; 0 = all", low=0)
     update_limit: float = _clients(
-        0.0, "a reply whose update is longer than this many times the round's median is rejected; 0 = no limit", low=0
+        0.0,
+        "a reply whose update is longer than this many times the round's median is rejected: 1 or more; 0 = no limit",
+        low=0,
     )
     partition: str = _clients(
         "dirichlet",
@@ -118,6 +120,11 @@ class Config(Settings):
             raise ValueError(f"own = {self.own!r}: {self.method} takes {kind.__module__}.{kind.__name__}")
         if self.noise and not self.clip_norm:
             raise ValueError(f"noise = {self.noise:g}: it is a multiple of clip_norm, which is 0; set clip_norm too")
+        if 0 < self.update_limit < 1:
+            raise ValueError(
+                f"update_limit = {self.update_limit}: below 1 equal updates would be rejected too; "
+                f"it must be at least 1, or 0 for no limit"
+            )
         if self.clients_per_round > self.clients:
             raise ValueError(
                 f"clients_per_round = {self.clients_per_round}: there are {self.clients} clients; "

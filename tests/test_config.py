@@ -23,6 +23,7 @@ from fedtiny_lite.config import (
     own_settings,
     parse_settings,
 )
+from fedtiny_lite.federated.checks import too_long
 from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.methods._selection import Selection, pool_size
 from fedtiny_lite.methods._settings import Adjustment, Growth, GrowthBatch, Saliency
@@ -133,7 +134,9 @@ def other_value(name: str):
     default, kind = RULES[name].default, type(RULES[name].default)
     if kind is str:
         return next(word for word in (*CHOICES.get(name, ()), "other") if word != default)
-    return default + 1 if kind is int else default / 2 + 0.125
+    if kind is int or name == "update_limit":
+        return default + 1
+    return default / 2 + 0.125
 
 
 def test_every_number_setting_is_tried_out_of_range_and_every_word_has_its_choices():
@@ -262,6 +265,16 @@ def test_no_more_clients_take_part_than_there_are():
     assert make_config(clients=5, clients_per_round=5).clients_per_round == 5
     with pytest.raises(ValueError, match=r"^clients_per_round = 6: there are 5 clients; it must be at most that, or 0"):
         make_config(clients=5, clients_per_round=6)
+
+
+def test_a_limit_that_would_reject_equal_updates_is_refused():
+    """Four updates of length 2 have the median 2: with a limit of 0.9 none of them passes, with one of 1 all do."""
+    lengths = dict.fromkeys(range(4), 2.0)
+    assert len(too_long(lengths, 0.9)) == 4 and too_long(lengths, 1) == {}
+    message = r"^update_limit = 0\.9: .*; it must be at least 1, or 0 for no limit$"
+    with pytest.raises(ValueError, match=message):
+        make_config(update_limit=0.9)
+    assert [make_config(update_limit=limit).update_limit for limit in (0, 1, 20)] == [0, 1, 20]
 
 
 def test_no_more_replies_are_needed_than_clients_are_asked():

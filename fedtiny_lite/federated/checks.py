@@ -175,8 +175,9 @@ def update_norm(weights: Mapping[str, Tensor], mask: Mask, sent: Tensor) -> floa
 def too_long(norms: Mapping[int, float], limit: float) -> dict[int, str]:
     """Why clients' updates are rejected, whose length is above `limit` times the median of the round's updates.
 
-    Example: of lengths 1, 2, 2 and 9 the median is 2; with a limit of 4 the last is rejected, with one of 5 none. The
-    median is that of honest clients only as long as these are the most; of two replies neither is ever 2 medians long.
+    `limit`: at least 1, so that equal updates pass. Example: of lengths 1, 2, 2 and 9 the median is 2; with a limit of
+    4 the last is rejected, with one of 5 none. The median is that of honest clients only as long as these are the most;
+    of two replies neither is ever 2 medians long.
     """
     longest = limit * statistics.median(norms.values())
     return {
