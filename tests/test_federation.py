@@ -20,7 +20,7 @@ from fedtiny_lite.records.schema import load_records
 from fedtiny_lite.seeding import numpy_generator, torch_generator
 from fedtiny_lite.simulation import setup as federation_module
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation
+from fedtiny_lite.simulation.setup import build_federation, largest_first
 from tests.helpers import forget_federations, numbered, numbered_dataset, numbers
 
 TINY = dict(width=2, density=0.2, pretrain_epochs=1, server_shots=5, clients=3)
@@ -82,6 +82,14 @@ def test_samples_and_test_samples_limit_what_validation_leaves():
     )
     with pytest.raises(ValueError, match="61 samples asked, allowed: 1 to 60"):
         federation_of(numbered(0, 300), numbered(300, 50), tiny(score_on="validation", test_samples=61))
+
+
+def test_clients_are_ordered_by_size_without_a_copy_of_their_images(monkeypatch):
+    holdings = build_federation(tiny()).holdings
+    sizes = [len(split) for split in holdings.splits]
+    monkeypatch.delattr(Split, "take")
+    ordered = largest_first(holdings, range(len(sizes)))
+    assert [sizes[k] for k in ordered] == sorted(sizes, reverse=True) and len(set(sizes)) > 1
 
 
 @pytest.fixture

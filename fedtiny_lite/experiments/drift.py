@@ -37,14 +37,14 @@ class Drift(NamedTuple):
 def measure(config: Config) -> Drift:
     """The drift of one federation. Raises ValueError for settings and data that clash."""
     federation = build_federation(config)
-    server, splits = federation.server, federation.holdings.splits
+    server, holdings = federation.server, federation.holdings
     weights = pretrained(server)
     load_state(server.model, weights)
-    stats = [recalibrate_bn(server.model, split, federation.task.pixels) for split in splits]
-    images = sum(map(len, splits))
-    pooled = aggregate_bn_stats(stats, [len(split) / images for split in splits], "pooled")
+    stats = [recalibrate_bn(server.model, split, federation.task.pixels) for split in holdings.splits]
+    images = sum(holdings.sizes)
+    pooled = aggregate_bn_stats(stats, [size / images for size in holdings.sizes], "pooled")
     spread, gap = bn_distance(stats, pooled), bn_distance([weights], pooled)
-    return Drift(federation.holdings.summary, weights, stats, spread, gap)
+    return Drift(holdings.summary, weights, stats, spread, gap)
 
 
 def bn_distance(stats: Sequence[Stats], reference: Stats) -> Distances:

@@ -28,7 +28,8 @@ from fedtiny_lite.seeding import numpy_generator, torch_generator
 class Holdings:
     """Who holds which images: the server's public set, each client's own, those that the run is scored on.
 
-    `summary`: how different the clients are, for the record.
+    `summary`: how different the clients are, for the record. `sizes`: the number of images of each client. To take a
+    client's split, even for its length, copies its images.
     """
 
     public: Split
@@ -36,6 +37,7 @@ class Holdings:
     test: Split
     classes: tuple[str, ...]
     summary: dict[str, Any]
+    sizes: Sequence[int] = ()
 
     @property
     def in_shape(self) -> tuple[int, int, int]:
@@ -44,7 +46,7 @@ class Holdings:
 
 
 class Splits(Sequence[Split]):
-    """Each client's own images, taken out of those of all clients when they are asked for."""
+    """Each client's own images, copied out of those of all clients when they are asked for."""
 
     def __init__(self, private: Split, parts: Sequence[np.ndarray]) -> None:
         self.private, self.parts = private, parts
@@ -80,7 +82,7 @@ def hand_out(config: Config, data: Path | None = None) -> Holdings:
     summary = {"fingerprint": dataset.fingerprint, "public_images": len(public), f"{config.score_on}_images": len(test)}
     summary |= {"redraws": parts.redraws} | ({"moved": parts.moved} if parts.moved else {})
     summary |= summarise(labels, parts.parts, len(dataset.classes))
-    return Holdings(public, splits, test.to(device), dataset.classes, summary)
+    return Holdings(public, splits, test.to(device), dataset.classes, summary, [*map(len, parts.parts)])
 
 
 def _scored_apart(config: Config, dataset: Dataset) -> tuple[Split, Split]:
@@ -115,7 +117,7 @@ def build_federation(config: Config) -> Federation:
     """Everything but the clients, which are built one at a time (`client_of`). Raises ValueError for what clashes."""
     holdings = hand_out(config)
     found = federate(config, holdings, lambda: {k: answer_survey(split) for k, split in enumerate(holdings.splits)})
-    check_memory(batch_memory(config, found.task.layers, max(map(len, holdings.splits))), SMALLER)
+    check_memory(batch_memory(config, found.task.layers, max(holdings.sizes)), SMALLER)
     return found
 
 
@@ -172,7 +174,7 @@ def client_of(config: Config, pixels: Normalisation, k: int, r: int, memory: byt
 
 def largest_first(holdings: Holdings, clients: Sequence[int]) -> list[int]:
     """These clients, those with most images first, so that workers finish together."""
-    return sorted(clients, key=lambda k: -len(holdings.splits[k]))
+    return sorted(clients, key=lambda k: -holdings.sizes[k])
 
 
 def resolve_device(name: str) -> str:
