@@ -20,6 +20,7 @@ from fedtiny_lite.model.masks import (
     noise_counts,
     random_mask,
     share_of,
+    smallest_kept,
     uniform_counts,
     weight_budget,
 )
@@ -244,6 +245,13 @@ def test_largest_agrees_with_a_stable_numpy_sort(scores, data):
     count = data.draw(st.integers(0, len(scores)))
     expected = np.argsort(-np.array(scores), kind="stable")[:count]
     assert largest(torch.tensor(scores, dtype=torch.float32), count).tolist() == expected.tolist()
+
+
+def test_the_smallest_kept_weights_are_in_order_and_of_equal_ones_the_first():
+    """Of |-4|, |1|, 0, 0 and |-1|, the third of which is pruned, the order is 0 at 3, then 1 at 1 and at 4."""
+    weight, keep = torch.tensor([[-4.0, 1, 0], [0, -1, 9]]), torch.tensor([[True, True, False], [True, True, True]])
+    assert smallest_kept(weight, keep, 3).tolist() == [3, 1, 4]
+    assert smallest_kept(weight, keep, 2).tolist() == [3, 1] and smallest_kept(weight, keep, 0).tolist() == []
 
 
 def test_magnitude_keeps_the_largest_absolute_values_of_each_layer():

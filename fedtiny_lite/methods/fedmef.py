@@ -39,7 +39,7 @@ from fedtiny_lite.methods._growing import (
     start_at_erk,
 )
 from fedtiny_lite.methods._settings import Growth
-from fedtiny_lite.model.masks import Mask, largest
+from fedtiny_lite.model.masks import Mask, smallest_kept
 from fedtiny_lite.model.training import OnGradient, gradient
 from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
 from fedtiny_lite.settings import setting
@@ -59,9 +59,8 @@ def lowest_kept(weights: Mapping[str, Tensor], mask: Mask, counts: Mapping[str, 
     """The counts[name] kept weights of each listed layer that are smallest in absolute value, as bool tensors."""
     lowest = {}
     for name, count in counts.items():
-        kept = mask[name].flatten().nonzero().squeeze(1)
         flat = torch.zeros(mask[name].numel(), dtype=torch.bool)
-        flat[kept[largest(-weights[name].flatten()[kept].abs(), count)]] = True
+        flat[smallest_kept(weights[name], mask[name], count)] = True
         lowest[name] = flat.view(mask[name].shape)
     return lowest
 

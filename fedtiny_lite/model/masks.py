@@ -209,6 +209,16 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return torch.sort(scores.flatten(), descending=True, stable=True).indices[:count]
 
 
+def smallest_kept(weight: Tensor, keep: Tensor, count: int) -> Tensor:
+    """Flat indices, int64 [count], of the kept weights of a layer that are smallest in absolute value; of equal ones,
+    such as grown weights that are still zero, the first.
+
+    `weight`, `keep`: of one shape, `keep` True = kept.
+    """
+    kept = keep.flatten().nonzero().squeeze(1)
+    return kept[largest(-weight.flatten()[kept].abs(), count)]
+
+
 def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
     """The mask of the `counts[name]` best-scored weights of each layer; of equal scores the first."""
     return Mask({name: _best(scores[name].flatten(), n).view(scores[name].shape) for name, n in counts.items()})

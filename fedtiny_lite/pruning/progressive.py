@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from fedtiny_lite.model.masks import Mask, apply_mask, largest, share_of
+from fedtiny_lite.model.masks import Mask, apply_mask, largest, share_of, smallest_kept
 
 GrowthList = tuple[Tensor, Tensor]
 """(flat index int64 [a_l], signed gradient float32 [a_l]) of one layer."""
@@ -232,11 +232,10 @@ def grow_and_prune(
     """
     changed, new_state = {}, dict(state)
     for name, (index, gradient) in merged.items():
-        keep, weight = mask[name].flatten(), state[name].flatten()
+        keep = mask[name].flatten()
         eligible = ~keep[index]
         grown = index[eligible][largest(gradient[eligible].abs(), counts[name])]
-        kept = keep.nonzero().squeeze(1)
-        pruned = kept[largest(-weight[kept].abs(), len(grown))]
+        pruned = smallest_kept(state[name], mask[name], len(grown))
         new_keep = keep.clone()
         new_keep[grown], new_keep[pruned] = True, False
         changed[name] = new_keep.view(mask[name].shape)
