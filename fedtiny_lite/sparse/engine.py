@@ -1,8 +1,12 @@
 """Which engine computes a masked network: dense torch, or the sparse engine, which computes the kept weights alone.
 
-Dense torch is the reference and the path for GPUs. The setting `engine` is `dense`, `sparse` or `auto`. Two things are
-computed by dense torch under every setting: what needs gradients of pruned weights in every step (PruneFL's squares),
-and what changes the network (FedMef's pruned activations). The record of every round says which engine trained.
+Dense torch is the reference and the path for GPUs. The setting `engine` is `dense`, `sparse` or `auto`. It says what
+computes a client's training, evaluation, BN statistics and growth lists, and the scores of the server's model. All else
+is computed by dense torch under every setting:
+- training that needs gradients of pruned weights in every step (PruneFL's squares) or changes the network (FedMef);
+- what the server computes on its public set: pretraining, trials of masks, BN statistics, saliency;
+- saliency on a client's images (SSFL), and the accuracy of clients' own models by class.
+The record of every round says which engine trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
