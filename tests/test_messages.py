@@ -386,6 +386,14 @@ def test_a_damaged_mask_is_refused(data):
         decode_mask(as_bytes(data), SHAPES)
 
 
+def test_a_mask_in_another_kind_than_the_smallest_is_read():
+    """Number 9 of 16 weights: an index of 4 bits is the smallest, and a bitmap of two bytes says the same."""
+    shapes, keep = {"a": torch.Size([16])}, torch.arange(16) == 9
+    bitmap = layer(0, BITMAP, 1, keep.int().tolist(), 1)
+    assert len(bitmap) == len(encode_mask({"a": keep}, ["a"])) + 1
+    assert torch.equal(decode_mask(as_bytes(bitmap), shapes)["a"], keep)
+
+
 def test_indices_and_columns_beyond_the_layer_are_refused():
     """12 weights take 4 bits, which hold 12 to 15 too; so do the columns of rows of 12."""
     shapes = {"flat": torch.Size([12]), "rows": torch.Size([2, 12])}

@@ -60,9 +60,11 @@ def test_noise_has_the_spread_that_is_asked_for(received):
 def test_values_of_lists_are_treated_likewise_and_nothing_else(received):
     client, before = received(clip_norm=1.0)
     reply = {"growth_value": torch.tensor([3.0, -4.0]), "growth_index": torch.tensor([1, 2], dtype=torch.uint8)}
-    found = disturb(client, before, reply | {"loss": torch.tensor(7.0)})
+    others = {"loss": torch.tensor(7.0), "squares": torch.tensor([5.0, 12.0])}
+    found = disturb(client, before, reply | others)
     torch.testing.assert_close(found["growth_value"], torch.tensor([0.6, -0.8]))
-    assert found["growth_index"] is reply["growth_index"] and float(found["loss"]) == 7.0
+    assert found["growth_index"] is reply["growth_index"]
+    assert all(found[name] is tensor for name, tensor in others.items())
 
 
 def test_the_update_of_fl_pqsu_is_clipped_before_it_is_rounded_to_8_bits(monkeypatch):

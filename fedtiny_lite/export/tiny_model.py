@@ -40,9 +40,9 @@ from fedtiny_lite.sparse.network import SparseNetwork
 class TinyModel:
     """A trained model under its mask, and what it takes to give it images.
 
-    `model`, `width`, `in_shape` (channels, height, width): as `models.empty_model` takes them. `classes`: their names,
-    in the order of the logits. `state`: as `models.state_of` gives it, zero outside `mask`. `folded`: batch norm lies
-    in the weights; of each there is a bias left (`fold_bn`).
+    `model`, `width`, `in_shape` (channels, height, width): as `networks.empty_model` takes them. `classes`: their
+    names, in the order of the logits. `state`: as `networks.state_of` gives it, zero outside `mask`. `folded`: batch
+    norm lies in the weights; of each there is a bias left (`fold_bn`).
     """
 
     model: str

@@ -1,6 +1,7 @@
 """Masks and growth lists as bytes, and back: an index into n things takes ceil(log2 n) bits.
 
-Readers are strict. Bytes that the writer cannot have made raise ValueError, so a reply can be judged by reading it.
+Readers are strict. Bytes that are no mask or list raise ValueError, so a reply can be judged by reading it. A mask in
+another kind than the smallest, which no writer here makes, is read all the same.
 """
 
 import struct
@@ -52,8 +53,8 @@ def encode_mask(layers: Mapping[str, Tensor], order: list[str]) -> Tensor:
 def decode_mask(data: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """The layers that `encode_mask` packed, bool tensors. `shapes`: shape of each prunable layer, in the same order.
 
-    Raises ValueError for bytes that `encode_mask` cannot have made: cut short, too long, of an unknown or repeated
-    layer, of an unknown kind, with a wrong number of kept weights, or with positions out of range or not ascending.
+    Raises ValueError for bytes that are no mask: cut short, too long, of an unknown or repeated layer, of an unknown
+    kind, with a wrong number of kept weights, or with positions out of range or not ascending.
     """
     layers = {}
     for name, (kind, kept, runs) in _packed_layers(data, shapes).items():

@@ -3,8 +3,8 @@
 The update, the trained weights less those received, is scaled down to the length `clip_norm`, and every number of it
 gets Gaussian noise of standard deviation `noise` * `clip_norm`. The values of growth lists are treated likewise. A
 method that sends weights in another form, as FL-PQSU does in 8 bits, calls `disturb` before it brings them there. What
-else a client sends is not touched: which positions its lists name, its losses, statistics and scores, its number of
-images. So no epsilon follows from these settings, and the kit states none.
+else a client sends is not touched: which positions its lists and masks name, its squared gradients (PruneFL), losses,
+statistics and scores, its number of images. So no epsilon follows from these settings, and the kit states none.
 """
 
 from collections.abc import Mapping

@@ -33,7 +33,7 @@ SMALLER = "lower width, batch_size or workers"
 
 @dataclass(frozen=True)
 class Task:
-    """What both sides know before anything is exchanged but the statistics of pixels.
+    """What server and clients share: `pixels` comes from the survey or the public set, the rest from settings and data.
 
     `in_shape`: (channels, height, width) of an image. `blocks`: prunable weights by block, input to output.
     `layers`: every convolution and linear layer. `state_shapes`: names and shapes of all that is averaged, in order;

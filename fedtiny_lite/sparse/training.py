@@ -22,7 +22,8 @@ from fedtiny_lite.pruning.bn_selection import BnStats, bn_stats, observe_all
 from fedtiny_lite.sparse.network import SparseNetwork
 
 PREDICTED = 64
-"""Images that a twin predicts at a time, unless it was made for larger training batches."""
+"""Images that a twin predicts at a time if it was made for evaluation. One that was made for training, or for growth
+lists, predicts as many as it was made for."""
 
 _networks: WeakKeyDictionary[nn.Module, SparseNetwork] = WeakKeyDictionary()
 
