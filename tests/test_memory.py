@@ -1,6 +1,7 @@
 """What clients remember: it stays with them, the server knows digests, and who forgets is sent everything again."""
 
 import json
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fedtiny_lite.config import METHODS
 from fedtiny_lite.federated.client import EMPTY_MEMORY
 from fedtiny_lite.federated.memory import NOTHING, Memories, digest
 from fedtiny_lite.federated.messages import unpack
+from fedtiny_lite.federated.protocol import Answered, Heard
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import checkpoint, places
 from fedtiny_lite.simulation.places import InProcess
@@ -64,6 +66,13 @@ def test_written_memories_outlive_the_process_and_damaged_ones_count_as_lost(tmp
 
 
 # --- in a run ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_heard_of_an_answer_goes_by_name_and_not_by_place(monkeypatch):
+    monkeypatch.setattr(places, "Heard", namedtuple("Heard", Heard._fields[::-1]))
+    heard = InProcess(tiny()).heard(Answered(b"reply", b"memory", 1, 2, 3, ("dense",)))
+    assert (heard.reply, heard.memory) == (b"reply", digest(b"memory"))
+    assert (heard.flops, heard.kept, heard.state_bytes, heard.trained_on) == (1, 2, 3, ("dense",))
 
 
 class Forgetful(InProcess):

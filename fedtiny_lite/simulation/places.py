@@ -84,7 +84,7 @@ class InProcess:
 
     def heard(self, found: Answered) -> Heard:
         """What crosses of an answer; the memory stays here."""
-        return Heard(found.reply, self.memories.remember(found.memory), *found[2:])
+        return Heard(**(found._asdict() | {"memory": self.memories.remember(found.memory)}))
 
     def weigh(self, questions: Mapping[int, bytes]) -> Iterator[tuple[int, bytes | Lost]]:
         """As `Place.weigh`."""
