@@ -25,7 +25,7 @@ Entries = list[dict[str, Any]]
 """Of a record: the start and the rounds so far."""
 
 
-class Stopped(Exception):
+class StopPressed(Exception):
     """The reader pressed "stop"."""
 
 
@@ -52,7 +52,7 @@ def train_panel(config: Config, out: Path | str, interactive: bool) -> Widget | 
         try:
             carry_on(config, Path(out), show, wanted)
             told.value = "finished"
-        except Stopped:
+        except StopPressed:
             told.value = f"stopped; {bar.value} of {config.rounds} rounds are kept, and “train it” goes on after them"
         except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             told.value = str(error)
@@ -93,7 +93,10 @@ def known(config: Config, out: Path) -> tuple[Entries, list[Mask]]:
 
 
 def carry_on(config: Config, out: Path, show: Callable[[Entries, list[Mask]], None], wanted: threading.Event) -> None:
-    """Run what is left; show(entries, masks) after the start and each round. Raises Stopped once a stop is `wanted`."""
+    """Run what is left; show(entries, masks) after the start and each round.
+
+    Raises StopPressed after the round in which a stop was `wanted`.
+    """
     folder = out / config.run_id
     if (folder / "record.json").exists():
         shutil.rmtree(folder)
@@ -104,7 +107,7 @@ def carry_on(config: Config, out: Path, show: Callable[[Entries, list[Mask]], No
         masks.append(state.mask)
         show(entries, masks)
         if wanted.is_set() and entry["round"] >= 0:
-            raise Stopped
+            raise StopPressed
 
     run(config, out, on_round)
 
