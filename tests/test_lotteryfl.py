@@ -247,6 +247,14 @@ def test_a_client_that_was_rejected_gets_its_mask_again(monkeypatch):
     assert all(mask.total <= server.task.budget for mask in masks_of(server, states[-1]))
 
 
+def test_a_mask_that_comes_is_decoded_once_to_be_checked(monkeypatch):
+    """Three clients prune in the first of two rounds, and no mask comes in the second."""
+    decoded, read = [], lotteryfl.read_whole_mask
+    monkeypatch.setattr(lotteryfl, "read_whole_mask", lambda *given: decoded.append(given) or read(*given))
+    record, _ = trace(tiny(lottery_accuracy=0.0, rounds=2, adjust_until=1))
+    assert len(decoded) == 3 and record["rounds"][1]["rejected_clients"] == []
+
+
 def test_a_mask_travels_only_when_it_changed():
     config = tiny(lottery_accuracy=0.0, rounds=6, adjust_until=2)
     record, states = trace(config)
