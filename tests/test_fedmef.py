@@ -151,6 +151,16 @@ def test_a_run_stays_in_its_budget_exchanges_in_every_layer_and_repeats_bit_for_
     assert all(torch.equal(tensor, again[-1].weights[name]) for name, tensor in states[-1].weights.items())
 
 
+def test_activations_are_counted_once_a_run_as_on_the_servers_network(monkeypatch):
+    counted = []
+    monkeypatch.setattr(fedmef, "activation_memory", lambda *given: counted.append(given) or activation_memory(*given))
+    fedmef.activation_bytes.cache_clear()
+    config = tiny(rounds=3)
+    entries, server = simulate.run(config)["rounds"], build_federation(config).server
+    expected = activation_memory(server.model, (1, 8, 8), config.batch_size, 0.5)
+    assert [entry["client_activation_bytes"] for entry in entries] == [expected] * 3 and len(counted) == 1
+
+
 def test_less_activation_changes_training_and_less_memory_is_counted():
     half, tenth = (simulate.run(tiny(activation_density=share, rounds=1)) for share in (0.5, 0.1))
     assert half["final"]["test_loss"] != tenth["final"]["test_loss"]

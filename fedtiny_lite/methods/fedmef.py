@@ -20,10 +20,12 @@ The paper's body was not at hand: its Eqs. 2 to 5 are taken from public code tha
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from fedtiny_lite.config import Config
 from fedtiny_lite.federated.checks import Check
 from fedtiny_lite.federated.client import Client, receive, train_locally
 from fedtiny_lite.federated.messages import Message
@@ -40,6 +42,7 @@ from fedtiny_lite.methods._growing import (
 )
 from fedtiny_lite.methods._settings import Growth
 from fedtiny_lite.model.masks import Mask, smallest_kept
+from fedtiny_lite.model.networks import empty_model
 from fedtiny_lite.model.training import OnGradient, gradient
 from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
 from fedtiny_lite.settings import setting
@@ -95,9 +98,17 @@ def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[
     """The average, in adjustment rounds with weights exchanged; the note says what activations clients kept."""
     task = server.task
     state, note = fold_lists(server, state, replies, counts_of_all_layers(server, state.mask, r))
-    density = task.config.of(Settings).activation_density
-    kept = activation_memory(server.model, task.in_shape, task.config.batch_size, density)
-    return state, note | {"client_activation_bytes": kept}
+    return state, note | {"client_activation_bytes": activation_bytes(task.config, task.classes, task.in_shape)}
+
+
+@lru_cache(maxsize=2)
+def activation_bytes(config: Config, classes: int, in_shape: tuple[int, int, int]) -> int:
+    """Bytes of activations that a client of such a run keeps of a batch, the same in every round.
+
+    `in_shape`: (channels, height, width) of an image.
+    """
+    network = empty_model(config.model, config.width, classes, in_shape)
+    return activation_memory(network, in_shape, config.batch_size, config.of(Settings).activation_density)
 
 
 METHOD = Method(
