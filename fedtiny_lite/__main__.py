@@ -6,13 +6,16 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, make_config, own_settings, parse_settings
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
 from fedtiny_lite.own_files import FILE
 from fedtiny_lite.settings import rules
+
+if TYPE_CHECKING:
+    from fedtiny_lite.report.verdicts import Verdict
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -186,12 +189,13 @@ def notebooks_command(options: argparse.Namespace) -> int:
     """Execute notebooks, then print the table of claims; 1 if a notebook failed or a claim missed its band."""
     from fedtiny_lite.experiments.notebook_runner import find_notebooks, run_notebooks
     from fedtiny_lite.records.claims import claims_table, load_claims
+    from fedtiny_lite.report.verdicts import verdicts
 
     make_config(options.profile)
     runs = run_notebooks(find_notebooks(options.names), options.profile, options.out)
     names = [run.name for run in runs]
     print(claims_table(options.out, names))
-    print(_write_report(options.out))
+    print(_write_report(options.out, verdicts(options.out)))
     missed = any(row["ok"] is False for row in load_claims(options.out, names))
     return int(missed or any(run.error for run in runs))
 
@@ -206,16 +210,15 @@ def report_command(options: argparse.Namespace) -> int:
         print(f"{row.claim}\n  {row.decisive.outcome} ({row.decisive.where}): {row.decisive.numbers}")
     if options.readme:
         write_readme(found)
-    print(_write_report(options.out))
+    print(_write_report(options.out, found))
     return 0
 
 
-def _write_report(out: Path) -> Path:
+def _write_report(out: Path, found: "Sequence[Verdict]") -> Path:
+    """The path of the report, with these verdicts on its first page."""
     from fedtiny_lite.plots.verdicts import CAPTION, verdicts_figure
     from fedtiny_lite.report.pages.site import write_site
-    from fedtiny_lite.report.verdicts import verdicts
 
-    found = verdicts(out)
     return write_site(out, found, verdicts_figure(found), CAPTION)
 
 

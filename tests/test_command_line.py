@@ -12,7 +12,10 @@ from fedtiny_lite.config import METHODS, Config, make_config, own_settings, pars
 from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.experiments.study import STUDY
 from fedtiny_lite.export.tiny_model import load_tiny
+from fedtiny_lite.plots import verdicts as plots_verdicts
 from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.report import verdicts as report_verdicts
+from fedtiny_lite.report.pages import site
 from fedtiny_lite.settings import defaults, names, rules
 from fedtiny_lite.simulation.rounds import run
 
@@ -30,6 +33,16 @@ def test_run_prints_the_path_of_its_record_last_and_figures_draws_it(tmp_path, c
     assert main(["figures", "--out", str(tmp_path)]) == 0
     drawn = capsys.readouterr().out.split("\n")[:-1]
     assert drawn and all(name.endswith(".png") for name in drawn)
+
+
+def test_report_computes_the_verdicts_that_it_prints_and_writes_once(tmp_path, monkeypatch, capsys):
+    asked, written = [], []
+    monkeypatch.setattr(report_verdicts, "verdicts", lambda out: asked.append(out) or [])
+    monkeypatch.setattr(plots_verdicts, "verdicts_figure", lambda found: None)
+    monkeypatch.setattr(site, "write_site", lambda out, found, *rest: written.append(found) or out / "index.html")
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    assert (asked, written) == ([tmp_path], [[]])
+    assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
 
 
 def helped(arguments, capsys) -> str:
