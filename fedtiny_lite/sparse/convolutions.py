@@ -122,10 +122,10 @@ class Convolutions:
     # --- forward --------------------------------------------------------------------------------------------
 
     def forward(self, x: Activation, momentum: float | None, keep: bool) -> Activation:
-        [z] = self.forward_all(x, momentum, keep)
+        [z] = self.forward_all(x, momentum)
         return z
 
-    def forward_all(self, x: Activation, momentum: float | None, keep: bool) -> list[Activation]:
+    def forward_all(self, x: Activation, momentum: float | None) -> list[Activation]:
         """The output of each convolution's norm."""
         y, p, sums = self.workspace.take(self.joint, x.planes.samples), self.pattern, np.empty((3, self.joint.channels))
         kernels.conv_forward(

@@ -3,7 +3,8 @@
 Every layer has two methods.
 - `forward` takes the input activation and returns the output activation. With a `momentum`, a norm uses the statistics
   of the batch, and the running statistics move towards them by `momentum`; if `momentum` is None, it uses the running
-  statistics. If `keep`, the layer keeps what the backward pass needs.
+  statistics. If not `keep`, there is no backward pass, and a residual block gives back what lies inside it. The other
+  layers have nothing inside, and do not look.
 - `backward` takes the gradient of the output and returns that of the input. It gives the former and what the layer kept
   back to the workspace. The input lies in memory again (`activations.restore`).
 """
@@ -54,8 +55,8 @@ class Residual:
         self.conv2 = Convolutions([ConvNorm(model, f"{name}.conv2", f"{name}.bn2")], self.after, workspace)
 
     def forward(self, x: Activation, momentum: float | None, keep: bool) -> Activation:
-        z1, *beside = self.conv1.forward_all(x, momentum, keep)
-        z2, self.beside = self.conv2.forward(z1, momentum, keep), beside
+        z1, *beside = self.conv1.forward_all(x, momentum)
+        [z2], self.beside = self.conv2.forward_all(z1, momentum), beside
         self.z = self.workspace.take(self.after, x.planes.samples)
         z = stored(self.z, terms=(z2, beside[0] if beside else x))
         add_terms(z)
