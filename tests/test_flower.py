@@ -31,7 +31,7 @@ from fedtiny_lite.flower.envelopes import EXCHANGE, SURVEY, enclosed, opened
 from fedtiny_lite.flower.folders import SAMPLES, hand_over, read_holdings, read_split, write_split
 from fedtiny_lite.flower.place import OnFlower, read_answer
 from fedtiny_lite.records import schema
-from fedtiny_lite.records.files import write_json
+from fedtiny_lite.records.files import read_json, write_json
 from fedtiny_lite.simulation.places import FORGOT
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import hand_out
@@ -136,7 +136,8 @@ def test_devices_with_folders_of_their_own_leave_it_too(method, tmp_path):
     """The server holds no client's samples; the clients' memories are files in their folders."""
     config = tiny(method)
     hand_over(config, tmp_path)
-    holdings = read_holdings(tmp_path / "server")
+    dataset, holdings = read_holdings(tmp_path / "server", "cpu")
+    assert dataset == config.dataset
     assert holdings.splits == ()
     nodes = Nodes({k: {"client": k, "folder": str(tmp_path / f"client{k}")} for k in range(CLIENTS)})
     record = run(config, tmp_path / "runs", place=OnFlower(nodes, config, holdings))
@@ -154,6 +155,22 @@ def test_the_server_app_reads_its_run_config(tmp_path, capsys):
     path = Path(capsys.readouterr().out.split()[-1])
     assert path == tmp_path / "runs" / config.run_id / "record.json"
     assert schema.canonical(schema.read_record(path)) == schema.canonical(run(config))
+
+
+def test_runs_on_images_of_ones_own_are_other_runs_if_these_are_others(tmp_path):
+    """The record names the data after the server's images, so that those of digits are never taken for them."""
+    config = tiny(rounds=1)
+    hand_over(config, tmp_path)
+    server, names = tmp_path / "server", []
+    for missing in (None, "dataset", "summary"):
+        told = read_json(server / "server.json")
+        told.pop(missing, None)
+        write_json(server / "server.json", told)
+        names.append(server_app.holdings(config, str(server))[0])
+    write_split(server, "test", _black([0, 1], 8))
+    names.append(server_app.holdings(config, str(server))[0])
+    assert names[0] == config and names[1] == names[2] and len({name.run_id for name in names}) == 3
+    assert {name.dataset[:8] for name in names[1:]} == {"devices-"}
 
 
 def test_fewer_clients_a_round_are_asked_alone():
@@ -220,6 +237,56 @@ def test_a_client_that_comes_back_as_another_node_is_found(tmp_path):
     record = on_nodes(config, nodes, on_round=leave_and_return)
     assert [list(entry.get("lost", {})) for entry in record["rounds"]] == [[], ["1"], []]
     assert all(entry["rejected_clients"] == [] for entry in record["rounds"])
+
+
+def test_a_client_that_comes_back_under_the_same_number_is_asked_again(tmp_path):
+    """Flower takes a device that misses a heartbeat for gone, and gives it its old number when it is heard again."""
+    config = tiny("magnitude")
+    nodes, away = Nodes(partitioned(config)), {}
+
+    def leave_and_return(entry, state):
+        if entry["round"] == 0:
+            away[101] = nodes.contexts.pop(101)
+        if entry["round"] == 1:
+            nodes.contexts |= away
+
+    record = on_nodes(config, nodes, on_round=leave_and_return)
+    assert [entry.get("lost", {}) for entry in record["rounds"]] == [{}, {"1": "it is not connected"}, {}]
+
+
+def test_a_client_whose_answer_to_the_survey_is_lost_is_asked_who_it_is_once_more():
+    config, asked = tiny("magnitude"), Counter()
+
+    def change(k, question, answer):
+        asked[k] += question.metadata.message_type == SURVEY
+        return None if k == 1 and asked[k] == 1 and question.metadata.message_type == SURVEY else answer
+
+    record = on_nodes(config, Nodes(partitioned(config), change), timeout=0.3)
+    assert schema.canonical(record) == in_process("magnitude")
+    assert [asked[k] for k in range(CLIENTS)] == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("method", ["fedtiny", "lotteryfl"])
+def test_a_run_goes_on_with_other_clients_than_it_began_with(method, tmp_path):
+    """Begun with three of four; after a stop all four answer the survey, and the statistics stay those of the three."""
+    config = tiny(method)
+    few = {k: told for k, told in partitioned(config).items() if k < 3}
+
+    def stop(k, question, answer):
+        if round_of(question) == 1:
+            raise Stop
+        return answer
+
+    whole = on_nodes(config, Nodes(few), clients=3)
+    with pytest.raises(Stop):
+        on_nodes(config, Nodes(few, stop), tmp_path, clients=3)
+    record = on_nodes(config, Nodes(partitioned(config)), tmp_path)
+    assert record["complete"] and record["data"] == whole["data"] != run(config)["data"]
+    assert record["prelude"][0] == whole["prelude"][0]
+    assert schema.canonical({**record, "rounds": record["rounds"][:1], "final": {}}) == schema.canonical(
+        {**whole, "rounds": whole["rounds"][:1], "final": {}}
+    )
+    assert "lost" not in record["rounds"][2] and whole["rounds"][2]["lost"] == {"3": "it is not connected"}
 
 
 def test_an_answer_that_comes_late_or_twice_changes_nothing():
@@ -389,6 +456,8 @@ def test_a_device_without_samples_or_with_strange_ones_is_named(tmp_path):
         client_app.checked(read_split(tmp_path, SAMPLES), Described(2, (1, 8, 8)))
     with pytest.raises(ValueError, match=r"its images are \[1, 8, 8\], and those of the run \[1, 16, 16\]"):
         client_app.checked(read_split(tmp_path, SAMPLES), Described(3, (1, 16, 16)))
+    on_meta = SimpleNamespace(classes=3, in_shape=(1, 8, 8), config=SimpleNamespace(torch_device="meta"))
+    assert client_app.checked(read_split(tmp_path, SAMPLES), on_meta).images.is_meta
     np.savez(tmp_path / "samples.npz", images=np.zeros((3, 8, 8)), labels=np.zeros(3, dtype=np.int64))
     with pytest.raises(ValueError, match=r"samples\.npz: images must be uint8 .*it must hold images"):
         read_split(tmp_path, SAMPLES)
@@ -400,7 +469,7 @@ def test_a_device_without_samples_or_with_strange_ones_is_named(tmp_path):
             read_split(tmp_path, SAMPLES)
     (tmp_path / "server.json").write_text("[]")
     with pytest.raises(ValueError, match="must name the classes"):
-        read_holdings(tmp_path)
+        read_holdings(tmp_path, "cpu")
     with pytest.raises(ValueError, match="which client it is"):
         client_app.number(Context(1, 1, {}, RecordDict(), {}))
 
@@ -412,8 +481,11 @@ def test_what_the_servers_folder_must_hold(tmp_path):
         write_json(tmp_path / "server.json", {"classes": ["cat", "dog"]} | told)
         return tmp_path
 
-    assert read_holdings(folder()).summary == {"public_images": 2, "test_images": 1}
-    assert read_holdings(folder(summary={"a": 1})).summary == {"a": 1}
+    dataset, holdings = read_holdings(folder(), "cpu")
+    fingerprint = holdings.summary.pop("fingerprint")
+    assert dataset == f"devices-{fingerprint}" and holdings.summary == {"public_images": 2, "test_images": 1}
+    assert read_holdings(folder(summary={"a": 1}, dataset="digits"), "cpu")[0] == "digits"
+    assert read_holdings(folder(summary={"a": 1}), "cpu")[1].summary == {"a": 1}
     for wrong, said in (
         ({"labels": (0, 2)}, r"public\.npz: there must be samples, with labels from 0 to 1"),
         ({"test_labels": (-100,)}, r"test\.npz: there must be samples, with labels from 0 to 1"),
@@ -422,7 +494,7 @@ def test_what_the_servers_folder_must_hold(tmp_path):
         ({"summary": "two"}, r"server\.json: its summary must be an object"),
     ):
         with pytest.raises(ValueError, match=said):
-            read_holdings(folder(**wrong))
+            read_holdings(folder(**wrong), "cpu")
 
 
 def test_what_leaves_a_device_is_the_reply_and_a_few_values(tmp_path):
@@ -434,7 +506,11 @@ def test_what_leaves_a_device_is_the_reply_and_a_few_values(tmp_path):
         replies.append(answer)
         return answer
 
-    on_nodes(config, Nodes(partitioned(config), note))
+    nodes = Nodes(partitioned(config), note)
+    on_nodes(config, nodes)
+    surveys = [message for message in nodes.sent if message.metadata.message_type == SURVEY]
+    told = [json.loads(opened(message.content)[1]["config"]) for message in surveys]
+    assert told == [{k: v for k, v in config.identity().items() if k != "torch_device"}] * CLIENTS
     for reply in replies:
         data, about = opened(reply.content)
         assert about.keys() in ({"client"}, {"memory", "trained_on", "flops", "kept", "state_bytes"})

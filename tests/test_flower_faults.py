@@ -55,8 +55,8 @@ def carried_out(stage: Stage, answer: RecordDict | Error | None, kind=Canned, **
     method, exchange, server, state, r, ledger, packed = stage.given
     answers = {k: enclosed(reply, **TOLD) for k, reply in packed.items()} | {stage.victim: answer}
     place = OnFlower(kind(answers), server.task.config, None, **options)
-    place.task, place.nodes = "{}", {k: 100 + k for k in packed}
-    place.asked_who = set(place.nodes.values())
+    place.task, place.nodes = server.task, {k: 100 + k for k in packed}
+    place.known = set(place.nodes.values())
     index = -1 if exchange is method.training else list(method.prelude(server.task.config)).index(exchange)
     progress, entry = carry_out(SimpleNamespace(server=server), method, index, Progress(state, ledger), r, place)
     return progress.state, entry

@@ -21,10 +21,9 @@ from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import Normalisation, correct_by_class, evaluate
 from fedtiny_lite.records import schema
 from fedtiny_lite.simulation import exchanges, places
-from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation
+from fedtiny_lite.simulation.setup import build_federation, client_of, resolve_device, resolved
 from tests.helpers import four_clients
 
 CLIENTS = 4
@@ -362,11 +361,20 @@ def test_correct_answers_are_counted_by_class_whatever_the_batches(pairs, batch)
 
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert simulate.resolve_device("auto") == "cpu" == simulate.resolve_device("cpu")
+    assert resolve_device("auto") == "cpu" == resolve_device("cpu")
     with pytest.raises(RuntimeError, match=r"torch_device = 'cuda'.*use torch_device=auto or cpu"):
         run(tiny(torch_device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert simulate.resolve_device("auto") == "cuda" == simulate.resolve_device("cuda")
+    assert resolve_device("auto") == "cuda" == resolve_device("cuda")
+
+
+def test_a_federation_is_built_for_the_device_that_auto_means():
+    """As notebooks do whose profile says auto: build it, and a client of it."""
+    config = tiny(torch_device="auto")
+    federation = build_federation(config)
+    assert federation.task == replace(build_federation(tiny()).task, config=federation.task.config)
+    assert federation.task.config == replace(config, torch_device=resolved(config).torch_device)
+    assert client_of(config, federation.task.pixels, 0, 0).task.config == federation.task.config
 
 
 def test_auto_is_recorded_as_the_device_that_was_used(monkeypatch):

@@ -162,3 +162,13 @@ def test_evaluation_leaves_the_model_as_it_is():
     evaluate(model, images(20), PIXELS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(model).items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_steps_are_recorded_for_whole_batches_on_a_gpu_and_for_the_kits_own_networks(tmp_path):
+    """A network in a file may ask for its numbers, as `if x.max() > 5` does, which no recording can."""
+    (tmp_path / "net.py").write_text("NETWORK = None\n")
+    kits = make_config("smoke", batch_size=2)
+    own = make_config("smoke", batch_size=2, model=f"file:{tmp_path / 'net.py'}")
+    on_gpu = type("OnGpu", (list,), {"is_cuda": True})
+    assert training._recordable(on_gpu([0, 1]), kits) and not training._recordable(on_gpu([0]), kits)
+    assert not training._recordable(torch.zeros(2), kits) and not training._recordable(on_gpu([0, 1]), own)

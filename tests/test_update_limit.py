@@ -68,6 +68,24 @@ def without_reasons(record: dict) -> bytes:
     return schema.canonical(kept | {"rounds": rounds})
 
 
+@pytest.mark.parametrize("method", ["fl_pqsu", "lotteryfl"])
+def test_a_client_whose_update_is_left_out_answers_next_from_what_it_remembered_before(method, sent, monkeypatch):
+    """FL-PQSU's compares its loss with that of the upload that counts; LotteryFL's has the mask that counts."""
+    sent(a_million_times)
+    inner, memories, questions = places.answer, {}, {}
+
+    def answer(call, k, message, memory):
+        memories[call.r, k], questions[call.r, k] = memory, unpack(message).meta["known"]
+        return inner(call, k, message, memory)
+
+    monkeypatch.setattr(places, "answer", answer)
+    config = four_clients(method=method, rounds=3, adjust_until=3, update_limit=20)
+    record = simulate.run(config)
+    assert [entry["rejected_clients"] for entry in record["rounds"]] == [[], [VICTIM], []]
+    assert [k for k in range(config.clients) if memories[2, k] == memories[1, k]] == [VICTIM]
+    assert questions[2, VICTIM] == questions[1, VICTIM]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_update_a_million_times_too_large_is_left_out_of_the_model(method, sent):
     """The run is the one in which that reply was torn; its reason names the rule."""

@@ -17,7 +17,7 @@ from fedtiny_lite.records.files import check_writable
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation.places import start_worker
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import resolve_device
+from fedtiny_lite.simulation.setup import resolved
 from fedtiny_lite.simulation.stopping import stopping
 
 
@@ -64,7 +64,7 @@ def bundle_finished(plan: str, out: Path | str, go_on: bool = False) -> Path:
     configs, out = plan_configs(plan, out), Path(out)
     found = _held(plan, out, configs) if go_on else {}
     for config in (config for config in configs if config not in found):
-        ran = replace(config, torch_device=resolve_device(config.torch_device))
+        ran = resolved(config)
         path = out / "runs" / ran.run_id / "record.json"
         if path.exists():
             found[config] = read_record(path)
@@ -104,7 +104,7 @@ def _run_each(configs: Sequence[Config], out: Path, processes: int | None) -> tu
 
 def _kept(configs: Sequence[Config], out: Path) -> str:
     """What a stopped sweep has kept, and how to go on."""
-    folders = (out / replace(config, torch_device=resolve_device(config.torch_device)).run_id for config in configs)
+    folders = (out / resolved(config).run_id for config in configs)
     finished = sum((folder / "record.json").exists() for folder in folders)
     return (
         f"{finished} of {len(configs)} runs are finished and kept in {out}, and the finished rounds of the others: "
@@ -127,7 +127,7 @@ def _run_side_by_side(configs: Sequence[Config], out: Path, processes: int) -> t
                     written = (out / record["run_id"] / "record.json").stat().st_mtime
                     bar.initial += written < began  # the time left follows from runs that were carried out
                 except FloatingPointError as error:
-                    ran = replace(configs[i], torch_device=resolve_device(configs[i].torch_device))
+                    ran = resolved(configs[i])
                     records[i] = read_record(out / ran.run_id / "record.json")
                     bar.write(f"{ran.run_id} diverged: {error}")
                 except BrokenProcessPool:

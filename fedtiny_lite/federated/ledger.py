@@ -134,11 +134,17 @@ def _message(server: Server, state: State, mask: Mask, versions: Versions, held:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The replies that passed, in order of client number, why each of the others did not, and why none came."""
+    """The replies that passed, in order of client number, why each of the others did not, and why none came.
+
+    `undone`: the clients whose updates are too long. They did as they were asked, so that their next question is to be
+    answered from what they held and remembered before this one: FL-PQSU's clients compare their loss with that of the
+    last upload which counts.
+    """
 
     replies: list[Message]
     rejections: dict[int, str]
     lost: dict[int, str]
+    undone: Collection[int]
     ledger: Ledger
 
 
@@ -177,7 +183,9 @@ def accept(
     replies = [reply for reply in replies if reply.meta["client"] not in long]
     if len(replies) < needed(len(packed), server.task.config.min_replies):
         raise FloatingPointError(_too_few(rejections, lost, len(packed)))
-    return Accepted(replies, rejections, lost, replace(ledger, held=held, samples=samples))
+    held = {k: version for k, version in held.items() if k not in long}
+    held |= {k: version for k, version in ledger.held.items() if k in long}
+    return Accepted(replies, rejections, lost, long.keys(), replace(ledger, held=held, samples=samples))
 
 
 def needed(asked: int, min_replies: int) -> float:

@@ -93,11 +93,14 @@ def samples(context: Context, config: str) -> Split:
 
 
 def checked(split: Split, task: Task) -> Split:
-    """The same samples. Raises ValueError for none, and for labels or a size of images that the task does not have."""
+    """The same samples, on the device of the task.
+
+    Raises ValueError for none, and for labels or a size of images that the task does not have.
+    """
     check_labels(split, task.classes)
     if split.in_shape != task.in_shape:
         raise ValueError(f"its images are {list(split.in_shape)}, and those of the run {list(task.in_shape)}")
-    return split
+    return split.to(task.config.torch_device)
 
 
 def recalled(context: Context, run_id: str) -> Memories:

@@ -25,6 +25,7 @@ from fedtiny_lite.flower.keys import make_keys
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation import checkpoint
+from fedtiny_lite.simulation.setup import resolved
 
 HOST = "127.0.0.1"
 OFFLINE = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
@@ -100,13 +101,14 @@ class Loopback:
 
     def record_of(self, config: Config) -> Path:
         """Where the record of a run will be."""
-        return self.folder / "runs" / config.run_id / "record.json"
+        return self.folder / "runs" / resolved(config).run_id / "record.json"
 
     def rounds(self, config: Config, round_timeout: float = 0) -> Iterator[dict[str, Any]]:
         """Submit a run; the record's entry of each round, as soon as the server has kept it.
 
         Raises RuntimeError, with the end of the log, for a run that ends unfinished.
         """
+        config = resolved(config)
         path, seen = self.record_of(config), 0
         process = self._start("run", "flwr", *self._run(config, round_timeout), "--stream")
         try:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -36,8 +37,9 @@ class OnFlower:
     ) -> None:
         self.grid, self.config, self.holdings, self.timeout = grid, config, holdings, timeout
         self.clients, self.wait = clients or config.clients, wait
+        self.late = Lost(f"no answer within {timeout:g} s")
         self.nodes: dict[int, int] = {}  # client -> node
-        self.asked_who: set[int] = set()  # nodes
+        self.known: set[int] = set()  # nodes that have said who they are
         self.silent: set[int] = set()  # clients that did not answer last
 
     def federation(self) -> Federation:
@@ -51,12 +53,13 @@ class OnFlower:
             time.sleep(PAUSE)
         everyone = range(self.config.clients)
         found = federate(self.config, self.holdings, lambda: {k: answers.get(k, Lost("not there")) for k in everyone})
-        self.task = json.dumps(described(found.task))
+        self.task = found.task
         return found
 
     def ask(self, call: Call, questions: Mapping[int, Asked]) -> Iterator[tuple[int, Heard | Lost]]:
         """As `Place.ask`."""
-        about = {"task": self.task, "index": call.index, "round": call.r}
+        task = json.dumps(described(replace(self.task, pixels=call.pixels)))
+        about = {"task": task, "index": call.index, "round": call.r}
         contents = {k: enclosed(asked.message, memory=asked.memory, **about) for k, asked in questions.items()}
         for k, found in self._exchange(EXCHANGE, contents, str(call.r)):
             yield k, found if isinstance(found, Lost) else read_answer(*found)
@@ -74,16 +77,22 @@ class OnFlower:
         """As `Place.settle`: nodes forget by themselves."""
 
     def _settings(self) -> str:
-        return json.dumps(self.config.identity())
+        """The settings but for the device, which is each node's own."""
+        return json.dumps({name: value for name, value in self.config.identity().items() if name != "torch_device"})
 
     def _meet(self) -> dict[int, bytes]:
-        """Ask nodes that are new who they are; the answers to the survey of those that are clients of this run."""
+        """Ask nodes that are new or back who they are; the answers to the survey of those that are clients of this run.
+
+        A node that gives no answer in time is asked again the next time.
+        """
         there = set(self.grid.get_node_ids())
         self.nodes = {k: node for k, node in self.nodes.items() if node in there}
-        new, answers = there - self.asked_who, {}
-        self.asked_who |= new
+        self.known &= there
+        new, answers = there - self.known, {}
         content = {node: enclosed(b"", config=self._settings()) for node in new}
         for node, found in self._send(SURVEY, content, "start") if new else ():
+            if found is not self.late:
+                self.known.add(node)
             if isinstance(found, Lost):
                 print(f"node {node}: {found.why}", flush=True)
                 continue
@@ -132,7 +141,7 @@ class OnFlower:
                     waiting |= self._push(kind, late, group)
             time.sleep(PAUSE if waiting else 0)
         for node in dict.fromkeys(waiting.values()):
-            yield node, Lost(f"no answer within {self.timeout:g} s")
+            yield node, self.late
 
     def _push(self, kind: str, contents: Mapping[int, RecordDict], group: str) -> dict[str, int]:
         """Sends each node its content; number of the message -> node. Raises RuntimeError if Flower takes too few."""

@@ -14,7 +14,7 @@ from fedtiny_lite.config import Config, make_config, parse_settings
 from fedtiny_lite.flower.folders import read_holdings
 from fedtiny_lite.flower.place import OnFlower
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import Holdings, hand_out, resolve_device
+from fedtiny_lite.simulation.setup import Holdings, hand_out, resolved
 
 app = ServerApp()
 
@@ -24,14 +24,19 @@ def main(grid: Grid, context: Context) -> None:
     """One run; the last line printed is the path of its record."""
     own = context.run_config
     config = make_config(str(own["profile"]), **parse_settings(str(own["settings"]).split()))
-    config = replace(config, torch_device=resolve_device(config.torch_device))
+    config, held = holdings(resolved(config), str(own["holdings"]))
     numbers = [float(own[name]) for name in ("min-clients", "wait", "round-timeout")]
-    place = OnFlower(grid, config, holdings(config, str(own["holdings"])), int(numbers[0]), *numbers[1:])
+    place = OnFlower(grid, config, held, int(numbers[0]), *numbers[1:])
     folder = Path(str(own["out"])) / "runs"
     record = run(config, folder, place=place)
     print(folder / record["run_id"] / "record.json", flush=True)
 
 
-def holdings(config: Config, folder: str) -> Holdings:
-    """What the server holds: its folder, or its part of the data set that the settings name."""
-    return read_holdings(Path(folder)) if folder else hand_out(config)
+def holdings(config: Config, folder: str) -> tuple[Config, Holdings]:
+    """What the server holds: its folder, or its part of the data set that the settings name; the settings with the name
+    of the data.
+    """
+    if not folder:
+        return config, hand_out(config)
+    dataset, held = read_holdings(Path(folder), config.torch_device)
+    return replace(config, dataset=dataset), held

@@ -13,6 +13,7 @@ from fedtiny_lite.data.augmentation import augment
 from fedtiny_lite.data.datasets import Split, batches, to_float
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.replay import WARM_UP, Step, replayed
+from fedtiny_lite.own_files import FILE
 
 EVALUATION_BATCH = 256
 
@@ -94,8 +95,11 @@ def train(
 
 
 def _recordable(images: Tensor, config: Config) -> bool:
-    """Whether a step on these images is worth replaying: they are a whole batch on a GPU."""
-    return images.is_cuda and len(images) == config.batch_size
+    """Whether a step on these images is worth replaying: they are a whole batch on a GPU.
+
+    A network in a file of one's own may look at its numbers, and so wait for the GPU, which cannot be recorded.
+    """
+    return images.is_cuda and len(images) == config.batch_size and not config.model.startswith(FILE)
 
 
 def gradient(parameter: Tensor) -> Tensor:

@@ -127,14 +127,22 @@ def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> Non
 def check_data(folder: Path, theirs: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError if the images and their split are not those with which the run in `folder` began.
 
-    `theirs`, `now`: its record, and one that begins.
+    `theirs`, `now`: its record, and one that begins. Statistics of pixels may differ where other clients answered the
+    survey than did then.
     """
     differing = [name for name, value in plain(now["data"]).items() if theirs["data"].get(name) != value]
-    if differing:
+    if differing and (differing != ["pixels"] or _surveyed(theirs) == _surveyed(now)):
         raise ValueError(
             f"{path_in(folder)} began with other images (its {', '.join(differing)} differ); bring these back, or "
             "delete it to start over"
         )
+
+
+def _surveyed(record: Mapping[str, Any]) -> set[int]:
+    """The clients whose answers to the survey of pixels count."""
+    entry = record["prelude"][0] if record["prelude"] else {"asked": []}
+    left_out = {*map(int, entry.get("lost", {})), *entry.get("rejected_clients", [])}
+    return {*entry["asked"]} - left_out
 
 
 def check_images(path: Path, record: Mapping[str, Any], config: Config) -> None:

@@ -45,7 +45,8 @@ def carry_out(
     following, note = exchange.fold(server, state, r, accepted.replies)
     check_state(server, following)
     heard = {k: found for k, found in asking.answers.items() if isinstance(found, Heard)}
-    memories = {**asking.ledger.memories, **{k: found.memory for k, found in heard.items()}}
+    remembered = {k: found.memory for k, found in heard.items() if k not in accepted.undone}
+    memories = {**asking.ledger.memories, **remembered}
     ledger = note_changes(method, server, state, following, replace(accepted.ledger, memories=memories))
     if index >= 0:  # a later exchange may build on this one, so whoever missed it is sent everything
         ledger = forget(ledger, accepted.lost)

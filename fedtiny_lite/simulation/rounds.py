@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from fedtiny_lite.simulation.exchanges import carry_out, check_state
 from fedtiny_lite.simulation.places import Place, place_for
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import final, score
-from fedtiny_lite.simulation.setup import Federation, resolve_device
+from fedtiny_lite.simulation.setup import Federation, resolved, surveyed_by
 from fedtiny_lite.simulation.stopping import stopping
 from fedtiny_lite.simulation.watching import OnRound, watched
 
@@ -51,7 +50,7 @@ def run(
     when fewer than half of a round's replies could be used: the record so far is then kept, not complete. Ctrl-C raises
     Stopped, which says how many rounds are kept.
     """
-    config = replace(config, torch_device=resolve_device(config.torch_device))
+    config = resolved(config)
     folder = None if out is None else Path(out) / config.run_id
     with stopping(lambda: checkpoint.kept(folder, config.rounds)):
         if folder is None:
@@ -113,6 +112,7 @@ def _run(config: Config, folder: Path | None, on_round: OnRound, place: Place) -
     record = _new_record(federation, method)
     if saved and folder:
         checkpoint.check_data(folder, saved.record, record)
+        federation = surveyed_by(saved.record, federation)
         record = saved.record | {"environment": also_on(saved.record, record["environment"])}
     try:
         progress = saved.progress if saved else _prepare(federation, method, record, on_round, place)

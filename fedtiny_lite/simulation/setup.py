@@ -1,7 +1,7 @@
 """All sides of a simulated run, built from its settings alone and so the same in every process."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
@@ -131,8 +131,17 @@ def federate(config: Config, holdings: Holdings, survey: Callable[[], Mapping[in
     return Federation(build_server(_task_of(config, holdings, pixels), holdings.public), holdings, samples, cost)
 
 
+def surveyed_by(record: Mapping[str, Any], federation: Federation) -> Federation:
+    """The federation with the statistics of pixels that a run's `record` holds, whoever answered the survey since."""
+    pixels = Normalisation(*(tuple(record["data"]["pixels"][name]) for name in ("mean", "std")))
+    if pixels == federation.task.pixels:
+        return federation
+    task = replace(federation.task, pixels=pixels)
+    return replace(federation, server=build_server(task, federation.holdings.public))
+
+
 def _task_of(config: Config, holdings: Holdings, pixels: Normalisation) -> Task:
-    return make_task(config, len(holdings.classes), holdings.in_shape, pixels)
+    return make_task(resolved(config), len(holdings.classes), holdings.in_shape, pixels)
 
 
 def _surveyed(
@@ -175,6 +184,11 @@ def client_of(config: Config, pixels: Normalisation, k: int, r: int, memory: byt
 def largest_first(holdings: Holdings, clients: Sequence[int]) -> list[int]:
     """These clients, those with most images first, so that workers finish together."""
     return sorted(clients, key=lambda k: -holdings.sizes[k])
+
+
+def resolved(config: Config) -> Config:
+    """The same settings with the device that they mean here. Raises RuntimeError for a GPU that is not there."""
+    return replace(config, torch_device=resolve_device(config.torch_device))
 
 
 def resolve_device(name: str) -> str:

@@ -3,7 +3,6 @@
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fedtiny_lite.plots.rounds import training_figure
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import build_federation, resolve_device
+from fedtiny_lite.simulation.setup import build_federation, resolved
 from fedtiny_lite.widgets.panel import Places, as_html
 
 Entries = list[dict[str, Any]]
@@ -35,7 +34,7 @@ def train_panel(config: Config, out: Path | str, interactive: bool) -> Widget | 
     The run is the one that `run(config, out)` gives. A stopped one goes on where it was stopped, and a finished one
     starts anew. It trains in a thread, because a busy kernel would not hear "stop".
     """
-    config = replace(config, torch_device=resolve_device(config.torch_device))
+    config = resolved(config)
     if not interactive:
         run(config, out)
         return draw_training(config, *known(config, Path(out)))
