@@ -14,8 +14,9 @@ from fedtiny_lite.data import datasets
 from fedtiny_lite.federated.ledger import SHARED, Ledger
 from fedtiny_lite.federated.memory import Memories
 from fedtiny_lite.federated.messages import pack, unpack
+from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records import schema
-from fedtiny_lite.simulation import checkpoint, rounds
+from fedtiny_lite.simulation import checkpoint, reading, rounds
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import build_federation
@@ -66,7 +67,7 @@ def test_another_process_can_read_the_record_so_far(saved, server, tmp_path):
 
 def test_a_checkpoint_is_the_state_the_record_and_the_digests_of_the_clients_memories(saved, server):
     folder, state = saved
-    record, progress, _ = checkpoint.load(folder, CONFIG, server.task)
+    record, progress, *_ = checkpoint.load(folder, CONFIG, server.task)
     found, ledger = progress.state, progress.ledger
     assert [entry["round"] for entry in record["rounds"]] == [0] and record["complete"] is False
     assert found.mask == state.mask
@@ -89,7 +90,7 @@ def test_what_a_method_keeps_beside_the_weights_comes_back(tmp_path, saved, serv
     saved_progress = Progress(replace(state, extra=extra), ledger)
     so_far = checkpoint.load(folder, CONFIG, server.task).record
     checkpoint.save(tmp_path / "a", CONFIG, so_far, saved_progress)
-    record, found, _ = checkpoint.load(tmp_path / "a", CONFIG, server.task)
+    record, found, *_ = checkpoint.load(tmp_path / "a", CONFIG, server.task)
     assert record == so_far and found.ledger == ledger
     assert list(found.state.extra) == list(extra)
     assert all(torch.equal(found.state.extra[name], tensor) for name, tensor in extra.items())
@@ -159,6 +160,37 @@ def test_a_run_does_not_go_on_with_other_images(saved, tmp_path, monkeypatch):
         run(CONFIG, tmp_path)
     monkeypatch.undo()
     assert run(CONFIG, tmp_path)["complete"]
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        *(None, [], {}, {"mean": [0.5]}, {"mean": [0.5, 0.5], "std": [0.2]}, {"mean": 0.5, "std": 0.2}),
+        *({"mean": ["0.5"], "std": [0.2]}, {"mean": [0.5], "std": [0.0]}, {"mean": [float("nan")], "std": [0.2]}),
+    ],
+)
+def test_statistics_of_pixels_that_are_none_are_refused(pixels):
+    with pytest.raises(ValueError, match=r"its pixels have|in place of named values"):
+        reading.read_pixels({"data": {"pixels": pixels}}, 1)
+    assert reading.read_pixels({"data": {"pixels": {"mean": [0.5], "std": [0.2]}}}, 1) == Normalisation((0.5,), (0.2,))
+
+
+def test_statistics_of_pixels_may_differ_only_where_other_clients_answered():
+    def surveyed(mean, lost, rejected=()):
+        entry = {"asked": [0, 1, 2], "lost": dict.fromkeys(lost, "gone"), "rejected_clients": [*rejected]}
+        return {"data": {"public_images": 5, "pixels": {"mean": [mean]}}, "prelude": [entry]}
+
+    begun = surveyed(0.5, ["2"])
+    for now in (surveyed(0.5, ["2"]), surveyed(0.6, []), surveyed(0.6, ["1"]), surveyed(0.6, ["2"], [0])):
+        checkpoint.check_data(Path("run"), begun, now)
+    for now in (surveyed(0.6, ["2"]), surveyed(0.6, [], [2])):
+        with pytest.raises(ValueError, match=r"began with other images \(its pixels differ\)"):
+            checkpoint.check_data(Path("run"), begun, now)
+    with pytest.raises(ValueError, match="its public_images, pixels differ"):
+        checkpoint.check_data(Path("run"), begun, {**surveyed(0.6, []), "data": {"public_images": 6, "pixels": {}}})
+    server_side = begun | {"prelude": []}
+    with pytest.raises(ValueError, match="its pixels differ"):
+        checkpoint.check_data(Path("run"), server_side, surveyed(0.6, []) | {"prelude": []})
 
 
 def test_a_record_names_every_environment_that_its_run_went_on_in(tmp_path, monkeypatch):

@@ -19,10 +19,11 @@ from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.ledger import Ledger
 from fedtiny_lite.federated.messages import encode_state, pack, unpack
 from fedtiny_lite.federated.task import Task
+from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records.files import plain, read_bytes, write_bytes
 from fedtiny_lite.simulation import history
 from fedtiny_lite.simulation.progress import Progress
-from fedtiny_lite.simulation.reading import LEDGER, as_mapping, at_start, read_progress, read_record
+from fedtiny_lite.simulation.reading import LEDGER, as_mapping, at_start, read_pixels, read_progress, read_record
 
 
 class Mark(NamedTuple):
@@ -35,11 +36,12 @@ class Mark(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What lies in the folder of an unfinished run."""
+    """What lies in the folder of an unfinished run; `pixels`: the statistics of pixels that it began with."""
 
     record: dict[str, Any]
     progress: Progress
     mark: Mark
+    pixels: Normalisation
 
 
 def path_in(folder: Path) -> Path:
@@ -182,7 +184,7 @@ def load(folder: Path, config: Config, task: Task) -> Saved | None:
         if resumed:
             record["environment"] |= {"resumed": [*map(as_mapping, resumed)]}
         mark = Mark(progress.ledger, progress.state.of_clients, rounds, message.meta["last"])
-        return Saved(record, progress, mark)
+        return Saved(record, progress, mark, read_pixels(record, task.in_shape[0]))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What a checkpoint and its history hold, checked as a reply is: they may be of a program that is not this one."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fedtiny_lite.federated.ledger import Ledger, first_versions
 from fedtiny_lite.federated.messages import Message, decode_state, unpack
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.federated.task import Task
+from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records.schema import is_record
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import MAXIMA, TOTALS
@@ -79,6 +81,22 @@ def read_record(parts: list[Message], config: Config) -> dict[str, Any]:
     if not as_mapping(record.get("start")).keys() <= {"round"} | as_mapping(last).keys():
         raise ValueError("its record has an entry without scores")
     return record
+
+
+def read_pixels(record: Mapping[str, Any], channels: int) -> Normalisation:
+    """The statistics of pixels in a record. Raises ValueError unless each channel has a mean and a spread above 0."""
+    told = as_mapping(as_mapping(record.get("data")).get("pixels"))
+    mean, std = (_per_channel(told.get(name), channels) for name in ("mean", "std"))
+    if min(std) <= 0:
+        raise ValueError(f"its pixels have a spread of {min(std)}")
+    return Normalisation(mean, std)
+
+
+def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
+    whole = isinstance(values, list) and len(values) == channels
+    if not whole or not all(isinstance(value, float) and isfinite(value) for value in values):
+        raise ValueError(f"its pixels have {str(values)[:100]} in place of a number for each channel")
+    return tuple(values)
 
 
 def _read_ledger(parts: list[Message], task: Task) -> Ledger:

@@ -27,7 +27,7 @@ from fedtiny_lite.simulation.exchanges import carry_out, check_state
 from fedtiny_lite.simulation.places import Place, place_for
 from fedtiny_lite.simulation.progress import Progress
 from fedtiny_lite.simulation.scoring import final, score
-from fedtiny_lite.simulation.setup import Federation, resolved, surveyed_by
+from fedtiny_lite.simulation.setup import Federation, resolved, with_pixels
 from fedtiny_lite.simulation.stopping import stopping
 from fedtiny_lite.simulation.watching import OnRound, watched
 
@@ -112,7 +112,7 @@ def _run(config: Config, folder: Path | None, on_round: OnRound, place: Place) -
     record = _new_record(federation, method)
     if saved and folder:
         checkpoint.check_data(folder, saved.record, record)
-        federation = surveyed_by(saved.record, federation)
+        federation = with_pixels(federation, saved.pixels)
         record = saved.record | {"environment": also_on(saved.record, record["environment"])}
     try:
         progress = saved.progress if saved else _prepare(federation, method, record, on_round, place)

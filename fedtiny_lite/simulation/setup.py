@@ -131,9 +131,8 @@ def federate(config: Config, holdings: Holdings, survey: Callable[[], Mapping[in
     return Federation(build_server(_task_of(config, holdings, pixels), holdings.public), holdings, samples, cost)
 
 
-def surveyed_by(record: Mapping[str, Any], federation: Federation) -> Federation:
-    """The federation with the statistics of pixels that a run's `record` holds, whoever answered the survey since."""
-    pixels = Normalisation(*(tuple(record["data"]["pixels"][name]) for name in ("mean", "std")))
+def with_pixels(federation: Federation, pixels: Normalisation) -> Federation:
+    """The federation with the statistics of pixels that its run began with, whoever answered the survey since."""
     if pixels == federation.task.pixels:
         return federation
     task = replace(federation.task, pixels=pixels)
