@@ -80,3 +80,14 @@ def test_replayed_steps_end_where_a_loop_does(monkeypatch):
     (_, replayed), (moved, looped) = epochs_on_gpu(None), epochs_on_gpu(lambda parameters: None)
     assert int((replayed["layer4.0.conv1.weight"] != 0).sum()) == 500
     assert apart(replayed, looped) < 0.3 * moved and len(recorded) == 1
+
+
+def test_devices_with_folders_of_their_own_train_on_a_gpu(tmp_path):
+    """Samples come from files, and so from the CPU, on the server and on devices alike."""
+    flower = pytest.importorskip("tests.test_flower")
+    config = flower.tiny(torch_device="cuda")
+    flower.hand_over(config, tmp_path)
+    _, holdings = flower.read_holdings(tmp_path / "server", "cuda")
+    nodes = flower.Nodes({k: {"client": k, "folder": str(tmp_path / f"client{k}")} for k in range(config.clients)})
+    record = run(config, place=flower.OnFlower(nodes, config, holdings))
+    assert record["complete"] and all(entry["rejected_clients"] == [] for entry in record["rounds"])
