@@ -177,20 +177,21 @@ def test_statistics_of_pixels_that_are_none_are_refused(pixels):
 
 def test_statistics_of_pixels_may_differ_only_where_other_clients_answered():
     def surveyed(mean, lost, rejected=()):
-        entry = {"asked": [0, 1, 2], "lost": dict.fromkeys(lost, "gone"), "rejected_clients": [*rejected]}
+        reasons = {"lost": dict.fromkeys(lost, "gone"), "rejections": dict.fromkeys(rejected, "torn")}
+        entry = {"exchange": "pixel_statistics", "asked": [0, 1, 2]} | {key: of for key, of in reasons.items() if of}
         return {"data": {"public_images": 5, "pixels": {"mean": [mean]}}, "prelude": [entry]}
 
     begun = surveyed(0.5, ["2"])
-    for now in (surveyed(0.5, ["2"]), surveyed(0.6, []), surveyed(0.6, ["1"]), surveyed(0.6, ["2"], [0])):
+    for now in (surveyed(0.5, ["2"]), surveyed(0.6, []), surveyed(0.6, ["1"]), surveyed(0.6, ["2"], ["0"])):
         checkpoint.check_data(Path("run"), begun, now)
-    for now in (surveyed(0.6, ["2"]), surveyed(0.6, [], [2])):
+    for now in (surveyed(0.6, ["2"]), surveyed(0.6, [], ["2"])):
         with pytest.raises(ValueError, match=r"began with other images \(its pixels differ\)"):
             checkpoint.check_data(Path("run"), begun, now)
     with pytest.raises(ValueError, match="its public_images, pixels differ"):
         checkpoint.check_data(Path("run"), begun, {**surveyed(0.6, []), "data": {"public_images": 6, "pixels": {}}})
-    server_side = begun | {"prelude": []}
-    with pytest.raises(ValueError, match="its pixels differ"):
-        checkpoint.check_data(Path("run"), server_side, surveyed(0.6, []) | {"prelude": []})
+    for later in ([], [{"exchange": "bn_statistics", "asked": [1]}]):  # with pixel_statistics=server nobody is surveyed
+        with pytest.raises(ValueError, match="its pixels differ"):
+            checkpoint.check_data(Path("run"), begun | {"prelude": later}, surveyed(0.6, []) | {"prelude": []})
 
 
 def test_a_record_names_every_environment_that_its_run_went_on_in(tmp_path, monkeypatch):

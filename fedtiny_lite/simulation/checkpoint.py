@@ -140,11 +140,13 @@ def check_data(folder: Path, theirs: Mapping[str, Any], now: Mapping[str, Any]) 
         )
 
 
-def _surveyed(record: Mapping[str, Any]) -> set[int]:
-    """The clients whose answers to the survey of pixels count."""
-    entry = record["prelude"][0] if record["prelude"] else {"asked": []}
-    left_out = {*map(int, entry.get("lost", {})), *entry.get("rejected_clients", [])}
-    return {*entry["asked"]} - left_out
+def _surveyed(record: Mapping[str, Any]) -> list[Any]:
+    """The clients that were asked for sums of their pixels, and those of them whose answers do not count."""
+    first = as_mapping(plain(record["prelude"][0])) if record["prelude"] else {}
+    if first.get("exchange") != "pixel_statistics":
+        return []
+    left_out = (as_mapping(first.get(name, {})) for name in ("lost", "rejections"))
+    return [first.get("asked"), sorted(k for of_kind in left_out for k in of_kind)]
 
 
 def check_images(path: Path, record: Mapping[str, Any], config: Config) -> None:
