@@ -34,7 +34,7 @@ _BUDGETS: Mapping[str, Callable[[Runs, str], list[float]]] = {
 }
 _SPENDS: dict[str, tuple[Spend, float]] = {
     "training FLOPs of a run\n(10¹², counted)": (flops, 1e12),
-    "training time of a run\n(minutes on one core: steps × time of one)": (seconds, 60),
+    "training time of a run\n(minutes: steps × one step's)": (seconds, 60),
 }
 """Label of an axis -> what it shows, and its unit."""
 

@@ -24,7 +24,7 @@ def figure(size: tuple[float, float] = SINGLE) -> Figure:
 def subtitle(fig: Figure, title: str, text: str) -> None:
     """Above all panels: `title`, and smaller below it `text`: data, model, seeds, counted or measured."""
     fig.suptitle(title + "\n" * (1 + text.count("\n")), fontsize=12, fontweight="bold", x=0.5)
-    fig.text(0.5, 0.985 - 0.25 / fig.get_figheight(), text, ha="center", va="top", fontsize=8.5, color=GREY)
+    fig.text(0.5, 1 - 0.33 / fig.get_figheight(), text, ha="center", va="top", fontsize=8.5, color=GREY)
 
 
 def active_weights_axis(ax: Axes, weights_per_filter: float) -> SecondaryAxis:

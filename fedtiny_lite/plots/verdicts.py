@@ -45,6 +45,7 @@ def _lead(ax: Axes, lead: Finding) -> None:
         label.set_fontweight("bold" if name in lead.sure else "normal")
     least, most = (count(map(len, lead.shown.values())) for count in (min, max))
     seeds = f"{most}" if least == most else f"{least} to {most}"
+    ax.locator_params(axis="x", nbins=6)
     ax.set(xlabel="accuracy of FedTiny minus that of …", title=_title(f"Accuracy, {seeds} seeds", lead))
 
 
