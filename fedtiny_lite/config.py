@@ -123,7 +123,7 @@ class Config(Settings):
         if 0 < self.update_limit < 1:
             raise ValueError(
                 f"update_limit = {self.update_limit}: below 1 equal updates would be rejected too; "
-                f"it must be at least 1, or 0 for no limit"
+                "it must be at least 1, or 0 for no limit"
             )
         if self.clients_per_round > self.clients:
             raise ValueError(

@@ -211,6 +211,13 @@ def test_cifar_from_its_archive_or_its_folder(extracted, tmp_path, monkeypatch):
     assert (tmp_path / ".cache" / "cifar10.npz").exists()
 
 
+def test_what_an_archive_names_and_is_no_file_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path, "inside", recursive=False)
+    with tarfile.open(tmp_path / "a.tar") as tar, pytest.raises(ValueError, match="inside is no file in its archive"):
+        sources._member(tar, "inside")
+
+
 def test_a_damaged_extracted_file_without_its_archive_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", no_network)
     put_cifar(monkeypatch, tmp_path, extracted=True)

@@ -29,12 +29,13 @@ from fedtiny_lite.federated.protocol import Heard, Lost
 from fedtiny_lite.flower import client_app, server_app
 from fedtiny_lite.flower.envelopes import EXCHANGE, SURVEY, enclosed, opened
 from fedtiny_lite.flower.folders import SAMPLES, hand_over, read_holdings, read_split, write_split
+from fedtiny_lite.flower.loopback import Loopback
 from fedtiny_lite.flower.place import OnFlower, read_answer
 from fedtiny_lite.records import schema
 from fedtiny_lite.records.files import read_json, write_json
 from fedtiny_lite.simulation.places import FORGOT
 from fedtiny_lite.simulation.rounds import run
-from fedtiny_lite.simulation.setup import hand_out
+from fedtiny_lite.simulation.setup import hand_out, resolved
 from tests.helpers import Stop, four_clients
 
 Described = namedtuple("Described", ("classes", "in_shape"))
@@ -171,6 +172,11 @@ def test_runs_on_images_of_ones_own_are_other_runs_if_these_are_others(tmp_path)
     names.append(server_app.holdings(config, str(server))[0])
     assert names[0] == config and names[1] == names[2] and len({name.run_id for name in names}) == 3
     assert {name.dataset[:8] for name in names[1:]} == {"devices-"}
+
+
+def test_a_record_lies_where_the_server_puts_it_whose_device_is_auto(tmp_path):
+    auto, cpu = tiny(torch_device="auto"), resolved(tiny(torch_device="auto"))
+    assert Loopback(auto, tmp_path).record_of(auto) == tmp_path / "runs" / cpu.run_id / "record.json"
 
 
 def test_fewer_clients_a_round_are_asked_alone():
@@ -493,6 +499,7 @@ def test_what_the_servers_folder_must_hold(tmp_path):
     assert dataset == f"devices-{fingerprint}" and holdings.summary == {"public_images": 2, "test_images": 1}
     assert read_holdings(folder(summary={"a": 1}, dataset="digits"), "cpu")[0] == "digits"
     assert read_holdings(folder(summary={"a": 1}), "cpu")[1].summary == {"a": 1}
+    assert read_holdings(folder(), "meta")[1].test.images.is_meta
     for wrong, said in (
         ({"labels": (0, 2)}, r"public\.npz: there must be samples, with labels from 0 to 1"),
         ({"test_labels": (-100,)}, r"test\.npz: there must be samples, with labels from 0 to 1"),

@@ -271,6 +271,17 @@ def test_figure_of_the_verdicts_has_a_panel_for_each_setting_and_one_for_costs(t
     assert bold[0] == {"small model", "GraSP"} and len(bold[1]) == 7  # surely ahead of 2 and of 7 of 13
 
 
+def test_figure_of_the_verdicts_draws_every_density_of_the_papers_model_and_three_costs(committed):
+    *leads, costs = verdicts_figure(list(committed.values())).axes
+    densities = [ax.get_title().partition("density ")[2].split(",")[0].split("\n")[0] for ax in leads]
+    assert densities == ["0.04", "0.012", "0.004", "0.1", "0.01"]
+    names, bars = [text.get_text() for text in costs.get_legend().get_texts()], costs.containers
+    assert names == ["computation, an adjusting round", "computation, 300 rounds", "memory"]
+    labels = [label.get_text() for label in costs.get_yticklabels()]
+    saved = [bar[labels.index("PruneFL")].get_width() for bar in bars]
+    assert saved == [pytest.approx(share, abs=5e-5) for share in (0.9616, 0.4535, 0.9634)]
+
+
 def test_the_table_of_the_papers_model_leaves_out_digits(committed):
     table = resnet_table(list(committed.values()))
     assert set(table["claim"]) == {found.claim for found in committed.values() if found.source == ABSTRACT}
