@@ -88,7 +88,10 @@ def test_two_workers_one_of_which_dies_and_then_one_process_give_the_same_record
     def kill_a_worker(entry, state):
         seen.append(entry["round"])
         if entry["round"] == 2:
-            next(child for child in multiprocessing.active_children() if child not in others).kill()
+            mine = [child for child in multiprocessing.active_children() if child not in others]
+            mine[0].kill()
+            for worker in mine:  # the pool ends the others as soon as it misses one
+                worker.join(60)
 
     with pytest.raises(RuntimeError, match=r"a worker process died.*finished rounds are kept"):
         run(tiny(workers=2), tmp_path, kill_a_worker)
