@@ -13,7 +13,7 @@ import pytest
 
 from fedtiny_lite.experiments.notebook_runner import run_notebooks
 from fedtiny_lite.records import schema
-from fedtiny_lite.records.files import ROOT, alone, aside, read_json, scratch_folder, write_json
+from fedtiny_lite.records.files import HOST, ROOT, alone, aside, read_json, scratch_folder, write_json
 from fedtiny_lite.report.pages.notebook_page import write_page
 from fedtiny_lite.simulation.rounds import LOCK, run
 from tests.helpers import four_clients
@@ -165,7 +165,7 @@ def test_a_scratch_folder_is_swept_once_its_process_is_gone(tmp_path, monkeypatc
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left = tmp_path / f".fedtiny-lite.abc.{ended.pid}.tmp"
+    left = tmp_path / f".fedtiny-lite.abc.{HOST}.{ended.pid}.tmp"
     write_json(left / "message", {})
     with scratch_folder() as folder:
         assert names(tmp_path) == [folder.name]

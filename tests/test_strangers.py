@@ -372,8 +372,10 @@ def gone() -> int:
 
 
 def test_the_next_write_sweeps_what_killed_processes_left(tmp_path):
-    theirs = [tmp_path / f".x.json.7.{pid}.tmp" for pid in (gone(), os.getppid(), os.getpid())]
-    others = [tmp_path / name for name in (".x.tmp", ".cache", "x.7.1.tmp", f".{'9' * 30}.tmp")]
+    theirs = [tmp_path / f".x.json.7.{files.HOST}.{pid}.tmp" for pid in (gone(), os.getppid(), os.getpid())]
+    elsewhere = f".x.json.7.another{files.HOST}.{gone()}.tmp"
+    names = (".x.tmp", ".cache", f"x.7.{files.HOST}.1.tmp", f".{files.HOST}.{'9' * 30}.tmp", elsewhere)
+    others = [tmp_path / name for name in names]
     for path in (*theirs, *others):
         path.write_text("half of")
     files.write_json(tmp_path / "y.json", {})
@@ -383,7 +385,7 @@ def test_the_next_write_sweeps_what_killed_processes_left(tmp_path):
 def test_a_finished_run_sweeps_what_a_killed_process_left(tmp_path):
     folder = tmp_path / CONFIG.run_id
     record = run(CONFIG, tmp_path)
-    (folder / f".record.json.7.{gone()}.tmp").write_text("half of")
+    (folder / f".record.json.7.{files.HOST}.{gone()}.tmp").write_text("half of")
     checkpoint.path_in(folder).write_bytes(b"of a process that was killed before it could delete it")
     assert run(CONFIG, tmp_path) == record
     assert sorted(path.name for path in folder.iterdir()) == ["model.tiny", "record.json"]

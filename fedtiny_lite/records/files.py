@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, where there is one."""
 
+HOST = "".join(filter(str.isalnum, platform.node())) or "unnamed"
+"""This machine's name in the names of temporary files: process numbers of another machine say nothing here."""
 
 Json = Any
 """JSON data: a dict, a list, a string, a number, a bool or None; which of them, its reader knows."""
@@ -60,9 +63,9 @@ def aside(path: Path) -> Iterator[Path]:
     """A place beside `path` to write a file to. It is renamed to `path` once its bytes have reached the disk.
 
     If the block raises, nothing is left of it, and what was at `path` stays. Folders are created; what killed processes
-    left in the folder is swept. Raises OSError naming `path`.
+    of this machine left in the folder is swept. Raises OSError naming `path`.
     """
-    beside = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{threading.get_native_id()}.{HOST}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
@@ -85,10 +88,10 @@ def _remedy(error: OSError) -> str:
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Delete what `aside` left in `folder` of processes that were killed; that of running ones stays."""
+    """Delete what `aside` left in `folder` of this machine's killed processes; that of running ones stays."""
     for path in folder.glob(pattern):
-        pid = path.suffixes[-2].removeprefix(".") if len(path.suffixes) > 1 else ""
-        if pid.isdecimal() and not _is_running(int(pid)):
+        host, _, pid = path.stem.rpartition(".")
+        if host.endswith(f".{HOST}") and pid.isdecimal() and not _is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -97,7 +100,7 @@ def scratch_folder() -> Iterator[Path]:
     """A folder for the time of the block; if the process is killed in it, the next call sweeps the folder away."""
     name = ".fedtiny-lite."
     sweep(Path(tempfile.gettempdir()), f"{name}*.tmp")
-    with tempfile.TemporaryDirectory(prefix=name, suffix=f".{os.getpid()}.tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix=name, suffix=f".{HOST}.{os.getpid()}.tmp") as folder:
         yield Path(folder)
 
 
