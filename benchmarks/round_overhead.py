@@ -2,7 +2,7 @@
 
     python -m benchmarks.round_overhead
 
-A round is timed inside `simulate.run`, as its record times it: asking, packing, clients' masked training,
+A round is timed inside `simulation.rounds.run`, as its record times it: asking, packing, clients' masked training,
 unpacking, averaging, and here a test set of ten images. The bare loop takes the same number of batches of the
 same sizes from the same clients' images, augmented and normalised by the same functions (so that is in both),
 through the same model and SGD (torch's default loop over parameters, where the kit asks for `foreach`), with no
@@ -130,7 +130,7 @@ def bare_step(config: Config, federation: Federation) -> Callable[[Mask], Callab
     model = copy.deepcopy(federation.server.model)
     if config.engine != "sparse":
         return lambda mask: dense_step(model, config)
-    network = SparseNetwork(model, config.batch_size, federation.task.in_shape)
+    network = SparseNetwork(model, federation.task.in_shape)
     return lambda mask: sparse_step(network, model, mask, config)
 
 

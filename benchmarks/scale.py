@@ -8,7 +8,7 @@ digits; then the start of ResNet18 of width 64 at density 0.01, up to the first 
 question and a reply of two networks weigh and take to fold. Each measurement has a process of its own. Seconds are of
 the processor, not of the clock, so that other work on the machine counts little: the median over rounds after the
 first. Peaks are by how much a process grows. Exits with 1 if a target is missed. With `--flower`: the rounds of 100
-clients in this process and in Flower's simulation engine, by the clock.
+clients that share digits, in this process and in Flower's simulation engine, by the clock.
 """
 
 import json
@@ -84,11 +84,15 @@ def in_own_process(what: str, *given: object) -> dict:
 def config_of(clients: int, **settings: object) -> Config:
     """A run of so many clients, who share noisy digits."""
     setup.load_dataset = lambda *_: noisy_digits(20 * 10 + EACH * clients)
-    small = dict(
+    return make_config(PROFILES["digits"] | small(clients) | settings)
+
+
+def small(clients: int) -> dict:
+    """Settings of such a run that differ from profile digits."""
+    return dict(
         clients=clients, clients_per_round=PER_ROUND, partition="iid", samples=0, test_samples=10, pretrain_epochs=1,
         min_samples=2, selection_clients=PER_ROUND, rounds=ROUNDS, adjust_until=ROUNDS,
     )  # fmt: skip
-    return make_config(PROFILES["digits"] | small | settings)
 
 
 def rounds(clients: str) -> dict:
@@ -146,16 +150,13 @@ def fold(model: str, width: str, density: str, replies: int = 60) -> dict:
     return {"down": len(question), "up": len(reply), "dense": dense, "seconds": seconds}
 
 
-def flower(clients: int) -> dict:
-    """Seconds by the clock of a round in this process and on Flower's simulated nodes, in the same process."""
+def flower() -> dict:
+    """Seconds by the clock of a round in this process and on Flower's simulated nodes, which read digits themselves."""
     from fedtiny_lite.flower.simulated import simulated
 
-    config, found = config_of(clients), {}
-    for place, carry_out in {"here": run, "on Flower": simulated}.items():
-        times = []
-        carry_out(config, on_round=lambda entry, state, times=times: times.append(time.perf_counter()))
-        found[place] = median(np.diff(times)[1:])
-    return found
+    config = make_config(PROFILES["digits"] | small(PER_ROUND))
+    records = {"here": run(config), "on Flower": simulated(config)}
+    return {place: median(entry["seconds"] for entry in found["rounds"][1:]) for place, found in records.items()}
 
 
 MEASURES = {"rounds": rounds, "start": start, "fold": fold}
@@ -172,7 +173,7 @@ def noisy_digits(images: int) -> Dataset:
 
 if __name__ == "__main__":
     if "--flower" in sys.argv:
-        seconds = flower(PER_ROUND)
+        seconds = flower()
         print(seconds, f"ratio {seconds['on Flower'] / seconds['here']:.1f}")
     elif len(sys.argv) > 1:
         print(json.dumps(MEASURES[sys.argv[1]](*sys.argv[2:])))

@@ -1,6 +1,6 @@
 """Steps that need processes of their own: peak memory, and two clients at once. Needs Linux.
 
-Processes are spawned and begin as the workers of `simulate` do, with one torch thread.
+Processes are spawned and begin as `simulation.places.start_worker` begins them, with one torch thread.
 """
 
 import multiprocessing

@@ -54,7 +54,7 @@ def prepare(case: Case) -> Client:
     if case.engine != "sparse":
         return Client(model, None, None, _dense_step(case, model))
     mask = new_mask(case, model)
-    network = SparseNetwork(model, case.batch, SHAPE)
+    network = SparseNetwork(model, SHAPE)
     network.load(model, mask)
     return Client(model, mask, network, _sparse_step(case, network))
 

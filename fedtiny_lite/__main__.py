@@ -13,6 +13,7 @@ from fedtiny_lite.experiments.plans import PLANS
 from fedtiny_lite.experiments.study import SEEDS, STUDY, planned
 from fedtiny_lite.own_files import FILE
 from fedtiny_lite.settings import rules
+from fedtiny_lite.simulation.stopping import exit_status
 
 if TYPE_CHECKING:
     from fedtiny_lite.report.verdicts import Verdict
@@ -23,15 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     Ctrl-C.
     """
     options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
-    try:
-        return options.command(options)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        kept = "stopped; what was finished is kept, and the same command goes on from there"
-        print(f"\n{str(stop) or kept}", file=sys.stderr)
-        return 130
+    return exit_status(lambda: options.command(options))
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -136,7 +136,7 @@ class Config(Settings):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process is made anew from its settings: it loads a method's file for itself."""
-        return _from_settings, ({rule.name: getattr(self, rule.name) for rule in rules(Config)} | self.identity(),)
+        return _from_settings, (self.everything(),)
 
     @property
     def run_id(self) -> str:
@@ -154,11 +154,14 @@ class Config(Settings):
         """The settings that can change a result, the method's own among them, as plain JSON."""
         return self.values() | self.of(Settings).values()
 
+    def everything(self) -> dict[str, Any]:
+        """All settings, those too that change no result."""
+        return {rule.name: getattr(self, rule.name) for rule in rules(Config)} | self.identity()
+
     def changed(self, **settings: Any) -> "Config":
         """The same settings but for these, the method's own among them. Raises ValueError as `make_config` does."""
         known = names(Config) | names(own_settings(str(settings.get("method", self.method))))
-        kept = self.identity() | {"workers": self.workers, "min_replies": self.min_replies}
-        return make_config({name: value for name, value in kept.items() if name in known}, **settings)
+        return make_config({name: value for name, value in self.everything().items() if name in known}, **settings)
 
     def differing(self, recorded: Mapping[str, Any]) -> list[str]:
         """The settings in which `recorded`, another run's `identity`, differs; one that it lacks had its default."""

@@ -6,6 +6,7 @@ every run has.
 
 import dataclasses
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -97,6 +98,12 @@ def shown(value: Any) -> str:
     """A value as an error repeats it: as Python writes it, and of a long one the beginning."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:80]}... ({len(text):,} characters)"
+
+
+def check_choice(name: str, given: str, choices: Iterable[str]) -> None:
+    """Raises ValueError, naming what is allowed, unless `given` is one of the `choices`."""
+    if given not in (allowed := tuple(choices)):
+        raise ValueError(f"{name} = {shown(given)}: choose one of {', '.join(allowed)}")
 
 
 def _check(rule: Rule, value: Any) -> None:

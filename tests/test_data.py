@@ -92,7 +92,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_data_lands_in_the_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(data, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     assert data.default_data_dir() == tmp_path.parent / "data"
     (tmp_path / "pyproject.toml").touch()
@@ -297,11 +297,13 @@ def test_folder_classes_are_sorted_and_pixels_kept(tmp_path):
 
 def test_folder_path_is_relative_to_the_working_directory_or_else_the_project(tmp_path, monkeypatch):
     put_folder(tmp_path / "project" / "pets", per_class=3)
-    monkeypatch.setattr(data, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.setattr(data, "ROOT", tmp_path / "project")
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset("folder:pets", tmp_path).train) == 6
     put_folder(tmp_path / "pets", per_class=1)
     assert len(load_dataset("folder:pets", tmp_path).train) == 2
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'none'}/train does not exist"):
+        load_dataset("folder:none", tmp_path)
 
 
 def test_grey_images_become_rgb(tmp_path):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fedtiny_lite.federated.messages import decode_state
 from fedtiny_lite.methods import fedmef
 from fedtiny_lite.model.masks import Mask, erk_counts
-from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
+from fedtiny_lite.pruning.activations import pruned_activations, saved_input_bytes
 from fedtiny_lite.simulation import rounds as simulate
 from fedtiny_lite.simulation.setup import build_federation
 from tests.helpers import asked, seeded, three_clients
@@ -124,11 +124,11 @@ def test_nothing_stays_pruned_afterwards_even_when_a_forward_pass_failed():
     assert torch.equal(conv(x).grad_fn._saved_input, x)
 
 
-def test_activation_memory_by_hand():
+def test_saved_input_bytes_by_hand():
     model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 3))
-    assert activation_memory(model, (3, 4, 4), batch=2) == (96 + 64) * 4
+    assert saved_input_bytes(model, (3, 4, 4), batch=2) == (96 + 64) * 4
     # a bit for each input and four bytes for each kept one
-    assert activation_memory(model, (3, 4, 4), batch=2, density=0.5) == (96 + 64) // 8 + (48 + 32) * 4
+    assert saved_input_bytes(model, (3, 4, 4), batch=2, density=0.5) == (96 + 64) // 8 + (48 + 32) * 4
 
 
 # --- the whole method -------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_a_run_stays_in_its_budget_exchanges_in_every_layer_and_repeats_bit_for_
     assert all(entry["client_kept"] <= server.task.budget for entry in record["rounds"])
     changed = [[n for n in old.mask if not torch.equal(old.mask[n], new.mask[n])] for old, new in pairwise(states)]
     assert changed == [[], [n for n in server.task.mask_shapes if n in record["rounds"][1]["adjusted"]], []]
-    assert record["rounds"][0]["client_activation_bytes"] < activation_memory(
+    assert record["rounds"][0]["client_activation_bytes"] < saved_input_bytes(
         server.model, (1, 8, 8), config.batch_size
     )
     again = []
@@ -153,11 +153,11 @@ def test_a_run_stays_in_its_budget_exchanges_in_every_layer_and_repeats_bit_for_
 
 def test_activations_are_counted_once_a_run_as_on_the_servers_network(monkeypatch):
     counted = []
-    monkeypatch.setattr(fedmef, "activation_memory", lambda *given: counted.append(given) or activation_memory(*given))
-    fedmef.activation_bytes.cache_clear()
+    monkeypatch.setattr(fedmef, "saved_input_bytes", lambda *given: counted.append(given) or saved_input_bytes(*given))
+    fedmef.input_bytes_of.cache_clear()
     config = tiny(rounds=3)
     entries, server = simulate.run(config)["rounds"], build_federation(config).server
-    expected = activation_memory(server.model, (1, 8, 8), config.batch_size, 0.5)
+    expected = saved_input_bytes(server.model, (1, 8, 8), config.batch_size, 0.5)
     assert [entry["client_activation_bytes"] for entry in entries] == [expected] * 3 and len(counted) == 1
 
 

@@ -8,6 +8,9 @@ import functools
 import io
 import itertools
 import json
+import re
+import shlex
+import tomllib
 from collections import Counter, namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +25,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedtiny_lite.config import METHODS
+from fedtiny_lite.config import METHODS, make_config, parse_settings
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.messages import unpack
 from fedtiny_lite.federated.protocol import Heard, Lost
-from fedtiny_lite.flower import client_app, server_app
+from fedtiny_lite.flower import client_app, keys, loopback, server_app, simulated
 from fedtiny_lite.flower.envelopes import EXCHANGE, SURVEY, enclosed, opened
 from fedtiny_lite.flower.folders import SAMPLES, hand_over, read_holdings, read_split, write_split
+from fedtiny_lite.flower.keys import make_keys
 from fedtiny_lite.flower.loopback import Loopback
 from fedtiny_lite.flower.place import OnFlower, read_answer
 from fedtiny_lite.records import schema
@@ -529,3 +533,44 @@ def test_what_leaves_a_device_is_the_reply_and_a_few_values(tmp_path):
         data, about = opened(reply.content)
         assert about.keys() in ({"client"}, {"memory", "trained_on", "flops", "kept", "state_bytes"})
         assert len(json.dumps(about)) < 200 and unpack(data).tensors.keys().isdisjoint({"images", "labels", "pool"})
+
+
+# --- the command lines ------------------------------------------------------------------------------------
+
+
+def test_settings_reach_the_server_as_they_are(tmp_path):
+    """Those too that hold spaces, and those that change no result."""
+    config = tiny(dataset="folder:/my images", min_replies=3)
+    run_config = Loopback(config, tmp_path)._run(config, 1.5)[-1]
+    matches = re.findall(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)", run_config)  # as Flower takes a run config apart
+    told = tomllib.loads("\n".join(f"{name} = {value}" for name, value in matches))
+    assert make_config({}, **parse_settings(shlex.split(told["settings"]))) == config
+    assert told["round-timeout"] == 1.5 and told["out"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("main", [loopback.main, simulated.main])
+def test_a_mistyped_setting_is_one_line(main, tmp_path, capsys):
+    assert main(["--out", str(tmp_path), "--set", "lrr=1"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: lrr is not a setting; did you mean lr?")
+
+
+def test_a_demonstration_takes_any_method(tmp_path, capsys, monkeypatch):
+    """Settings of the demonstration that another method lacks are left out."""
+    monkeypatch.setattr(loopback, "Loopback", lambda config, *_: pytest.fail(f"begun with {config.method}"))
+    with pytest.raises(pytest.fail.Exception, match="begun with magnitude"):
+        loopback.main(["--out", str(tmp_path), "--set", "method=magnitude"])
+
+
+def test_keys_are_of_one_host_and_of_some_days(tmp_path, monkeypatch):
+    made = make_keys(tmp_path / "secrets", 1)
+    assert sorted(path.name for path in make_keys(made, 2).iterdir())[:2] == ["ca.crt", "client0"]
+    with pytest.raises(
+        ValueError, match=r"server\.pem is of 127\.0\.0\.1, localhost, until 20.*cannot stand for example\.org"
+    ):
+        make_keys(made, 1, "example.org")
+    monkeypatch.setattr(keys, "DAYS", -1e-3)  # they ended a minute ago
+    expired = make_keys(tmp_path / "old", 1)
+    with pytest.raises(ValueError, match="give another folder"):
+        make_keys(expired, 1)
+    assert keys.main([str(expired)]) == 1

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from benchmarks import scale
 from fedtiny_lite.config import METHODS
 from fedtiny_lite.flower.simulated import on_nodes, run_on, simulated
 from fedtiny_lite.records import schema
@@ -38,3 +39,11 @@ def test_every_method_leaves_the_same_record_in_flowers_simulation(method, recor
 def test_without_ray_it_is_said_what_to_install():
     with pytest.raises(RuntimeError, match=r"needs Ray: pip install -c constraints\.txt 'flwr\[simulation\]'"):
         simulated(tiny("fedtiny"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(WITHOUT_RAY, reason="Flower's simulation engine needs Ray: pip install 'flwr[simulation]'")
+def test_the_benchmark_of_rounds_on_flower_runs(monkeypatch):
+    monkeypatch.setattr(scale, "PER_ROUND", 3)
+    assert min(scale.flower().values()) > 0

@@ -477,9 +477,9 @@ def test_wrong_sums_of_pixels_are_left_out(wrong):
     federation = build_federation(tiny("magnitude"))
     replies = {k: answer_survey(split) for k, split in enumerate(federation.holdings.splits)}
     others = {k: reply for k, reply in replies.items() if k != VICTIM}
-    pixels, samples, rejections = read_survey(replies | {VICTIM: wrong}, (1, 8, 8))
+    pixels, samples, rejections = read_survey(replies | {VICTIM: wrong}, (1, 8, 8), 1)
     assert list(rejections) == [VICTIM] and rejections[VICTIM]
-    assert (pixels, samples, {}) == read_survey(others, (1, 8, 8))
+    assert (pixels, samples, {}) == read_survey(others, (1, 8, 8), 1)
 
 
 def test_sums_of_pixels_of_any_size_add_up():
@@ -487,7 +487,7 @@ def test_sums_of_pixels_of_any_size_add_up():
     most = 2**63 - 1
     samples = most // (255 * 255 * 32 * 32) + 1
     claim = white_and_black(most // 255, most // 255 * 255, samples)
-    pixels, _, rejections = read_survey(dict.fromkeys(range(3), claim), (1, 32, 32))
+    pixels, _, rejections = read_survey(dict.fromkeys(range(3), claim), (1, 32, 32), 1)
     assert rejections == {} and 0 < pixels.mean[0] <= 1 and 0 < pixels.std[0] < 1
 
 

@@ -21,6 +21,7 @@ from fedtiny_lite.model.masks import (
     random_mask,
     share_of,
     smallest_kept,
+    top_mask,
     uniform_counts,
     weight_budget,
 )
@@ -317,3 +318,14 @@ def test_a_global_threshold_keeps_the_best_of_all_layers(layers, data):
     mask = global_top_mask(scores, budget)
     kept = [float(v) for name, keep in mask.items() for v in scores[name][keep]]
     assert sorted(kept) == sorted(v for layer in layers for v in layer)[-budget:]
+
+
+@pytest.mark.parametrize(
+    "score, count, why", [(math.nan, 1, "1 of 3 scores are to be kept, 1 of which"), (0.5, 4, "4 of 3 scores")]
+)
+def test_no_mask_is_made_of_scores_that_are_no_numbers_or_too_few(score, count, why):
+    """A mask of fewer weights than were asked for would be a silent mistake."""
+    scores = {"a": torch.tensor([1.0, score, 2.0])}
+    for make in (lambda: top_mask(scores, {"a": count}), lambda: global_top_mask(scores, count)):
+        with pytest.raises(ValueError, match=why):
+            make()

@@ -87,9 +87,7 @@ def entry(flops=10, state=100, peak=1000, up=None, down=None):
 
 
 WEIGHTS = {"weights": 200_000}
-POOL = {"exchange": "bn_statistics"} | entry(
-    state=50, up={"stats": 7}, down=WEIGHTS | {"mask": 3, "candidate0": 1, "candidate12": 2}
-)
+POOL = {"exchange": "bn_statistics"} | entry(state=50, up={"stats": 7}, down=WEIGHTS | {"mask": 3, "pool": 3})
 METHODS = {
     "fedavg": {
         "prelude": [],

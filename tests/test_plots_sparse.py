@@ -24,7 +24,7 @@ from tests.helpers import seeded
 
 ENVIRONMENT = {"cpu": "a processor", "packages": {"torch": "2"}, "commit": None}
 DENSITIES = (0.5, 0.1)
-PARTS = {"conv_forward": 0.01, "conv_backward": 0.02, "split_phases": 0.005, "norm_forward": 0.03, "norm_again": 0.01}
+PARTS = {"conv_forward": 0.01, "conv_backward": 0.02, "max_pool": 0.005, "norm_forward": 0.03, "norm_again": 0.01}
 LAYERS = [
     {"name": "conv1", "forward": 0.002, "backward": 0.004},
     {"name": "conv2", "forward": 0.001, "backward": 0.003},
@@ -277,3 +277,9 @@ def test_the_figure_marks_the_density_and_says_what_it_saves(model, layers):
 
 def test_a_density_that_leaves_nothing_says_why(model, layers):
     assert "density" in draw_speed(RECORD, replace(CONFIG, density=0.0001), model, layers).texts[0].get_text()
+
+
+def test_parts_figure_leaves_out_what_takes_no_time():
+    steps = [step | ({"parts": step["parts"] | {"max_pool": 0}} if "parts" in step else {}) for step in RECORD["steps"]]
+    drawn = sparse.parts_figure(RECORD | {"steps": steps}, "cnn", 8, "uniform")
+    assert "pooling" not in [text.get_text() for text in drawn.legends[0].get_texts()]

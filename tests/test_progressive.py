@@ -421,3 +421,11 @@ def test_a_whole_adjustment_keeps_the_number_of_weights_of_every_layer(seed, den
     for name in mask:
         assert int((new_mask[name] & ~mask[name]).sum()) == counts.get(name, 0)
         assert not new_state[name][~new_mask[name]].any()
+
+
+@pytest.mark.parametrize(
+    "granularity, order, why", [("blocks", "forward", "granularity = 'blocks'"), ("block", "reverse", "order")]
+)
+def test_another_granularity_or_order_is_refused(granularity, order, why):
+    with pytest.raises(ValueError, match=f"{why}.*choose one of"):
+        adjustment_units(BLOCKS, granularity, order)

@@ -53,7 +53,7 @@ def test_bare_steps_of_both_engines_train():
     federation = build_federation(SHORT)
     model, mask = federation.server.model, full_mask(federation.task.mask_shapes)
     before, images = state_of(model), torch.randn(16, 1, 8, 8, generator=seeded())
-    network = SparseNetwork(model, 16, (1, 8, 8))
+    network = SparseNetwork(model, (1, 8, 8))
     for step in (bench.sparse_step(network, model, mask, SHORT), bench.dense_step(model, SHORT)):
         step(images, torch.arange(16) % 10)
     network.weight.sub_(model.linear.weight.detach())

@@ -268,3 +268,8 @@ def test_a_pruned_weight_never_returns():
     state = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0])}
     mask = iterated_mask(state, lambda state: {"a": -state["a"]}, 1, 2, "global")  # a pruned one scores best
     assert mask["a"].tolist() == [True, False, False, False]
+
+
+def test_another_scope_is_refused():
+    with pytest.raises(ValueError, match="scope = 'Global': choose one of global, layer"):
+        saliency_mask({"a": torch.ones(4)}, 2, "Global")

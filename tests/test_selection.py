@@ -218,3 +218,8 @@ def test_the_chosen_candidate_has_the_least_loss(losses):
     count = sum(k + 1 for k in range(len(losses)))
     assert means == pytest.approx([sum(column) / count for column in zip(*losses, strict=True)])
     assert chosen == means.index(min(means))
+
+
+def test_another_rule_for_variances_is_refused():
+    with pytest.raises(ValueError, match="rule = 'Pooled': choose one of paper, pooled"):
+        aggregate_bn_stats([stats([1.0], [1.0])], [1.0], "Pooled")

@@ -58,7 +58,7 @@ def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 def inexact_layers(model, mask, images, labels) -> list[str]:
     """Layers whose sparse gradients are further from float64's than rounding allows; the model stays as it is."""
-    network = sparse_twin(model, mask, len(images) + 16, tuple(images.shape[1:]))
+    network = sparse_twin(model, mask, tuple(images.shape[1:]))
     loss = network.backward(images, labels)
     F.cross_entropy(model(images), labels).backward()
     single, double = gradients(model, network), deepcopy(model).double()
@@ -100,7 +100,7 @@ def test_loss_and_gradients_are_as_exact_as_torchs(name, width, height, wide, sa
 def test_evaluation_and_running_statistics_equal_torchs(name, shape, samples):
     model, mask = masked(name, 4, shape, 0.2)
     images = torch.randn(max(samples, 2), *shape, generator=seeded(7))
-    network = sparse_twin(model, mask, 40, shape)
+    network = sparse_twin(model, mask, shape)
     network.backward(images, torch.zeros(len(images), dtype=torch.int64))
     model(images)
     for conv in network.convs:
@@ -113,7 +113,7 @@ def test_evaluation_and_running_statistics_equal_torchs(name, shape, samples):
 
 def test_every_buffer_comes_back():
     model, mask = masked("resnet18", 4, (3, 16, 16), 0.2)
-    network = sparse_twin(model, mask, 16, (3, 16, 16))
+    network = sparse_twin(model, mask, (3, 16, 16))
     images, labels = torch.randn(16, 3, 16, 16), torch.zeros(16, dtype=torch.int64)
     network.backward(images, labels)
     network.predict(images)
@@ -129,7 +129,7 @@ def test_a_step_holds_the_results_of_convolutions_and_hardly_more():
     """Sums of residual blocks are made again, and gradients lie where results lay that are no longer needed."""
     shape = (3, 16, 16)
     model, mask = masked("resnet18", 4, shape, 0.2)
-    network = sparse_twin(model, mask, 16, shape)
+    network = sparse_twin(model, mask, shape)
     network.backward(torch.randn(16, *shape), torch.zeros(16, dtype=torch.int64))
     results = sum(layer.rows * layer.positions for layer in layer_shapes(model, shape) if layer.name != "linear.weight")
     held = network.workspace.bytes - network.workspace.scratch(0).nbytes
@@ -141,7 +141,7 @@ def test_a_step_holds_the_results_of_convolutions_and_hardly_more():
 def test_recalibration_moves_the_running_statistics_as_torch_does(name, shape, samples):
     """Batch after batch, with the momentum of an exact mean over all of them; nothing else changes."""
     model, mask = masked(name, 4, shape, 0.2)
-    network = sparse_twin(model, mask, samples, shape)
+    network = sparse_twin(model, mask, shape)
     before = [p.detach().clone() for p in network.parameters()]
     for batch in (1, 2, 3):
         images = torch.randn(samples, *shape, generator=seeded(batch)) + batch
@@ -207,11 +207,11 @@ def test_training_equals_the_dense_trainer(name, prune_linear):
 
 def test_a_new_mask_and_a_new_state_are_taken_over():
     model, mask = masked("cnn", 4, (1, 8, 8), 0.3)
-    network = sparse_twin(model, mask, 16, (1, 8, 8))
+    network = sparse_twin(model, mask, (1, 8, 8))
     patterns = [joint.pattern for joint in network.convolutions]
     changed = mask.replace({"conv3.weight": ~mask["conv3.weight"]})
     model.conv3.weight.data.uniform_(-1, 1, generator=seeded(9))
-    again = sparse_twin(model, changed, 16, (1, 8, 8))
+    again = sparse_twin(model, changed, (1, 8, 8))
     assert again is network
     kept = [joint.pattern is old for joint, old in zip(network.convolutions, patterns, strict=True)]
     assert kept == [True, True, False, True]
@@ -222,7 +222,7 @@ def test_a_new_mask_and_a_new_state_are_taken_over():
 
 def test_a_twin_goes_with_its_model():
     model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
-    sparse_twin(model, mask, 16, (1, 8, 8))
+    sparse_twin(model, mask, (1, 8, 8))
     gc.collect()
     before = len(_networks)
     del model
@@ -260,15 +260,15 @@ def test_a_pass_that_ended_early_leaves_nothing_for_the_next():
     shape = (3, 16, 16)
     model, mask = masked("resnet18", 4, shape, 0.2)
     images, labels = torch.randn(16, *shape, generator=seeded(1)), torch.randint(5, (16,), generator=seeded(2))
-    network = sparse_twin(model, mask, 16, shape)
+    network = sparse_twin(model, mask, shape)
     network.backward(images, labels)
     held = network.workspace.bytes
     sparse_growth_lists(model, mask, {linear_name(model): 3}, images, labels)
     assert network.workspace.lent > 0
-    again = sparse_twin(model, mask, 16, shape)
+    again = sparse_twin(model, mask, shape)
     again.backward(images, labels)
     assert again is network and network.workspace.bytes == held and network.workspace.lent == 0
-    new = SparseNetwork(model, 16, shape)
+    new = SparseNetwork(model, shape)
     new.load(model, mask)
     new.backward(images, labels)
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(new.parameters(), again.parameters(), strict=True))
@@ -280,7 +280,7 @@ def test_results_do_not_depend_on_what_lay_in_memory():
         shape = (3, 11, 9)
         model, mask = masked(name, 4, shape, 0.2)
         images, labels = torch.randn(17, *shape, generator=seeded(1)), torch.randint(5, (17,), generator=seeded(2))
-        network = sparse_twin(model, mask, 64, shape)
+        network = sparse_twin(model, mask, shape)
         results = []
         for value in (0, float("nan")):
             whole = network.workspace.take(Geometry(8000, 11, 9), 64)
@@ -303,11 +303,11 @@ def test_growth_on_one_image_is_refused():
 def test_what_the_engine_cannot_do_is_refused():
     model, mask = masked("cnn", 2, (1, 8, 8), 0.3)
     with pytest.raises(ValueError, match="two images"):
-        sparse_twin(masked("resnet18", 2, (1, 3, 3), 0.3)[0], Mask({}), 16, (1, 3, 3)).backward(
+        sparse_twin(masked("resnet18", 2, (1, 3, 3), 0.3)[0], Mask({}), (1, 3, 3)).backward(
             torch.zeros(1, 1, 3, 3), torch.zeros(1, dtype=torch.int64)
         )
     with pytest.raises(ValueError, match="use the dense engine"):
-        sparse_twin(torch.nn.Linear(2, 2), Mask({}), 16, (1, 8, 8))
+        sparse_twin(torch.nn.Linear(2, 2), Mask({}), (1, 8, 8))
     split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="no gradients"):
         train_sparse(model, split, PIXELS, mask, make_config(), [], seeded(), on_gradient=lambda *_: None)
@@ -316,11 +316,8 @@ def test_what_the_engine_cannot_do_is_refused():
 @pytest.mark.parametrize("samples", [65, 129, 193])
 def test_predictions_do_not_depend_on_how_many_images_are_taken_at_a_time(samples):
     model, mask = masked("cnn", 8, (1, 8, 8), 0.2, prune_linear=False)
-    images, found = torch.randn(samples, 1, 8, 8, generator=seeded(1)), []
-    for at_once in (64, 100, 256):
-        network = SparseNetwork(model, at_once, (1, 8, 8))
-        network.load(model, mask)
-        found.append(network.predict(images))
+    images = torch.randn(samples, 1, 8, 8, generator=seeded(1))
+    found = [sparse_twin(model, mask, (1, 8, 8)).predict(images, at_once) for at_once in (64, 100, 256)]
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
@@ -336,7 +333,7 @@ def test_training_does_not_depend_on_the_batches_before(name, samples):
     for larger in (False, True):
         model, mask = masked(name, 4, (1, 8, 8), 0.2)
         if larger:
-            twin, images = sparse_twin(model, mask, 64, (1, 8, 8)), torch.randn(128, 1, 8, 8, generator=seeded(3))
+            twin, images = sparse_twin(model, mask, (1, 8, 8)), torch.randn(128, 1, 8, 8, generator=seeded(3))
             twin.backward(images, torch.zeros(128, dtype=torch.int64))
         schedule = epoch_batches(split, 2, config, seeded(4))
         assert [len(index) for index in schedule] == [samples, samples]
@@ -347,7 +344,7 @@ def test_training_does_not_depend_on_the_batches_before(name, samples):
 
 @pytest.mark.parametrize("name", ["cnn", "resnet18"])
 def test_a_dropped_network_frees_its_memory_at_once(name):
-    network = SparseNetwork(masked(name, 4, (1, 8, 8), 0.2)[0], 16, (1, 8, 8))
+    network = SparseNetwork(masked(name, 4, (1, 8, 8), 0.2)[0], (1, 8, 8))
     workspace = weakref.ref(network.workspace)
     gc.disable()
     try:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.messages import pack
+from fedtiny_lite.federated.protocol import Lost
 from fedtiny_lite.federated.survey import answer_survey, normalisation, read_survey, sums_of_pixels
 from fedtiny_lite.simulation.setup import build_federation, federate, hand_out
 
@@ -31,11 +32,11 @@ def test_all_images_together_in_any_order_of_clients(sizes, random):
     splits = {k: split(size, seed=k) for k, size in enumerate(sizes)}
     clients = list(splits)
     random.shuffle(clients)
-    pixels, samples, rejections = read_survey({k: answer_survey(splits[k]) for k in clients}, SHAPE)
+    pixels, samples, rejections = read_survey({k: answer_survey(splits[k]) for k in clients}, SHAPE, 1)
     together = np.concatenate([of_one.images.numpy() for of_one in splits.values()]) / 255
     assert np.allclose(pixels.mean, together.mean((0, 2, 3))) and np.allclose(pixels.std, together.std((0, 2, 3)))
     assert samples == dict(enumerate(sizes)) and rejections == {}
-    assert pixels == read_survey({k: answer_survey(splits[k]) for k in splits}, SHAPE)[0]
+    assert pixels == read_survey({k: answer_survey(splits[k]) for k in splits}, SHAPE, 1)[0]
 
 
 def test_one_grey_level_where_nothing_spreads():
@@ -65,14 +66,14 @@ def reply(samples: object = 1, **changed) -> bytes:
 )
 def test_a_reply_that_no_images_can_give_is_rejected_with_a_reason(hostile):
     honest = {0: answer_survey(split(2)), 1: reply()}
-    pixels, samples, rejections = read_survey({**honest, 2: hostile}, SHAPE)
+    pixels, samples, rejections = read_survey({**honest, 2: hostile}, SHAPE, 1)
     assert list(rejections) == [2] and rejections[2]
-    assert samples == {0: 2, 1: 1} and pixels == read_survey(honest, SHAPE)[0]
+    assert samples == {0: 2, 1: 1} and pixels == read_survey(honest, SHAPE, 1)[0]
 
 
 def test_no_usable_reply_is_an_error():
-    with pytest.raises(ValueError, match=r"^0 clients said how .* spread, and 1 are needed; rejected: .0: "):
-        read_survey({0: b""}, SHAPE)
+    with pytest.raises(ValueError, match=r"^0 clients said .*, and 1 are needed: 1 of 2 replies were rejected and 1 "):
+        read_survey({0: b"", 1: Lost("no route to it")}, SHAPE, 1)
 
 
 def test_one_client_cannot_set_how_ten_normalise():
@@ -104,4 +105,4 @@ def test_a_run_normalises_by_its_clients_images_or_by_the_public_set():
 def test_the_survey_is_counted():
     survey = build_federation(make_config("smoke")).survey
     assert survey["asked"] == [0, 1, 2, 3] and survey["training_flops"] == 0
-    assert survey["bytes_up"] > 4 * 16 and survey["bytes_down"] > 0
+    assert survey["bytes_up"] > 4 * 16 and survey["bytes_down"] > 0 and survey["seconds"] > 0

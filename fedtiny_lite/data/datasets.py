@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fedtiny_lite.data import sources
 from fedtiny_lite.data.cache import Arrays, digest
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+from fedtiny_lite.records.files import ROOT
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +67,7 @@ class Dataset:
 
 def default_data_dir() -> Path:
     """The folder `data/` of the project if the package runs from a checkout, else of the working directory."""
-    return (PROJECT_ROOT if (PROJECT_ROOT / "pyproject.toml").exists() else Path.cwd()) / "data"
+    return (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / "data"
 
 
 def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
@@ -81,7 +80,8 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     data_dir = Path(data_dir or default_data_dir()).resolve()
     if name.startswith("folder:"):
         path = Path(name.removeprefix("folder:")).expanduser()
-        path = path if path.is_dir() else PROJECT_ROOT / path
+        if not path.is_dir() and (ROOT / path).is_dir():
+            path = ROOT / path
         return _load(name, data_dir, path.resolve())
     if name != "digits" and name not in sources.ARCHIVES:
         raise ValueError(
@@ -111,7 +111,8 @@ def _read_digits() -> Arrays:
     scikit-learn takes longer than all else here.
     """
     found = importlib.util.find_spec("sklearn")
-    assert found and found.origin, "scikit-learn is not installed"
+    if not (found and found.origin):
+        raise RuntimeError("the digits are in scikit-learn, which is not installed: pip install scikit-learn")
     table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     images = np.round(table[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = table[:, -1].astype(np.int64)

@@ -57,7 +57,11 @@ def partition(
 
 
 def _topped_up(parts: Parts, min_samples: int, redraws: int, rng: np.random.Generator) -> Partition:
-    """The partition in which clients that hold too few are given what others can spare."""
+    """The partition in which clients that hold too few are given what others can spare.
+
+    Example: parts of 5, 1 and 0 samples with `min_samples` 2. The first client can spare three: one goes to the second
+    client, two go to the third.
+    """
     sizes = np.array([len(part) for part in parts])
     owner = np.empty(sizes.sum(), int)
     owner[np.concatenate(parts)] = np.repeat(np.arange(len(parts)), sizes)

@@ -18,7 +18,7 @@ from fedtiny_lite.methods._settings import Adjustment
 from fedtiny_lite.model import costs, masks
 from fedtiny_lite.model.networks import build_model, load_state, prunable_blocks, prunable_names, state_of
 from fedtiny_lite.model.training import Normalisation, train
-from fedtiny_lite.pruning.activations import activation_memory
+from fedtiny_lite.pruning.activations import saved_input_bytes
 from fedtiny_lite.pruning.progressive import exchange_count
 from fedtiny_lite.seeding import torch_generator
 
@@ -171,7 +171,7 @@ def dense_state(subject: PaperModel) -> int:
 
 def saved_inputs(subject: PaperModel, batch: int, shares: Sequence[float]) -> dict[float, int]:
     """Bytes that convolutions save of their inputs for one batch, where they keep the largest share of the values."""
-    return {share: activation_memory(subject.model, subject.in_shape, batch, share) for share in shares}
+    return {share: saved_input_bytes(subject.model, subject.in_shape, batch, share) for share in shares}
 
 
 def saved_by_method(subject: PaperModel, methods: Collection[str], batch: int, every: int) -> dict[str, int]:

@@ -17,7 +17,6 @@ from fedtiny_lite.settings import shown
 
 SEEDS = tuple(range(5000, 5010))
 DENSITIES = (0.1, 0.05, 0.02, 0.01)
-TUNING_SEEDS = (100, 101)
 
 
 def plan_configs(plan: str, out: str | Path) -> list[Config]:
@@ -39,7 +38,7 @@ def _digits_tuning(out: str | Path) -> list[Config]:
         make_config("digits", method=method, seed=seed, score_on="validation", **settings)
         for method in METHODS
         for settings in grid(records, method)
-        for seed in TUNING_SEEDS
+        for seed in allocations.TUNING_SEEDS
     ]
 
 

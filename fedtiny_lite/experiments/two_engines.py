@@ -90,7 +90,7 @@ def engine_gaps(model: nn.Module, mask: Mask, images: Tensor, labels: Tensor) ->
     Gradients are those of kept weights and of all that is never pruned. The last entry compares dense torch with itself
     in float64.
     """
-    network = SparseNetwork(model, len(images), (images.shape[1], images.shape[2], images.shape[3]))
+    network = SparseNetwork(model, (images.shape[1], images.shape[2], images.shape[3]))
     network.load(model, mask)
     network.backward(images, labels)
     single, double = copy.deepcopy(model), copy.deepcopy(model).double()

@@ -33,6 +33,7 @@ from fedtiny_lite.model.networks import (
 )
 from fedtiny_lite.model.training import Normalisation, Predict
 from fedtiny_lite.records.files import read_bytes, write_bytes
+from fedtiny_lite.settings import check_choice
 from fedtiny_lite.sparse.network import SparseNetwork
 
 
@@ -189,12 +190,11 @@ def predictor(tiny: TinyModel, engine: str = "dense", batch_size: int = 64) -> C
     `engine`: "dense" is torch; "sparse" multiplies kept weights alone, and has no small model: ValueError. The function
     raises ValueError for images of another shape or kind.
     """
-    if engine not in ("dense", "sparse"):
-        raise ValueError(f"engine = {engine!r}: choose one of dense, sparse")
+    check_choice("engine", engine, ("dense", "sparse"))
     network = tiny.build()
     forward: Predict = network
     if engine == "sparse":
-        twin = SparseNetwork(network, batch_size, tiny.in_shape)
+        twin = SparseNetwork(network, tiny.in_shape)
         twin.load(network, tiny.mask)
         forward = twin.predict
 

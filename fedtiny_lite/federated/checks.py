@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from fedtiny_lite.federated.encodings import GROWTH_PARTS, decode_growth_lists
+from fedtiny_lite.federated.encodings import GROWTH_INDEX, GROWTH_PARTS, GROWTH_VALUE, decode_growth_lists
 from fedtiny_lite.federated.formats import decode_mask
 from fedtiny_lite.federated.messages import Message, encode_state, state_lengths
+from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.federated.task import Task
 from fedtiny_lite.model.masks import Mask
 
@@ -89,7 +90,7 @@ def check_variances(names: Iterable[str], parts: Iterable[Tensor]) -> None:
             raise ValueError(f"{name} has negative variances")
 
 
-def growth_lists(task: Task, mask: Mask, counts: Mapping[str, int]) -> dict[str, Check]:
+def expected_lists(task: Task, mask: Mask, counts: Mapping[str, int]) -> dict[str, Check]:
     """Checks for the two tensors of growth lists: as long as asked, each position once and pruned, finite numbers."""
     if not counts:
         return {}
@@ -106,7 +107,7 @@ def growth_lists(task: Task, mask: Mask, counts: Mapping[str, int]) -> dict[str,
             if bool(mask[name].flatten()[index].any()):
                 raise ValueError(f"the list of {name} has positions that are not pruned")
 
-    return {"growth_index": indices, "growth_value": numbers(sum(counts.values()))}
+    return {GROWTH_INDEX: indices, GROWTH_VALUE: numbers(sum(counts.values()))}
 
 
 def whole_mask(task: Task, counts: Mapping[str, int] | None = None, at_most: int | None = None) -> Check:
@@ -168,8 +169,8 @@ def update_norm(weights: Mapping[str, Tensor], mask: Mask, sent: Tensor) -> floa
 
     `mask`: what `sent` is packed under. Where it keeps more than the server's model, that was zero on the server.
     """
-    before = {name: tensor * mask[name] if name in mask else tensor for name, tensor in weights.items()}
-    return float((sent.double() - encode_state(before, mask).double()).norm())
+    before = encode_state(masked_start(weights, mask).weights, mask)
+    return float((sent.double() - before.double()).norm())
 
 
 def too_long(norms: Mapping[int, float], limit: float) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Everything that may touch a client's samples: what a client holds, receives, trains and returns."""
+"""A client in one round: what it holds, receives, trains and returns."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

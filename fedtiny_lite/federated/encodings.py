@@ -19,7 +19,7 @@ from fedtiny_lite.pruning.bn_selection import BnStats
 from fedtiny_lite.pruning.progressive import GrowthList
 
 Shapes = Mapping[str, torch.Size]
-GROWTH_PARTS = ("growth_index", "growth_value")
+GROWTH_PARTS = GROWTH_INDEX, GROWTH_VALUE = "growth_index", "growth_value"
 
 
 def encode_stats(stats: Sequence[BnStats], shapes: Shapes) -> Tensor:
@@ -68,8 +68,8 @@ def encode_growth_lists(lists: Mapping[str, GrowthList], sizes: Mapping[str, int
     if not packed:
         return {}
     return {
-        "growth_index": torch.cat([layer["index"] for layer in packed]),
-        "growth_value": torch.cat([layer["value"] for layer in packed]),
+        GROWTH_INDEX: torch.cat([layer["index"] for layer in packed]),
+        GROWTH_VALUE: torch.cat([layer["value"] for layer in packed]),
     }
 
 

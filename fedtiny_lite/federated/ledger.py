@@ -157,11 +157,11 @@ def accept(
     ledger: Ledger,
     packed: Mapping[int, bytes | Lost],
 ) -> Accepted:
-    """Checks every reply, the one place where that is done; `packed`: client number -> the bytes that came, if any did.
+    """Checks every reply to a method's exchange, the one place where that is done.
 
-    A reply that fails a check is left out, and one that moved too far where `update_limit` is set. Raises
-    FloatingPointError, with the reasons, when fewer than half of those asked are left, or fewer than `min_replies`: the
-    average of a few is not the federation's.
+    `packed`: client number -> the bytes that came, if any did. A reply that fails a check is left out, and one that
+    moved too far where `update_limit` is set. Raises FloatingPointError, with the reasons, when fewer than half of
+    those asked are left, or fewer than `min_replies`: the average of a few is not the federation's.
     """
     replies, held, samples = [], dict(ledger.held), dict(ledger.samples)
     lost = {k: found.why for k, found in sorted(packed.items()) if isinstance(found, Lost)}
@@ -182,7 +182,7 @@ def accept(
     rejections = dict(sorted((rejections | long).items()))
     replies = [reply for reply in replies if reply.meta["client"] not in long]
     if len(replies) < needed(len(packed), server.task.config.min_replies):
-        raise FloatingPointError(_too_few(rejections, lost, len(packed)))
+        raise FloatingPointError(too_few(rejections, lost, len(packed)))
     held = {k: version for k, version in held.items() if k not in long}
     held |= {k: version for k, version in ledger.held.items() if k in long}
     return Accepted(replies, rejections, lost, long.keys(), replace(ledger, held=held, samples=samples))
@@ -221,7 +221,8 @@ def _check_version(reply: Message, sent: int) -> None:
         raise ValueError(f"it answers under version {answered} of the mask, and version {sent} was sent")
 
 
-def _too_few(rejections: Mapping[int, str], lost: Mapping[int, str], asked: int) -> str:
+def too_few(rejections: Mapping[int, str], lost: Mapping[int, str], asked: int) -> str:
+    """What became of replies when too few passed, with the reasons of three; each maps a client to its reason."""
     counts = {"were rejected": len(rejections), "did not come": len(lost)}
     parts = [f"{count} of {asked} replies {what}" for what, count in counts.items() if count]
     why = [f"client {k}: {reason}" for k, reason in [*rejections.items(), *lost.items()]]

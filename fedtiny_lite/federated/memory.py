@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from fedtiny_lite.federated.client import EMPTY_MEMORY
-from fedtiny_lite.records.files import sweep, write_bytes
+from fedtiny_lite.records.files import clear_leftovers, write_bytes
 
 SUFFIX = ".memory"
 
@@ -59,7 +59,7 @@ class Memories:
         """Forget all others. A folder that is named like a memory is none of ours, and stays."""
         self.held = {name: self.held[name] for name in self.held if name in names or name == NOTHING}
         if self.folder and self.folder.is_dir():
-            sweep(self.folder)
+            clear_leftovers(self.folder)
             for path in self.folder.glob(f"*{SUFFIX}"):
                 if path.stem not in names and path.is_file():
                     path.unlink(missing_ok=True)

@@ -4,7 +4,8 @@ The update, the trained weights less those received, is scaled down to the lengt
 gets Gaussian noise of standard deviation `noise` * `clip_norm`. The values of growth lists are treated likewise. A
 method that sends weights in another form, as FL-PQSU does in 8 bits, calls `disturb` before it brings them there. What
 else a client sends is not touched: which positions its lists and masks name, its squared gradients (PruneFL), losses,
-statistics and scores, its number of images. So no epsilon follows from these settings, and the kit states none.
+statistics and scores, its number of images, the sums of its pixels. So no epsilon follows from these settings, and the
+kit states none.
 """
 
 from collections.abc import Mapping
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from fedtiny_lite.federated.checks import read_whole_mask
 from fedtiny_lite.federated.client import Client
+from fedtiny_lite.federated.encodings import GROWTH_VALUE
 from fedtiny_lite.federated.messages import encode_state, state_lengths
+from fedtiny_lite.federated.state import masked_start
 from fedtiny_lite.model.masks import Mask
-
-_LIST_VALUES = "growth_value"
 
 
 def disturb(client: Client, before: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -30,12 +31,11 @@ def disturb(client: Client, before: Mapping[str, Tensor], tensors: Mapping[str, 
     sent, draws = dict(tensors), client.generator("privacy noise")
     if before and "weights" in sent:
         mask = read_whole_mask(client.task, sent["mask"]) if "mask" in sent else client.mask
-        under = {name: tensor * mask[name] if name in mask else tensor for name, tensor in before.items()}
-        received = encode_state(under, mask)
+        received = encode_state(masked_start(before, mask).weights, mask)
         moved = received + _noisy(client, sent["weights"] - received, draws)
         sent["weights"] = _with_variances(client, mask, moved)
-    if _LIST_VALUES in sent:
-        sent[_LIST_VALUES] = _noisy(client, sent[_LIST_VALUES], draws)
+    if GROWTH_VALUE in sent:
+        sent[GROWTH_VALUE] = _noisy(client, sent[GROWTH_VALUE], draws)
     return sent
 
 

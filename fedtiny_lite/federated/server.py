@@ -122,6 +122,8 @@ def average_over_holders(
     """Per coordinate, the mean over the clients whose mask keeps it, by their images; and the union of their masks.
 
     `masks`: one per reply, under which its `weights` are packed. What is never pruned is averaged over all.
+    Example: of clients of 30 and 10 images the first holds 2 at a coordinate and the mask of the second prunes it: the
+    average is 2, not 1.5.
     """
     union = Mask({name: torch.stack([mask[name] for mask in masks]).any(0) for name in masks[0]})
     total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in server.task.state_shapes.items()}

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.checks import inspect, numbers, reason, whole_number
+from fedtiny_lite.federated.ledger import too_few
 from fedtiny_lite.federated.messages import Message, pack, unpack
+from fedtiny_lite.federated.protocol import Lost
 from fedtiny_lite.model.training import Normalisation
 
 WHITE = 255
@@ -32,25 +34,26 @@ def answer_survey(split: Split) -> bytes:
 
 
 def read_survey(
-    replies: Mapping[int, bytes], in_shape: tuple[int, int, int], least: float = 1
+    answers: Mapping[int, bytes | Lost], in_shape: tuple[int, int, int], least: float
 ) -> tuple[Normalisation, dict[int, int], dict[int, str]]:
     """How pixels are normalised; the number of images of each client; the reason for each reply that was rejected.
 
-    Raises ValueError if fewer than `least` replies passed.
+    Raises ValueError, with the reasons, if fewer than `least` replies passed.
     """
     accepted: list[Message] = []
     samples: dict[int, int] = {}
     rejections: dict[int, str] = {}
-    for k in sorted(replies):
+    lost = {k: found.why for k, found in answers.items() if isinstance(found, Lost)}
+    for k, reply in sorted((k, found) for k, found in answers.items() if not isinstance(found, Lost)):
         try:
-            accepted.append(_checked(unpack(replies[k]), in_shape))
+            accepted.append(_checked(unpack(reply), in_shape))
             samples[k] = accepted[-1].meta["samples"]
         except ValueError as error:
             rejections[k] = reason(error)
     if len(accepted) < least:
         raise ValueError(
-            f"{len(accepted)} clients said how their pixels are spread, and {math.ceil(least)} are needed; rejected: "
-            f"{rejections or 'none'}"
+            f"{len(accepted)} clients said how their pixels are spread, and {math.ceil(least)} are needed: "
+            f"{too_few(rejections, lost, len(answers))}; start more clients, or lower clients or min_replies"
         )
     return normalisation([m.tensors for m in accepted], sum(samples.values()), in_shape), samples, rejections
 

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fedtiny_lite.simulation.stopping import exit_status
+
 DAYS = 30
 _PEM = serialization.Encoding.PEM
 
@@ -27,9 +29,12 @@ def make_keys(folder: Path, clients: int, host: str = "127.0.0.1", first: int = 
     """Write what is missing of the certificates for a SuperLink at `host` and a key pair for each client.
 
     Files that are there stay as they are, so that a device can be added. Secret ones are readable by their owner alone.
+    Raises ValueError if the certificates that are there are of another host, or have expired.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "server.key").exists():
+    if (folder / "server.key").exists():
+        _check_certificate(folder / "server.pem", host)
+    else:
         _make_certificates(folder, host)
     for k in range(first, first + clients):
         if not (folder / f"client{k}").exists():
@@ -61,6 +66,15 @@ def _make_certificates(folder: Path, host: str) -> None:
     (folder / "server.pem").write_bytes(of_server.sign(authority, hashes.SHA384()).public_bytes(_PEM))
     form = serialization.PrivateFormat.PKCS8
     _write_secret(folder / "server.key", server.private_bytes(_PEM, form, serialization.NoEncryption()))
+
+
+def _check_certificate(path: Path, host: str) -> None:
+    found = x509.load_pem_x509_certificate(path.read_bytes())
+    hosts = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if _host(host) not in hosts or found.not_valid_after_utc < datetime.now(UTC):
+        of = ", ".join(str(name.value) for name in hosts)
+        until = f"{found.not_valid_after_utc:%Y-%m-%d}"
+        raise ValueError(f"{path} is of {of}, until {until}, and cannot stand for {host}: give another folder")
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -100,6 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first client")
     parser.add_argument("--host", default="127.0.0.1", help="name or address under which devices reach the SuperLink")
     options = parser.parse_args(arguments)
+    return exit_status(lambda: _make(options))
+
+
+def _make(options: argparse.Namespace) -> int:
     make_keys(options.folder, options.clients, options.host, options.first)
     print(*sorted(options.folder.iterdir()), sep="\n")
     return 0

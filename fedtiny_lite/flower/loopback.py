@@ -7,7 +7,9 @@ Nothing leaves the machine: addresses are 127.0.0.1, telemetry and the check for
 
 import argparse
 import contextlib
+import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,6 +28,7 @@ from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.records.schema import read_record
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.setup import resolved
+from fedtiny_lite.simulation.stopping import exit_status
 
 HOST = "127.0.0.1"
 OFFLINE = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
@@ -126,10 +129,10 @@ class Loopback:
                 self.kill("run")
 
     def _run(self, config: Config, round_timeout: float) -> list[object]:
-        settings = " ".join(f"{name}={value}" for name, value in config.identity().items())
-        settings += f" min_replies={config.min_replies}"
-        told = {"settings": settings, "out": self.folder, "holdings": self.folder / "server"}
-        given = [f'{name}="{value}"' for name, value in told.items()] + [f"round-timeout={float(round_timeout)}"]
+        settings = shlex.join(f"{name}={value}" for name, value in config.everything().items())
+        told = {"settings": settings, "out": str(self.folder), "holdings": str(self.folder / "server")}
+        given = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in told.items()]
+        given.append(f"round-timeout={float(round_timeout)}")
         return ["run", ROOT, "loopback", "--run-config", " ".join(given)]
 
     def command(self, *arguments: object) -> None:
@@ -226,10 +229,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--secrets", type=Path, help="folder of certificates and keys, made if it is empty: TLS")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left behind
-    config = make_config("digits", **DEMO | parse_settings(options.set))
-    if options.secrets:
-        make_keys(options.secrets, config.clients)
-    with Loopback(config, options.out, options.secrets) as loopback:
+    return exit_status(lambda: _demonstrate(options.set, options.out, options.secrets))
+
+
+def _demonstrate(settings: Sequence[str], out: Path, secrets: Path | None) -> int:
+    config = make_config(DEMO, **parse_settings(settings))
+    if secrets:
+        make_keys(secrets, config.clients)
+    with Loopback(config, out, secrets) as loopback:
         path = loopback.submit(config)
     record = read_record(path)
     print(f"test accuracy {record['final']['test_accuracy']:.4f}, complete: {record['complete']}")

@@ -4,6 +4,7 @@ Its settings are the run config in pyproject.toml, which `flwr run . --run-confi
 for a run that failed, so judge by the record: a finished one says `"complete": true`.
 """
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """One run; the last line printed is the path of its record."""
     own = context.run_config
-    config = make_config(str(own["profile"]), **parse_settings(str(own["settings"]).split()))
+    config = make_config(str(own["profile"]), **parse_settings(shlex.split(str(own["settings"]))))
     config, held = holdings(resolved(config), str(own["holdings"]))
     numbers = [float(own[name]) for name in ("min-clients", "wait", "round-timeout")]
     place = OnFlower(grid, config, held, int(numbers[0]), *numbers[1:])

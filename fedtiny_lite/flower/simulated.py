@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedtiny_lite.config import Config, make_config, parse_settings
 from fedtiny_lite.simulation.rounds import run
 from fedtiny_lite.simulation.setup import hand_out
+from fedtiny_lite.simulation.stopping import exit_status
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -65,8 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", nargs="+", action="extend", default=[], metavar="key=value", help="settings of the run"
     )
     options = parser.parse_args(arguments)
-    record = simulated(make_config("digits", **parse_settings(options.set)), options.out)
-    print(options.out / record["run_id"] / "record.json")
+    return exit_status(lambda: _simulate(options.set, options.out))
+
+
+def _simulate(settings: Sequence[str], out: Path) -> int:
+    record = simulated(make_config("digits", **parse_settings(settings)), out)
+    print(out / record["run_id"] / "record.json")
     return 0
 
 

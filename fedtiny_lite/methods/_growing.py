@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedtiny_lite.federated.checks import Check, growth_lists, model_values
+from fedtiny_lite.federated.checks import Check, expected_lists, model_values
 from fedtiny_lite.federated.client import Client, list_gradients, reply
 from fedtiny_lite.federated.encodings import decode_growth_lists, encode_growth_lists
 from fedtiny_lite.federated.messages import Message, encode_state
@@ -72,7 +72,7 @@ def answer_with_lists(client: Client, mask: Mask, trained: dict[str, Tensor], fl
 
 def expect_lists(server: Server, state: State, counts: Counts) -> Mapping[str, Check]:
     """Weights under the server's mask, and a list of each layer in `counts`."""
-    return {"weights": model_values(server.task, state.mask)} | growth_lists(server.task, state.mask, counts)
+    return {"weights": model_values(server.task, state.mask)} | expected_lists(server.task, state.mask, counts)
 
 
 def fold_lists(server: Server, state: State, replies: list[Message], counts: Counts) -> tuple[State, Note]:

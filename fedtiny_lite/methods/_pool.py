@@ -85,7 +85,7 @@ def candidate_weights(server: Server, state: State, number: int) -> dict[str, Te
     return masked_start(state.extra["pretrained"], candidate).weights
 
 
-def described(server: Server, pool: Sequence[Mask]) -> dict[str, Any]:
+def describe_pool(server: Server, pool: Sequence[Mask]) -> dict[str, Any]:
     """What the record says of a pool of allocations: each candidate's kind, and its FLOPs of a sample's forward pass.
 
     Of the paper's pool nothing.

@@ -56,7 +56,9 @@ def reconfigure(
 
     `squares`: g^2 of every parameter; those of no layer in `mask` are always in. Each layer first drops its smallest
     weights (`without_smallest`). Whatever is then out, dropped weights too, is added by g^2 / t from the largest,
-    while that is at least the Gamma of all that is in.
+    while that is at least the Gamma of all that is in. Example: what is in has a g^2 of 4 and a t of 2, so Gamma is 2.
+    Two positions are out, of g^2 / t = 3 / 1 and 2 / 1. The first enters, as 3 >= 2. Gamma is then 7 / 3, and the
+    second, at 2, stays out.
 
     A measured time would differ from run to run, so t is counted, in pixels of output per sample: a weight takes those
     of its layer and SENDING more; a parameter that is never pruned likewise.

@@ -22,7 +22,15 @@ from fedtiny_lite.federated.protocol import Exchange, Note
 from fedtiny_lite.federated.server import Server, pretrained, shares
 from fedtiny_lite.federated.state import Question, State, masked_start
 from fedtiny_lite.methods._judging import answer_losses, answer_statistics
-from fedtiny_lite.methods._pool import Pool, candidate_start, candidate_weights, described, make_pool, pool_size, trials
+from fedtiny_lite.methods._pool import (
+    Pool,
+    candidate_start,
+    candidate_weights,
+    describe_pool,
+    make_pool,
+    pool_size,
+    trials,
+)
 from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import Evaluation
@@ -168,7 +176,7 @@ def fold_losses(server: Server, state: State, r: int, replies: list[Message]) ->
     stats = state.extra["stats"][chosen] if "stats" in state.extra else {}
     note = {"chosen": chosen, "losses": losses, "kept": [candidate.kept for candidate in pool]}
     weights = candidate_weights(server, state, chosen) | stats
-    return masked_start(weights, pool[chosen]), {"selection": note | described(server, pool)}
+    return masked_start(weights, pool[chosen]), {"selection": note | describe_pool(server, pool)}
 
 
 def _scores(reply: Message) -> list[Evaluation]:

@@ -44,7 +44,7 @@ from fedtiny_lite.methods._settings import Growth
 from fedtiny_lite.model.masks import Mask, smallest_kept
 from fedtiny_lite.model.networks import empty_model
 from fedtiny_lite.model.training import OnGradient, gradient
-from fedtiny_lite.pruning.activations import activation_memory, pruned_activations
+from fedtiny_lite.pruning.activations import pruned_activations, saved_input_bytes
 from fedtiny_lite.settings import setting
 
 
@@ -98,17 +98,17 @@ def fold(server: Server, state: State, r: int, replies: list[Message]) -> tuple[
     """The average, in adjustment rounds with weights exchanged; the note says what activations clients kept."""
     task = server.task
     state, note = fold_lists(server, state, replies, counts_of_all_layers(server, state.mask, r))
-    return state, note | {"client_activation_bytes": activation_bytes(task.config, task.classes, task.in_shape)}
+    return state, note | {"client_activation_bytes": input_bytes_of(task.config, task.classes, task.in_shape)}
 
 
 @lru_cache(maxsize=2)
-def activation_bytes(config: Config, classes: int, in_shape: tuple[int, int, int]) -> int:
-    """Bytes of activations that a client of such a run keeps of a batch, the same in every round.
+def input_bytes_of(config: Config, classes: int, in_shape: tuple[int, int, int]) -> int:
+    """Bytes of the inputs of convolutions that a client of such a run keeps of a batch, the same in every round.
 
     `in_shape`: (channels, height, width) of an image.
     """
     network = empty_model(config.model, config.width, classes, in_shape)
-    return activation_memory(network, in_shape, config.batch_size, config.of(Settings).activation_density)
+    return saved_input_bytes(network, in_shape, config.batch_size, config.of(Settings).activation_density)
 
 
 METHOD = Method(

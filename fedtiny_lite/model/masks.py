@@ -220,14 +220,17 @@ def smallest_kept(weight: Tensor, keep: Tensor, count: int) -> Tensor:
 
 
 def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
-    """The mask of the `counts[name]` best-scored weights of each layer; of equal scores the first."""
+    """The mask of the `counts[name]` best-scored weights of each layer; of equal scores the first.
+
+    Raises ValueError for scores that are NaN or too few.
+    """
     return Mask({name: _best(scores[name].flatten(), n).view(scores[name].shape) for name, n in counts.items()})
 
 
 def global_top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
     """The mask of the `budget` best-scored weights of all layers together; of equal scores the first.
 
-    A layer may keep nothing.
+    A layer may keep nothing. Raises ValueError for scores that are NaN or too few.
     """
     keep = _best(torch.cat([score.flatten() for score in scores.values()]), budget)
     parts = keep.split([score.numel() for score in scores.values()])
@@ -236,6 +239,11 @@ def global_top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
 
 def _best(scores: Tensor, count: int) -> Tensor:
     """Bool [n], True at the `count` largest of `scores` [n]; of equal scores at the first."""
+    if count > len(scores) or bool(scores.isnan().any()):
+        raise ValueError(
+            f"{count} of {len(scores)} scores are to be kept, {int(scores.isnan().sum())} of which are not a number: "
+            "there must be enough scores and all numbers; weights that are none come of training that diverged"
+        )
     if count == 0:
         return torch.zeros(len(scores), dtype=torch.bool)
     # The k-th value takes a selection, not a sort. Whatever equals it fills the places that are left.

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from fedtiny_lite.plots.style import GREY, PALETTE, figure, subtitle
 
-LANES = 16  # as in sparse.layout, which needs torch
+LANES = 16  # as in sparse.pixels, which needs numba
 ZERO, UNUSED, MARKED = "#f3d3a6", "#dddddd", PALETTE[3]
 Shape = tuple[int, int, int, int]
 

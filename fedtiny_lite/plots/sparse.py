@@ -96,7 +96,8 @@ def _stack(ax: Axes, places: np.ndarray, steps: Sequence[Mapping[str, float]]) -
     floor = np.zeros(len(steps))
     for part, colour in zip(steps[0], (PALETTE[0], PALETTE[9], PALETTE[1], PALETTE[2], PALETTE[7]), strict=True):
         heights = np.array([1e3 * groups[part] for groups in steps])
-        ax.bar(places, heights, 0.7, bottom=floor, color=colour, label=part)
+        if heights.any():
+            ax.bar(places, heights, 0.7, bottom=floor, color=colour, label=part)
         floor += heights
     for place, total in zip(places, floor, strict=True):
         ax.text(place, total, f"{total:.0f}", ha="center", va="bottom", fontsize=8, color=GREY)

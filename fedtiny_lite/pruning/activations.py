@@ -67,7 +67,7 @@ def _unpack(packed: Packed) -> Tensor:
     return torch.zeros(keep.shape, dtype=values.dtype, device=values.device).masked_scatter_(keep, values)
 
 
-def activation_memory(model: nn.Module, in_shape: tuple[int, int, int], batch: int, density: float = 1.0) -> int:
+def saved_input_bytes(model: nn.Module, in_shape: tuple[int, int, int], batch: int, density: float = 1.0) -> int:
     """Bytes of the convolutions' inputs that are kept for the backward pass of `batch` images.
 
     `in_shape`: (C, H, W) of an image. Each input counts in its smallest format (`costs.smallest_bytes`). The number is

@@ -15,6 +15,7 @@ from fedtiny_lite.data.datasets import Split, batches, to_float
 from fedtiny_lite.model.masks import Mask, magnitude_mask, noise_counts
 from fedtiny_lite.model.networks import bn_names
 from fedtiny_lite.model.training import EVALUATION_BATCH, Evaluation, Normalisation
+from fedtiny_lite.settings import check_choice
 
 BnStats = dict[str, Tensor]
 """Running means and variances of a model by buffer name, each a float32 tensor [channels]."""
@@ -94,8 +95,9 @@ def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule:
 
     `weights`: w_k, client k's share of the images; they sum to one. The variance follows `rule`. "paper" takes
     sum_k w_k var_k. "pooled" adds the spread of the means, sum_k w_k (var_k + (mean_k - mean)^2), which is the exact
-    variance of the pooled data. Sums are taken in float64, the result is float32.
+    variance of the pooled data. Sums are taken in float64, the result is float32. Raises ValueError for another rule.
     """
+    check_choice("rule", rule, ("paper", "pooled"))
     combined = {}
     for name in (n for n in stats[0] if n.endswith("running_mean")):
         variance_name = name.removesuffix("mean") + "var"

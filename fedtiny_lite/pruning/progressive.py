@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from fedtiny_lite.model.masks import Mask, apply_mask, largest, share_of, smallest_kept
+from fedtiny_lite.settings import check_choice
 
 GrowthList = tuple[Tensor, Tensor]
 """(flat index int64 [a_l], signed gradient float32 [a_l]) of one layer."""
@@ -59,8 +60,11 @@ def adjustment_units(
 
     `blocks`: names of the prunable layers of each block, input to output. `granularity`: "layer", "block" or "entire"
     (all layers at once). `order`: "backward" (output to input, the paper's) or "forward". `adjust_blocks`: "all", or
-    block numbers such as "1,3", where block 1 is nearest the input. Raises ValueError for a block that the model lacks.
+    block numbers such as "1,3", where block 1 is nearest the input.
+    Raises ValueError for a block that the model lacks, and for another granularity or order.
     """
+    check_choice("granularity", granularity, ("layer", "block", "entire"))
+    check_choice("order", order, ("backward", "forward"))
     chosen = [tuple(blocks[i]) for i in _block_numbers(adjust_blocks, len(blocks))]
     if granularity == "layer":
         chosen = [(name,) for block in chosen for name in block]

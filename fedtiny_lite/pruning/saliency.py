@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fedtiny_lite.model.masks import Mask, apply_mask, global_top_mask, top_mask, uniform_counts
+from fedtiny_lite.settings import check_choice
 
 GRASP_TEMPERATURE = 200.0
 SYNFLOW_STEPS = 100
@@ -110,8 +111,9 @@ def saliency_mask(scores: Scores, budget: int, scope: str, progress: float = 1.0
     `scope`: "global" keeps the best weights of all layers together, so that a layer may keep nothing; "layer" keeps the
     best weights of each layer, all layers at the same density. `progress`: how far pruning is, in (0, 1]. The density
     is the final density to the power of `progress`: the exponential schedule of SynFlow (Tanaka et al., algorithm 1).
-    Example: a final density of 0.01 is 0.1 at progress 0.5.
+    Example: a final density of 0.01 is 0.1 at progress 0.5. Raises ValueError for another scope.
     """
+    check_choice("scope", scope, ("global", "layer"))
     sizes = {name: score.numel() for name, score in scores.items()}
     if scope == "global":
         return global_top_mask(scores, _scheduled(sum(sizes.values()), budget, progress))

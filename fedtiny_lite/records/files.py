@@ -68,7 +68,7 @@ def aside(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{threading.get_native_id()}.{HOST}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
+        clear_leftovers(path.parent)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
@@ -87,7 +87,7 @@ def _remedy(error: OSError) -> str:
     return "choose a folder that can be written to"
 
 
-def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
+def clear_leftovers(folder: Path, pattern: str = ".*.tmp") -> None:
     """Delete what `aside` left in `folder` of this machine's killed processes; that of running ones stays."""
     for path in folder.glob(pattern):
         host, _, pid = path.stem.rpartition(".")
@@ -99,7 +99,7 @@ def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
 def scratch_folder() -> Iterator[Path]:
     """A folder for the time of the block; if the process is killed in it, the next call sweeps the folder away."""
     name = ".fedtiny-lite."
-    sweep(Path(tempfile.gettempdir()), f"{name}*.tmp")
+    clear_leftovers(Path(tempfile.gettempdir()), f"{name}*.tmp")
     with tempfile.TemporaryDirectory(prefix=name, suffix=f".{HOST}.{os.getpid()}.tmp") as folder:
         yield Path(folder)
 

@@ -20,7 +20,7 @@ CONTENTS = {  # what a message carries -> its names in the record
     "weights": ("weights",),
     "weights in 8 bits": ("codes", "scales", "zeros"),
     "mask": ("mask",),
-    "candidates' masks": ("candidate", "pool"),  # one tensor each, as it used to be, or one of all
+    "candidates' masks": ("pool",),
     "BN statistics": ("stats",),
     "growth list or votes": ("growth list", "votes"),
     "dense gradients or scores": ("squares", "scores"),
@@ -55,7 +55,7 @@ def by_content(exchanges: Sequence[Mapping], way: str) -> dict[str, int]:
     sizes = dict.fromkeys(CONTENTS, 0)
     for exchange in exchanges:
         for tensor, size in exchange[way].items():
-            [content] = [c for c, names in CONTENTS.items() if tensor.rstrip("0123456789") in names]
+            [content] = [c for c, names in CONTENTS.items() if tensor in names]
             sizes[content] += size
     return sizes
 

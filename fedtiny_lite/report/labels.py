@@ -15,8 +15,8 @@ class Label(NamedTuple):
     family: str
 
 
-# Records that were written before records named their method: method -> (name, family)
-_OF_OLD_RECORDS = {
+# The kit's methods, for readers that load no torch: method -> (name, family)
+_KIT_METHODS = {
     "fedavg": (DENSE, REFERENCE),
     "small_model": ("small model", REFERENCE),
     "random": ("random", REFERENCE),
@@ -33,7 +33,7 @@ _OF_OLD_RECORDS = {
     "fedrts": ("FedRTS", CHANGE),
     "fedtiny": (FEDTINY, CHANGE),
 }
-KIT_BASELINES = [found for found, _ in _OF_OLD_RECORDS.values() if found not in (DENSE, FEDTINY)]
+KIT_BASELINES = [found for found, _ in _KIT_METHODS.values() if found not in (DENSE, FEDTINY)]
 """Labels of the kit's methods that FedTiny is compared with: all but the dense model."""
 _ABLATIONS = {  # (selection, progressive) -> what the run of FedTiny is called
     ("adaptive", "no"): "selection only",
@@ -43,13 +43,13 @@ _ABLATIONS = {  # (selection, progressive) -> what the run of FedTiny is called
 
 
 def method_label(method: str, named: Mapping | None = None) -> Label:
-    """The label of a method: what a record says of it in `named`, or else, in an old record, what is known of it.
+    """The label of a method: what a record says of it in `named`, or else what the kit calls it.
 
     A method that is not known keeps its own name.
     """
     if named:
         return Label(named["label"], named["family"])
-    return Label(*_OF_OLD_RECORDS.get(method, (method, CHANGE)))
+    return Label(*_KIT_METHODS.get(method, (method, CHANGE)))
 
 
 def run_label(record: Mapping) -> Label:

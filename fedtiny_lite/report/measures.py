@@ -103,7 +103,7 @@ def _per_client(entries: Sequence[Mapping], what: str, clients: int) -> list[flo
 
 
 def asked(entry: Mapping, clients: int) -> int:
-    """The number of clients that were asked in an exchange; in old records, which do not say, it was all of them."""
+    """The number of clients that were asked in an exchange; in a record that does not say, it was all of them."""
     return max(1, len(entry["asked"])) if "asked" in entry else clients
 
 

@@ -23,7 +23,7 @@ from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records.files import plain, read_bytes, write_bytes
 from fedtiny_lite.simulation import history
 from fedtiny_lite.simulation.progress import Progress
-from fedtiny_lite.simulation.reading import LEDGER, as_mapping, at_start, read_pixels, read_progress, read_record
+from fedtiny_lite.simulation.reading import LEDGER, as_mapping, at_start, read_pixels, read_progress, record_so_far
 
 
 class Mark(NamedTuple):
@@ -113,7 +113,7 @@ def record_in(folder: Path, config: Config) -> dict[str, Any]:
     Raises FileNotFoundError if there is no checkpoint, ValueError if it, or what it names, is torn or has just gone.
     """
     last = unpack(path_in(folder).read_bytes()).meta.get("last")
-    return read_record(history.read(folder, last), config)
+    return record_so_far(history.read(folder, last), config)
 
 
 def check_identity(path: Path, theirs: Mapping[str, Any], config: Config) -> None:
@@ -176,7 +176,7 @@ def load(folder: Path, config: Config, task: Task) -> Saved | None:
     check_identity(path, identity, config)
     with _named(path):
         parts = history.read(folder, message.meta.get("last"))
-        record, progress = read_record(parts, config), read_progress(message, parts, task)
+        record, progress = record_so_far(parts, config), read_progress(message, parts, task)
         rounds = len(record["rounds"])
         if message.meta.get("rounds") != rounds:
             raise ValueError(f"it counts {str(message.meta.get('rounds'))[:100]} rounds, and {rounds} are there")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedtiny_lite.federated.memory import digest
 from fedtiny_lite.federated.messages import Message, pack, unpack
-from fedtiny_lite.records.files import read_bytes, sweep, write_bytes
+from fedtiny_lite.records.files import clear_leftovers, read_bytes, write_bytes
 
 SUFFIX = ".round"
 FIRST = ""
@@ -50,7 +50,7 @@ def remove(folder: Path) -> None:
     """Delete all files of rounds, if any. A folder that is named like one is none of ours, and stays."""
     rounds = _path(folder, FIRST).parent
     if rounds.is_dir():
-        sweep(rounds)
+        clear_leftovers(rounds)
         for path in filter(Path.is_file, rounds.glob(f"*{SUFFIX}")):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):

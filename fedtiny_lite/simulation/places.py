@@ -48,7 +48,10 @@ FORGOT = Lost("it lost its memory", forgot=True)
 
 
 class Place(Protocol):
-    """Where the clients of a run are. Each method gives (client number, answer) in the order in which answers come."""
+    """Where the clients of a run are.
+
+    `ask` and `weigh` give (client number, answer) in the order in which answers come.
+    """
 
     def federation(self) -> Federation:
         """The server's side, after the survey of pixels."""

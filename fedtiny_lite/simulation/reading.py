@@ -59,7 +59,7 @@ def _read_of_clients(parts: list[Message], task: Task) -> dict[int, dict[str, Te
     return found
 
 
-def read_record(parts: list[Message], config: Config) -> dict[str, Any]:
+def record_so_far(parts: list[Message], config: Config) -> dict[str, Any]:
     """The record so far. Raises ValueError if it is none, or lacks what a finished run sums up."""
     record = as_mapping(parts[0].meta.get("record") if parts else None)
     record["rounds"] = []

@@ -20,7 +20,7 @@ from fedtiny_lite.federated.protocol import Method
 from fedtiny_lite.model.training import one_thread
 from fedtiny_lite.own_files import FILE
 from fedtiny_lite.records.environment import environment
-from fedtiny_lite.records.files import alone, check_writable, sweep
+from fedtiny_lite.records.files import alone, check_writable, clear_leftovers
 from fedtiny_lite.records.schema import read_record, write_record
 from fedtiny_lite.simulation import checkpoint
 from fedtiny_lite.simulation.exchanges import carry_out, check_state
@@ -46,9 +46,9 @@ def run(
     A finished record there is returned as it is; an interrupted run continues after its last finished round,
     to the same record. Of two processes with the same run and folder the second waits for the first.
 
-    Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit, and FloatingPointError
-    when fewer than half of a round's replies could be used: the record so far is then kept, not complete. Ctrl-C raises
-    Stopped, which says how many rounds are kept.
+    Raises ValueError, OSError or RuntimeError for settings, files or hardware that do not fit, and
+    FloatingPointError when fewer than half of a round's replies could be used, or fewer than `min_replies`: the
+    record so far is then kept, not complete. Ctrl-C raises Stopped, which says how many rounds are kept.
     """
     config = resolved(config)
     folder = None if out is None else Path(out) / config.run_id
@@ -75,7 +75,7 @@ def _in_folder(config: Config, folder: Path, on_round: OnRound | None, place: Pl
 
 def _finished(folder: Path, config: Config) -> dict[str, Any] | None:
     """The finished record in `folder`, if there is one. Raises ValueError for that of another run."""
-    sweep(folder)
+    clear_leftovers(folder)
     path = folder / "record.json"
     if not path.exists():
         return None

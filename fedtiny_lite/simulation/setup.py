@@ -1,5 +1,6 @@
 """All sides of a simulated run, built from its settings alone and so the same in every process."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -127,7 +128,7 @@ def federate(config: Config, holdings: Holdings, survey: Callable[[], Mapping[in
         public = holdings.public
         pixels = normalisation([sums_of_pixels(public.images)], len(public), holdings.in_shape)
         return Federation(build_server(_task_of(config, holdings, pixels), public), holdings)
-    pixels, samples, cost = _surveyed(config, holdings, survey())
+    pixels, samples, cost = _surveyed(config, holdings, survey)
     return Federation(build_server(_task_of(config, holdings, pixels), holdings.public), holdings, samples, cost)
 
 
@@ -144,11 +145,12 @@ def _task_of(config: Config, holdings: Holdings, pixels: Normalisation) -> Task:
 
 
 def _surveyed(
-    config: Config, holdings: Holdings, answers: Mapping[int, bytes | Lost]
+    config: Config, holdings: Holdings, survey: Callable[[], Mapping[int, bytes | Lost]]
 ) -> tuple[Normalisation, dict[int, int], dict[str, Any]]:
+    began, answers = time.perf_counter(), survey()
     replies = {k: found for k, found in sorted(answers.items()) if not isinstance(found, Lost)}
     lost = {k: found.why for k, found in sorted(answers.items()) if isinstance(found, Lost)}
-    pixels, samples, rejections = read_survey(replies, holdings.in_shape, needed(len(answers), config.min_replies))
+    pixels, samples, rejections = read_survey(answers, holdings.in_shape, needed(len(answers), config.min_replies))
     cost = {
         "exchange": "pixel_statistics",
         "asked": sorted(answers),
@@ -157,7 +159,7 @@ def _surveyed(
         **dict.fromkeys(("training_flops", "client_flops", "client_kept", "client_state_bytes"), 0),
         "rejected_clients": list(rejections),
         "trained_on": [],
-        "seconds": 0.0,
+        "seconds": time.perf_counter() - began,
     }
     reasons = {"rejections": rejections, "lost": lost}
     told = {name: {str(k): why for k, why in found.items()} for name, found in reasons.items() if found}

@@ -1,5 +1,6 @@
-"""Ctrl-C, or a cell that is interrupted: one line says what is kept and how to go on."""
+"""Errors, Ctrl-C and interrupted cells, in a line for people: what is wrong, or what is kept and how to go on."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,16 @@ def stopping(kept: Callable[[], str]) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         raise Stopped(f"stopped; {kept()}") from None
+
+
+def exit_status(command: Callable[[], int]) -> int:
+    """What a command of the command line returns; 1 for an error, 130 for Ctrl-C, with a line on standard error."""
+    try:
+        return command()
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        kept = "stopped; what was finished is kept, and the same command goes on from there"
+        print(f"\n{str(stop) or kept}", file=sys.stderr)
+        return 130

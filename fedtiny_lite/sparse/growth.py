@@ -26,7 +26,7 @@ def sparse_growth_lists(
     Raises ValueError for fewer than two images.
     """
     check_growth_batch(images)
-    network = sparse_twin(model, mask, len(images), image_shape(images))
+    network = sparse_twin(model, mask, image_shape(images))
     lists: dict[str, GrowthList] = {}
     down_to = len(network.layers)
     for number, layer in reversed([*enumerate(network.layers)]):

@@ -15,18 +15,21 @@ from fedtiny_lite.sparse.convolutions import ConvNorm, Convolutions
 from fedtiny_lite.sparse.layers import Layer, MaxPool, Residual, convolutions_of
 from fedtiny_lite.sparse.layout import Geometry, Workspace, pack, unpack
 
+PREDICTED = 64
+"""Images that `SparseNetwork.predict` takes at a time: the maps of more would take more memory."""
+
 
 class SparseNetwork:
     """A PlainNet or ResNet18 on batches of images of `in_shape` (channels, height, width).
 
     The network has parameters and running statistics of its own: `load` copies them from a torch model, `store` writes
     them back. All parameters lie side by side in one tensor, so that an optimiser moves them at once, and so do all
-    running statistics. The linear layer is dense; whoever makes a step calls `mask_linear` after it. `predict` takes at
-    most `batch_size` images at a time. Raises ValueError for another model.
+    running statistics. The linear layer is dense; whoever makes a step calls `mask_linear` after it. Raises
+    ValueError for another model.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int, in_shape: tuple[int, int, int]):
-        self.batch_size, self.in_shape, self.workspace = batch_size, in_shape, Workspace()
+    def __init__(self, model: nn.Module, in_shape: tuple[int, int, int]):
+        self.in_shape, self.workspace = in_shape, Workspace()
         self.before = Geometry(*in_shape)
         self.grid = model.grid if isinstance(model, PlainNet) else 1
         self.layers = _layers(model, self.before, self.workspace)
@@ -77,10 +80,10 @@ class SparseNetwork:
             self.weight.masked_fill_(self.pruned, 0)
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of images [N, C, H, W], N of any size, by the running statistics."""
+    def predict(self, images: Tensor, at_once: int = PREDICTED) -> Tensor:
+        """Logits [N, classes] of images [N, C, H, W], N of any size, by the running statistics, `at_once` at a time."""
         # The head takes all images at once, because its last bits depend on how many there are.
-        parts = [self._features(part, momentum=None) for part in images.split(self.batch_size)]
+        parts = [self._features(part, momentum=None) for part in images.split(at_once)]
         return self._head(torch.cat(parts), self.weight, self.bias)
 
     def recalibrate(self, images: Tensor, momentum: float) -> None:

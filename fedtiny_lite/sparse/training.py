@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fedtiny_lite.config import Config
-from fedtiny_lite.data.datasets import Split, batches
+from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.model.masks import Mask, apply_mask
 from fedtiny_lite.model.training import (
-    EVALUATION_BATCH,
     Evaluation,
     Normalisation,
     OnGradient,
@@ -21,23 +20,18 @@ from fedtiny_lite.model.training import (
 from fedtiny_lite.pruning.bn_selection import BnStats, bn_stats, observe_all
 from fedtiny_lite.sparse.network import SparseNetwork
 
-PREDICTED = 64
-"""Images that a twin predicts at a time if it was made for evaluation. One that was made for training, or for growth
-lists, predicts as many as it was made for."""
-
 _networks: WeakKeyDictionary[nn.Module, SparseNetwork] = WeakKeyDictionary()
 
 
-def sparse_twin(model: nn.Module, mask: Mask, batch_size: int, in_shape: tuple[int, int, int]) -> SparseNetwork:
+def sparse_twin(model: nn.Module, mask: Mask, in_shape: tuple[int, int, int]) -> SparseNetwork:
     """The sparse network, or twin, of `model`, with the model's present state and `mask`.
 
-    `batch_size`: the most images of a batch; `in_shape`: (channels, height, width) of an image. A twin is kept as long
-    as its model, so that its buffers serve again, and the patterns of layers whose mask did not change. Results do
-    not depend on the room.
+    `in_shape`: (channels, height, width) of an image. A twin is kept as long as its model, so that its buffers serve
+    again, and the patterns of layers whose mask did not change.
     """
     twin = _networks.get(model)
     if twin is None or twin.in_shape != in_shape:
-        twin = _networks[model] = SparseNetwork(model, batch_size, in_shape)
+        twin = _networks[model] = SparseNetwork(model, in_shape)
     twin.load(model, mask)
     return twin
 
@@ -60,9 +54,7 @@ def train_sparse(
     if on_gradient:
         raise ValueError("the sparse engine has no gradients of pruned weights; use the dense engine for this method")
     model.train()
-    # A last batch of one image joins the one before it, so that a batch may hold batch_size + 1 images.
-    room = max([config.batch_size, *map(len, schedule)])
-    network = sparse_twin(model, mask, room, split.in_shape)
+    network = sparse_twin(model, mask, split.in_shape)
     optimiser = sgd(network.parameters(), config)
     for index in schedule:
         network.backward(*training_batch(split, index, pixels, config.augment, generator))
@@ -74,7 +66,7 @@ def train_sparse(
 
 def evaluate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Normalisation) -> Evaluation:
     """`training.evaluate` by the sparse engine."""
-    network = sparse_twin(model, mask, PREDICTED, split.in_shape)
+    network = sparse_twin(model, mask, split.in_shape)
     return evaluate_predictions(network.predict, split, pixels)
 
 
@@ -84,8 +76,7 @@ def recalibrate_sparse(model: nn.Module, mask: Mask, split: Split, pixels: Norma
     The batches may be larger than those of training. They take a network of their own, which holds two activations at
     a time and is dropped at the end.
     """
-    room = max(map(len, batches(len(split), EVALUATION_BATCH)))
-    network = SparseNetwork(model, room, split.in_shape)
+    network = SparseNetwork(model, split.in_shape)
     network.load(model, mask)
     observe_all(network.recalibrate, split, pixels)
     network.store(model)
