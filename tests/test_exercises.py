@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.notebook_counts import as_python
 from fedtiny_lite.exercises.checking import EXERCISES, check, hint
-from fedtiny_lite.exercises.judging import CASES, NOT_TRIED, RIGHT, judge
+from fedtiny_lite.exercises.judging import CASES, NOT_TRIED, RIGHT, SOMETIMES_NOTHING, judge
 from fedtiny_lite.experiments.notebook_runner import find_notebooks
 from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.report import intervals
@@ -111,7 +111,7 @@ BREAKS = [
         "0).flatten().topk(count)",
         "prunes the largest",
     ),
-    ("grow_and_prune", ".masked_fill(~keep, math.inf)", "", "True instead of False at [5, 2]"),
+    ("grow_and_prune", ".masked_fill(~keep, math.inf)", "", "True instead of False at [2, 2], [5, 2]"),
     ("grow_and_prune", "gradient.abs().masked_fill(keep, -1)", "-gradient.abs()", "mask"),
     ("grow_and_prune", ".masked_fill(keep, -1)", "", "grows kept weights"),
     ("grow_and_prune", "new[grown], new[pruned] = (True, False)", "new[grown] = True", "grows without pruning"),
@@ -360,7 +360,11 @@ def test_a_broken_solution_is_told_what_is_wrong(exercise, piece, other, said):
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_each_known_mistake_is_told_apart_from_the_others(name, mistake):
-    assert judge(EXERCISES[name], mistake) == f"✗ {mistake.__doc__}"
+    def answer(*given):
+        found = mistake(*given)
+        return EXERCISES[name].right(*given) if found is None else found  # None: what the mistake gives is open
+
+    assert judge(EXERCISES[name], answer) == f"✗ {mistake.__doc__}"
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -489,3 +493,26 @@ def test_a_lesson_asks_for_what_its_solutions_solve(path):
         known = list(inspect.signature(EXERCISES[name].right).parameters)
         assert known[: len(stub.args.args)] == [argument.arg for argument in stub.args.args], "judgements name them"
         assert judge(EXERCISES[name], compiled(ast.unparse(stub))) == NOT_TRIED
+
+
+@pytest.mark.parametrize("order", ["sort", "topk"])
+def test_pruning_what_was_just_grown_is_named_however_equal_weights_are_sorted(order):
+    """A grown weight is 0, and so is one that is kept: which of them goes is up to the sort."""
+
+    def grow_and_prune(weight, keep, gradient, count):
+        new = keep.flatten().clone()
+        new[gradient.abs().masked_fill(keep, -1).flatten().topk(count).indices] = True
+        size = weight.abs().flatten().masked_fill(~new, torch.inf)
+        least = size.topk(count, largest=False) if order == "topk" else size.sort(stable=True)
+        new[least.indices[:count]] = False
+        return new.view(keep.shape), weight * new.view(keep.shape)
+
+    assert "prunes what it has just grown" in judge(EXERCISES["grow_and_prune"], grow_and_prune)
+
+
+def test_a_branch_that_returns_nothing_is_named():
+    def density_of(masks):
+        if masks[0].flatten()[0]:
+            return sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks)
+
+    assert judge(EXERCISES["density"], density_of) == SOMETIMES_NOTHING

@@ -23,6 +23,7 @@ PLURALS = {"has": "have", "is": "are", "differs": "differ", "differs:": "differ:
 LONGEST_ARGUMENTS = 100
 """Characters of the arguments that a judgement still quotes."""
 NOT_TRIED = "– Not tried yet: the function returns nothing. Write it, and end it with `return`."
+SOMETIMES_NOTHING = "✗ For some inputs your function returns nothing; end every branch of it with `return`."
 
 
 def as_returned(*parts: Tensor) -> tuple[Tensor, ...]:
@@ -74,9 +75,10 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> str:
             found = answer(*after)
         except Exception as error:
             return f"✗ {raised(error, answer)}"
-        if found is None or found is ...:
-            return NOT_TRIED
         cases.append(Case(given, after, found))
+    empty = [case for case in cases if case.found is None or case.found is ...]
+    if empty:
+        return NOT_TRIED if len(empty) == CASES else f"{SOMETIMES_NOTHING}"
     wrong = _what_is_wrong(exercise, cases)
     return f"✗ {wrong}" if wrong else RIGHT
 
@@ -110,8 +112,14 @@ def _turned(case: Case) -> Case:
 
 
 def _fault(exercise: Exercise, case: Case, function: Callable[..., Any]) -> str | None:
-    """How what the reader's function returned differs from what `function` returns; None if it does not."""
-    expected = in_parts(function(*copy.deepcopy(case.given)), exercise.parts)
+    """How what the reader's function returned differs from what `function` returns; None if it does not.
+
+    A mistake returns None where its result is open, as where it prunes one of several zeros: nothing differs from that.
+    """
+    returned = function(*copy.deepcopy(case.given))
+    if returned is None:
+        return None
+    expected = in_parts(returned, exercise.parts)
     found = in_parts(case.found, exercise.parts)
     if isinstance(found, str) or isinstance(expected, str):  # what the package returns never is
         return str(found)

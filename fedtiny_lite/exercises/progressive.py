@@ -148,10 +148,12 @@ _MERGE = Exercise(
 
 
 def _matrix(generator: Generator) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Weights of 6 x 6, one kept at 0, their mask, a merged gradient that also covers kept positions, and a count."""
+    """Weights of 6 x 6, in some cases one kept at 0, their mask, a merged gradient that also covers kept positions, and
+    a count.
+    """
     order = torch.randperm(36, generator=generator).view(6, 6)
     keep = order < 16
-    weight = torch.randn(6, 6, generator=generator) * keep * (order > 0)
+    weight = torch.randn(6, 6, generator=generator) * keep * (order >= whole_number(generator, 0, 1))
     return weight, keep, torch.randn(6, 6, generator=generator), whole_number(generator, 2, 5)
 
 
@@ -188,9 +190,9 @@ def _revived(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair
     return new, weight * new
 
 
-def _pruned_again(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:
+def _pruned_again(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair | None:
     """Your function prunes what it has just grown, because grown weights are 0; prune among those kept before."""
-    return keep, weight
+    return None if bool((weight[keep] == 0).any()) else (keep, weight)
 
 
 def _pruned_signed(weight: Tensor, keep: Tensor, gradient: Tensor, count: int) -> Pair:

@@ -14,8 +14,8 @@ from fedtiny_lite.pruning.saliency import Scores, iterated_mask, synflow_scores
 def public_batch(server: Server) -> tuple[Tensor, Tensor]:
     """The server's whole public set as one batch without augmentation: float images [B, C, H, W] and labels [B].
 
-    It has the size of the batches that the criteria were published with (SNIP 100 images, GraSP 10 per class), and it
-    is all the server has: a part of it would add noise for nothing.
+    It is all the server has: a part of it would add noise for nothing. SNIP was published with 100 images, GraSP with
+    10 per class; the set has 20 per class, at profile `paper` 5.
     """
     public, pixels = server.public, server.task.pixels
     return to_float(public.images, pixels.mean, pixels.std), public.labels

@@ -8,11 +8,11 @@ half, and returns its mask too. The server then prunes each layer by magnitude b
 Deviations: the half is counted in batches, so that one local epoch suffices (the authors' library FedPruning splits
 whole epochs in half; the code adjusts after a given epoch), and momentum starts anew in the second half. What was just
 pruned cannot regrow in the same step, and grown weights are chosen among pruned ones only, so each layer keeps its
-count (the code chooses among all). The gradient is that of one batch, BN statistics frozen; it is computed tile by
-tile but counted as the dense gradient of all layers, which the code holds. ERK is Evci et al.'s (the code scales
-sparsities in place of densities). The rate is `adjust_rate` for every method (the code: 0.5; its README: 0.01) and
-decays as FedTiny's does; the authors' clients exchange at the undecayed rate. While the rate is above zero, each layer
-exchanges at least one weight.
+count (the code chooses among all). The gradient is that of one batch, BN statistics frozen; it is computed tile by tile
+but counted as the dense gradient of all layers, which the code holds. ERK is Evci et al.'s (the code scales sparsities
+in place of densities). The rate is `adjust_rate` for every method (the code: 0.5; its README: 0.01) and decays as
+FedTiny's does, in FedTiny's rounds (the original adjusts every 15); the authors' clients exchange at the undecayed
+rate. While the rate is above zero, each layer exchanges at least one weight.
 """
 
 from collections.abc import Mapping

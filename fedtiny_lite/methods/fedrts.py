@@ -1,9 +1,10 @@
 """FedRTS (Huang et al., NeurIPS 2025, arXiv 2501.19122): masks drawn by combinatorial Thompson sampling.
 
-The server holds a Beta posterior for each prunable weight. Every round tells it which kept weights are large, in the
-average and at each client; an adjustment round also which pruned positions clients list for their gradients, by
-index alone. Then each layer's mask is drawn anew from the posteriors, with as many weights as before. The original has
-adjust_rate 0.4, adjust_every 10, adjust_until 300, gamma = 0.5 (`thompson_fusion`), lambda = 10 (`thompson_weight`).
+The server holds a Beta posterior for each prunable weight. Every round before `adjust_until` tells it which kept
+weights are large, in the average and at each client; an adjustment round also which pruned positions clients list for
+their gradients, by index alone. Then each layer's mask is drawn anew from the posteriors, with as many weights as
+before. The original has adjust_rate 0.4, adjust_every 10, adjust_until 300, gamma = 0.5 (`thompson_fusion`), lambda =
+10 (`thompson_weight`).
 
 Steps and starting mask (ERK densities, largest weights) are those of the authors' library FedPruning; the paper's body
 was not at hand. Differs: as in FedTiny, a layer exchanges at least one weight while the rate is above zero.

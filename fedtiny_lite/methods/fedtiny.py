@@ -15,7 +15,8 @@ The algorithm's steps, and the function that carries out each:
    server merges the lists, grows and prunes (`progressive.merge_growth_lists`, `progressive.grow_and_prune`, in
    `_growing.fold_lists`).
 
-Settings switch either module off (`selection=fixed`, `progressive=no`), so its ablations are this file too.
+Settings and schedule follow the first author's code of 2022 and memory of the paper; docs/departures.md has what
+differs. Settings switch either module off (`selection=fixed`, `progressive=no`), so its ablations are this file too.
 """
 
 from collections.abc import Mapping

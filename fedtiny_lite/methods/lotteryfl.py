@@ -11,11 +11,12 @@ the budget, and from round `adjust_until` on, or in the last but one, a client a
 accuracy: until then clients keep more than the budget. The original rate, 0.2, needs 21 rounds for a density of 0.01:
 `lottery_rate=0`, the default of short runs, is the rate that arrives by then. Averages are weighted by samples. The
 authors' server keeps the last value of a coordinate that no client keeps; here it is pruned. The server's model is the
-union of the clients' and so larger than each: 1.00 to 1.62 times the budget on digits. Where not all clients take part
-in a round, each is handed the initial weights before training, as it may first train much later.
+union of the clients' and so no smaller than any: 1.00 to 1.62 times the budget on digits. Where not all clients take
+part in a round, each is handed the initial weights before training, as it may first train much later.
 
-The server's model is as dense as its densest client. A client that was not drawn since the last call still holds more
-than the budget, so with few clients a round the server's model may never become tiny; the clients' own models do.
+The server's model is at least as dense as its densest client. A client that was not drawn since the last call still
+holds more than the budget, so with few clients a round the server's model may never become tiny; the clients' own
+models do.
 """
 
 from collections.abc import Mapping

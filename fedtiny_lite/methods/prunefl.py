@@ -10,8 +10,9 @@ prunes initially, as in the authors' simulation, but from the pretrained weights
 every `local_epochs`, until it is down to the budget rather than until its density settles. Gradients are squared batch
 by batch and collected in adjustment rounds only, as in the library and in the costs published for PruneFL (the code
 sums those of a round first, in every round). The dropped share decays as a cosine, as in the library (the code halves
-it in 10,000 rounds). The memory counted holds one dense gradient and not the running sum of squares, as in the
-published ratio (1 + 2d) / 2.
+it in 10,000 rounds). Adjustments stop at `adjust_until`, as FedTiny's. No reconfiguration may exceed the budget, and in
+initial pruning at least half of what a step drops stays out. The memory counted holds one dense gradient and not the
+running sum of squares, as in the published ratio (1 + 2d) / 2.
 """
 
 from collections.abc import Mapping

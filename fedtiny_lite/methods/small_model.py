@@ -1,4 +1,4 @@
-"""The paper's dense small baseline: another, small network with as many parameters as the pruned one may keep.
+"""The paper's dense small baseline (recalled): a small network with as many parameters as the pruned one may keep.
 
 Three convolutions of w channels each and a hidden layer of 8 w: the widest that fits. w = 8 is the paper's 8-8-8;64
 of 10,298 parameters; of its larger shapes, which grow unevenly (32-64-32;128), the ladder has none. Nothing is pruned.

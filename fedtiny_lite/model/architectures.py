@@ -106,7 +106,7 @@ class ResNet18(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """The paper's dense small model: three 3x3 convolutions with bias, a hidden linear layer, a linear layer; no BN.
+    """The paper's dense small model (recalled): three 3x3 convolutions with bias, a hidden and a linear layer.
 
     A 2x2 max-pool follows each of the first two convolutions. `in_shape`: (channels, height, width) of one image.
     Convolutions have no padding, so that each takes 2 pixels off a side. An image with a side below 22 pixels would end

@@ -1,8 +1,8 @@
 """FLOPs, bytes and memory, counted from the numbers of weights really kept, never from a target density.
 
-The cost model follows the paper and the appendix of FedRTS (arXiv 2501.19122). A multiply-add is 2 FLOPs, the backward
-pass costs twice the forward pass, and biases, batch normalisation and activations are free. `kept` maps parameter names
-to numbers of kept weights; a layer that `kept` leaves out counts as dense.
+The cost model follows the appendix of FedRTS (arXiv 2501.19122), which restates FedTiny's. A multiply-add is 2 FLOPs,
+the backward pass costs twice the forward pass, and biases, batch normalisation and activations are free. `kept` maps
+parameter names to numbers of kept weights; a layer that `kept` leaves out counts as dense.
 """
 
 import copy
@@ -92,7 +92,7 @@ def growth_flops(shapes: Sequence[LayerShape], kept: Mapping[str, int], block: I
     """FLOPs that growth scores add per sample of the adjustment batch, on top of `training_flops`.
 
     Only the weight gradient of the block's layers is dense: F_d - F_s of the block. The growth batch also takes a
-    sparse forward and backward pass of its own, which is not in the paper's count and not in this number. FedRTS's
+    forward pass of its own and gradients of activations, 2 F_s, which are not in this number. FedRTS's
     formula instead counts 2 F_d + F_s of the whole model for such a sample, in place of 3 F_s. Raises ValueError for a
     name in `block` that is no layer of `shapes`, and as `forward_flops` does.
     """
@@ -155,7 +155,9 @@ def model_state_memory(
     list_entries: int = 0,
     dense_gradient: Collection[str] = (),
 ) -> int:
-    """Bytes of the paper's memory footprint of a training client: the model's state, without activations and momentum.
+    """Bytes of a training client's model state, without activations and momentum.
+
+    It is the paper's memory footprint as far as the ratio recalled for PruneFL tells.
 
     The count in words of 32 bits:
         a kept weight of a pruned layer        3 (value, index, gradient)

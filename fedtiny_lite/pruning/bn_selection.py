@@ -93,9 +93,11 @@ def bn_stats(model: nn.Module) -> BnStats:
 def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule: str) -> BnStats:
     """The clients' statistics combined: mean = sum_k w_k mean_k.
 
-    `weights`: w_k, client k's share of the images; they sum to one. The variance follows `rule`. "paper" takes
-    sum_k w_k var_k. "pooled" adds the spread of the means, sum_k w_k (var_k + (mean_k - mean)^2), which is the exact
-    variance of the pooled data. Sums are taken in float64, the result is float32. Raises ValueError for another rule.
+    `weights`: w_k, client k's share of the images; they sum to one. The variance follows `rule`. "paper" takes sum_k
+    w_k var_k. "pooled" adds the spread of the means, sum_k w_k (var_k + (mean_k - mean)^2), the variance of the
+    clients' values taken together. For one pass over all images it is exact up to n / (n - 1) in the first layer only,
+    as deeper inputs were normalised client by client. Sums are taken in float64, the result is float32. Raises
+    ValueError for another rule.
     """
     check_choice("rule", rule, ("paper", "pooled"))
     combined = {}

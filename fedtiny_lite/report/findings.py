@@ -28,7 +28,7 @@ from fedtiny_lite.report.study import CLAIMS, recorded_numbers
 DIGITS = "CNN, digits"
 UNTUNED = f"{DIGITS}, untuned"
 COUNTED = "ResNet18 w64, density 0.01, counted, an adjusting round"
-TRAINING = "ResNet18 w64, density 0.01, counted, 300 rounds of which nine adjust"
+TRAINING = "ResNet18 w64, density 0.01, counted, 300 rounds alone, of which nine adjust"
 ROUNDS = 300, 9
 """Rounds of the paper's training, and how many of them adjust."""
 SAVED = 0.9591, 0.9401
