@@ -78,6 +78,15 @@ def test_a_lesson_goes_in_small_steps(path):
 
 
 @each_notebook
+def test_every_prediction_has_an_answer(path):
+    """Its row in the key begins with the prompt's words."""
+    key = (path.parent / "solutions" / "predictions.md").read_text(encoding="utf-8")
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    asked = [prompt.strip("*.: ")[:30] for prompt in text.split("**Predict")[1:]]
+    assert [words for words in asked if f"| {words}" not in key] == []
+
+
+@each_notebook
 def test_parameters_are_typed_commented_literals(path):
     source = parameters_cell(path).source
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)

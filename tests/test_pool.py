@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from fedtiny_lite.config import make_config
 from fedtiny_lite.data.datasets import to_float
-from fedtiny_lite.federated.encodings import encode_pool, union_of
+from fedtiny_lite.federated.encodings import encode_pool
 from fedtiny_lite.federated.formats import encode_mask
 from fedtiny_lite.federated.server import pretrained
 from fedtiny_lite.methods._pool import make_pool
 from fedtiny_lite.methods._selection import Selection
 from fedtiny_lite.model.costs import forward_flops
-from fedtiny_lite.model.masks import uniform_counts
+from fedtiny_lite.model.masks import uniform_counts, union_of
 from fedtiny_lite.model.networks import bn_names, load_state, state_of
 from fedtiny_lite.model.training import epoch_batches, train
 from fedtiny_lite.pruning.allocations import FLOW_MASK, KINDS

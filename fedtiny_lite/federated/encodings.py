@@ -1,8 +1,7 @@
 """BN statistics, pools of candidates and growth lists of a whole model, each as tensors for a message, and back."""
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,11 +30,6 @@ def decode_stats(rows: Tensor, shapes: Shapes) -> list[BnStats]:
     """The statistics that `encode_stats` made rows of."""
     lengths = [shape.numel() for shape in shapes.values()]
     return [dict(zip(shapes, row.split(lengths), strict=True)) for row in rows]
-
-
-def union_of(masks: Iterable[Mask]) -> Mask:
-    """The mask that keeps what any of these masks keeps; two are held at a time."""
-    return reduce(lambda one, other: Mask({name: one[name] | other[name] for name in one}), masks)
 
 
 def encode_pool(pool: Sequence[Mask], union: Mask) -> Tensor:

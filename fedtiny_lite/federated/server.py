@@ -12,7 +12,7 @@ from fedtiny_lite.data.datasets import Split
 from fedtiny_lite.federated.messages import Message, decode_state
 from fedtiny_lite.federated.state import State
 from fedtiny_lite.federated.task import Task, new_model
-from fedtiny_lite.model.masks import Mask
+from fedtiny_lite.model.masks import Mask, union_of
 from fedtiny_lite.model.networks import load_state, state_of
 from fedtiny_lite.model.training import epoch_batches, one_thread, train
 from fedtiny_lite.progress_bar import progress_bar
@@ -125,7 +125,7 @@ def average_over_holders(
     Example: of clients of 30 and 10 images the first holds 2 at a coordinate and the mask of the second prunes it: the
     average is 2, not 1.5.
     """
-    union = Mask({name: torch.stack([mask[name] for mask in masks]).any(0) for name in masks[0]})
+    union = union_of(masks)
     total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in server.task.state_shapes.items()}
     held = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in server.task.mask_shapes.items()}
     for reply, mask, share in zip(replies, masks, shares(replies), strict=True):

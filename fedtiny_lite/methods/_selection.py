@@ -15,7 +15,7 @@ from torch import Tensor
 from fedtiny_lite.config import Config
 from fedtiny_lite.federated.checks import Check, bn_statistics, numbers, whole_number
 from fedtiny_lite.federated.client import development_samples
-from fedtiny_lite.federated.encodings import decode_stats, encode_pool, encode_stats, union_of
+from fedtiny_lite.federated.encodings import decode_stats, encode_pool, encode_stats
 from fedtiny_lite.federated.messages import Message
 from fedtiny_lite.federated.participation import drawn
 from fedtiny_lite.federated.protocol import Exchange, Note
@@ -32,6 +32,7 @@ from fedtiny_lite.methods._pool import (
     trials,
 )
 from fedtiny_lite.methods._settings import Development
+from fedtiny_lite.model.masks import union_of
 from fedtiny_lite.model.networks import load_state
 from fedtiny_lite.model.training import Evaluation
 from fedtiny_lite.pruning.bn_selection import (

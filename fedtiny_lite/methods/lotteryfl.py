@@ -27,7 +27,6 @@ from torch import Size, Tensor
 
 from fedtiny_lite.federated.checks import Check, model_values, read_whole_mask, whole_mask
 from fedtiny_lite.federated.client import Client, evaluate_locally, receive, reply, train_locally
-from fedtiny_lite.federated.encodings import union_of
 from fedtiny_lite.federated.formats import encode_mask, mask_counts, read_mask
 from fedtiny_lite.federated.messages import Message, decode_state, encode_state
 from fedtiny_lite.federated.protocol import Exchange, Method, Note
@@ -37,7 +36,7 @@ from fedtiny_lite.federated.task import Task
 from fedtiny_lite.methods._averaging import send_model
 from fedtiny_lite.methods._settings import Development
 from fedtiny_lite.model.costs import forward_flops
-from fedtiny_lite.model.masks import Mask, apply_mask, share_of, top_mask, uniform_counts
+from fedtiny_lite.model.masks import Mask, apply_mask, share_of, top_mask, uniform_counts, union_of
 from fedtiny_lite.records.summary import of_each
 from fedtiny_lite.settings import setting
 

@@ -5,7 +5,8 @@ name are dense. Densities are shares of *kept* weights, never sparsities.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 
 import numpy as np
 import torch
@@ -84,6 +85,11 @@ def apply_mask(tensors: Mapping[str, Tensor], mask: Mask) -> None:
     with torch.no_grad():
         for name, pruned in mask.pruned.items():
             tensors[name].masked_fill_(pruned, 0)
+
+
+def union_of(masks: Iterable[Mask]) -> Mask:
+    """The mask that keeps what any of these masks keeps; two are held at a time."""
+    return reduce(lambda one, other: Mask({name: one[name] | other[name] for name in one}), masks)
 
 
 def check_masked(tensors: Mapping[str, Tensor], mask: Mask) -> None:

@@ -237,8 +237,8 @@ def _width(arm: str) -> float:
     return 2.8 if arm == FEDTINY else 1.5
 
 
-def _row(fig: Figure, panels: int, sharex: bool = False) -> list[Axes]:
-    return list(fig.subplots(1, panels, sharex=sharex, sharey=True, squeeze=False)[0])
+def _row(fig: Figure, panels: int) -> list[Axes]:
+    return list(fig.subplots(1, panels, sharey=True, squeeze=False)[0])
 
 
 def _seeds(groups: Iterable[Mapping[int, Mapping]]) -> str:
