@@ -82,7 +82,7 @@ def test_every_prediction_has_an_answer(path):
     """Its row in the key begins with the prompt's words."""
     key = (path.parent / "solutions" / "predictions.md").read_text(encoding="utf-8")
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
-    asked = [prompt.strip("*.: ")[:30] for prompt in text.split("**Predict")[1:]]
+    asked = [prompt.strip("*.: ").split("\n")[0][:30] for prompt in text.split("**Predict")[1:]]
     assert [words for words in asked if f"| {words}" not in key] == []
 
 
