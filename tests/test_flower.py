@@ -8,9 +8,7 @@ import functools
 import io
 import itertools
 import json
-import re
 import shlex
-import tomllib
 from collections import Counter, namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +20,7 @@ import torch
 pytest.importorskip("flwr")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.common.config import parse_config_args
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -538,14 +537,13 @@ def test_what_leaves_a_device_is_the_reply_and_a_few_values(tmp_path):
 # --- the command lines ------------------------------------------------------------------------------------
 
 
-def test_settings_reach_the_server_as_they_are(tmp_path):
-    """Those too that hold spaces, and those that change no result."""
-    config = tiny(dataset="folder:/my images", min_replies=3)
-    run_config = Loopback(config, tmp_path)._run(config, 1.5)[-1]
-    matches = re.findall(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)", run_config)  # as Flower takes a run config apart
-    told = tomllib.loads("\n".join(f"{name} = {value}" for name, value in matches))
+@pytest.mark.parametrize("name", ["my images", "it's", 'a"b', "back\\slash", "größe"])
+def test_settings_reach_the_server_as_they_are(name, tmp_path):
+    """Whatever a path holds; those too that change no result."""
+    config = tiny(dataset=f"folder:/{name}", min_replies=3)
+    told = parse_config_args([Loopback(config, tmp_path / name)._run(config, 1.5)[-1]])
     assert make_config({}, **parse_settings(shlex.split(told["settings"]))) == config
-    assert told["round-timeout"] == 1.5 and told["out"] == str(tmp_path)
+    assert told["round-timeout"] == 1.5 and told["out"] == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("main", [loopback.main, simulated.main])
@@ -563,14 +561,13 @@ def test_a_demonstration_takes_any_method(tmp_path, capsys, monkeypatch):
 
 
 def test_keys_are_of_one_host_and_of_some_days(tmp_path, monkeypatch):
-    made = make_keys(tmp_path / "secrets", 1)
-    assert sorted(path.name for path in make_keys(made, 2).iterdir())[:2] == ["ca.crt", "client0"]
-    with pytest.raises(
-        ValueError, match=r"server\.pem is of 127\.0\.0\.1, localhost, until 20.*cannot stand for example\.org"
-    ):
-        make_keys(made, 1, "example.org")
+    made = make_keys(tmp_path / "secrets", 1, "server.example")
+    assert (make_keys(made, 1, "SERVER.example", first=1) / "client1").exists()  # a device more
+    assert (make_keys(made, 1, first=2) / "client2").exists()
+    with pytest.raises(ValueError, match=r"server\.pem is of server\.example, localhost, not of 127\.0\.0\.1: give "):
+        make_keys(made, 1, "127.0.0.1")
     monkeypatch.setattr(keys, "DAYS", -1e-3)  # they ended a minute ago
     expired = make_keys(tmp_path / "old", 1)
-    with pytest.raises(ValueError, match="give another folder"):
+    with pytest.raises(ValueError, match=r"server\.pem has expired on 20.*: give another folder"):
         make_keys(expired, 1)
     assert keys.main([str(expired)]) == 1

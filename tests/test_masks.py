@@ -321,11 +321,15 @@ def test_a_global_threshold_keeps_the_best_of_all_layers(layers, data):
 
 
 @pytest.mark.parametrize(
-    "score, count, why", [(math.nan, 1, "1 of 3 scores are to be kept, 1 of which"), (0.5, 4, "4 of 3 scores")]
+    "score, count, error, why",
+    [
+        (math.nan, 1, FloatingPointError, "1 of 3 scores are NaN"),
+        (0.5, 4, ValueError, "4 weights are to be kept"),
+    ],
 )
-def test_no_mask_is_made_of_scores_that_are_no_numbers_or_too_few(score, count, why):
+def test_no_mask_is_made_of_scores_that_are_no_numbers_or_too_few(score, count, error, why):
     """A mask of fewer weights than were asked for would be a silent mistake."""
     scores = {"a": torch.tensor([1.0, score, 2.0])}
     for make in (lambda: top_mask(scores, {"a": count}), lambda: global_top_mask(scores, count)):
-        with pytest.raises(ValueError, match=why):
+        with pytest.raises(error, match=why):
             make()

@@ -79,11 +79,14 @@ def test_a_lesson_goes_in_small_steps(path):
 
 @each_notebook
 def test_every_prediction_has_an_answer(path):
-    """Its row in the key begins with the prompt's words."""
+    """In the key's section on the notebook, in order; the row begins with the prompt's words."""
     key = (path.parent / "solutions" / "predictions.md").read_text(encoding="utf-8")
+    _, _, section = key.partition(f"\n## {path.stem.split('_')[0]} ")
+    rows = [line.removeprefix("| ") for line in section.split("\n## ")[0].splitlines() if line.startswith("| ")][1:]
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
     asked = [prompt.strip("*.: ").split("\n")[0][:30] for prompt in text.split("**Predict")[1:]]
-    assert [words for words in asked if f"| {words}" not in key] == []
+    assert len(rows) == len(asked)
+    assert [words for words, row in zip(asked, rows, strict=True) if not row.startswith(words)] == []
 
 
 @each_notebook

@@ -282,4 +282,4 @@ def test_a_density_that_leaves_nothing_says_why(model, layers):
 def test_parts_figure_leaves_out_what_takes_no_time():
     steps = [step | ({"parts": step["parts"] | {"max_pool": 0}} if "parts" in step else {}) for step in RECORD["steps"]]
     drawn = sparse.parts_figure(RECORD | {"steps": steps}, "cnn", 8, "uniform")
-    assert "pooling" not in [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert "strides, pooling" not in [text.get_text() for text in drawn.legends[0].get_texts()]

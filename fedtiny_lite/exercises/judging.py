@@ -78,7 +78,7 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> str:
         cases.append(Case(given, after, found))
     empty = [case for case in cases if case.found is None or case.found is ...]
     if empty:
-        return NOT_TRIED if len(empty) == CASES else f"{SOMETIMES_NOTHING}"
+        return NOT_TRIED if len(empty) == CASES else SOMETIMES_NOTHING
     wrong = _what_is_wrong(exercise, cases)
     return f"✗ {wrong}" if wrong else RIGHT
 

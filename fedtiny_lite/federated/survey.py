@@ -43,7 +43,7 @@ def read_survey(
     accepted: list[Message] = []
     samples: dict[int, int] = {}
     rejections: dict[int, str] = {}
-    lost = {k: found.why for k, found in answers.items() if isinstance(found, Lost)}
+    lost = {k: found.why for k, found in sorted(answers.items()) if isinstance(found, Lost)}
     for k, reply in sorted((k, found) for k, found in answers.items() if not isinstance(found, Lost)):
         try:
             accepted.append(_checked(unpack(reply), in_shape))

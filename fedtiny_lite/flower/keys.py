@@ -22,20 +22,22 @@ from cryptography.x509.oid import NameOID
 from fedtiny_lite.simulation.stopping import exit_status
 
 DAYS = 30
+LOCAL = "127.0.0.1"
 _PEM = serialization.Encoding.PEM
 
 
-def make_keys(folder: Path, clients: int, host: str = "127.0.0.1", first: int = 0) -> Path:
+def make_keys(folder: Path, clients: int, host: str | None = None, first: int = 0) -> Path:
     """Write what is missing of the certificates for a SuperLink at `host` and a key pair for each client.
 
-    Files that are there stay as they are, so that a device can be added. Secret ones are readable by their owner alone.
-    Raises ValueError if the certificates that are there are of another host, or have expired.
+    `host`: by default that of the certificates which are there, else 127.0.0.1. Files that are there stay as they are,
+    so that a device can be added. Secret ones are readable by their owner alone. Raises ValueError if the
+    certificates that are there are of another host, or have expired.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "server.key").exists():
         _check_certificate(folder / "server.pem", host)
     else:
-        _make_certificates(folder, host)
+        _make_certificates(folder, host or LOCAL)
     for k in range(first, first + clients):
         if not (folder / f"client{k}").exists():
             make_node_key(folder / f"client{k}")
@@ -68,13 +70,14 @@ def _make_certificates(folder: Path, host: str) -> None:
     _write_secret(folder / "server.key", server.private_bytes(_PEM, form, serialization.NoEncryption()))
 
 
-def _check_certificate(path: Path, host: str) -> None:
+def _check_certificate(path: Path, host: str | None) -> None:
     found = x509.load_pem_x509_certificate(path.read_bytes())
+    if found.not_valid_after_utc < datetime.now(UTC):
+        raise ValueError(f"{path} has expired on {found.not_valid_after_utc:%Y-%m-%d}: give another folder")
     hosts = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    if _host(host) not in hosts or found.not_valid_after_utc < datetime.now(UTC):
+    if host and _host(host) not in hosts:
         of = ", ".join(str(name.value) for name in hosts)
-        until = f"{found.not_valid_after_utc:%Y-%m-%d}"
-        raise ValueError(f"{path} is of {of}, until {until}, and cannot stand for {host}: give another folder")
+        raise ValueError(f"{path} is of {of}, not of {host}: give one of these, or another folder")
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -98,7 +101,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host)
+        return x509.DNSName(host.lower())
 
 
 def _write_secret(path: Path, data: bytes) -> None:
@@ -112,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clients", type=int, default=1, help="how many key pairs to make")
     parser.add_argument("--first", type=int, default=0, help="number of the first client")
-    parser.add_argument("--host", default="127.0.0.1", help="name or address under which devices reach the SuperLink")
+    parser.add_argument("--host", help=f"name or address under which devices reach the SuperLink (default: {LOCAL})")
     options = parser.parse_args(arguments)
     return exit_status(lambda: _make(options))
 

@@ -131,7 +131,7 @@ class Loopback:
     def _run(self, config: Config, round_timeout: float) -> list[object]:
         settings = shlex.join(f"{name}={value}" for name, value in config.everything().items())
         told = {"settings": settings, "out": str(self.folder), "holdings": str(self.folder / "server")}
-        given = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in told.items()]
+        given = [f"{name}={_quoted(value)}" for name, value in told.items()]
         given.append(f"round-timeout={float(round_timeout)}")
         return ["run", ROOT, "loopback", "--run-config", " ".join(given)]
 
@@ -189,6 +189,11 @@ class Loopback:
         (self.folder / "flwr" / "config.toml").write_text(text)
 
 
+def _quoted(text: str) -> str:
+    """A text for `flwr run`, which takes what stands between two quotation marks, and reads that as TOML."""
+    return '"' + json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', "\\u0022") + '"'
+
+
 def tool(name: str) -> str:
     """The path of one of Flower's commands, beside this Python."""
     return str(Path(sys.executable).parent / name)
@@ -235,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demonstrate(settings: Sequence[str], out: Path, secrets: Path | None) -> int:
     config = make_config(DEMO, **parse_settings(settings))
     if secrets:
-        make_keys(secrets, config.clients)
+        make_keys(secrets, config.clients, HOST)
     with Loopback(config, out, secrets) as loopback:
         path = loopback.submit(config)
     record = read_record(path)

@@ -228,7 +228,7 @@ def smallest_kept(weight: Tensor, keep: Tensor, count: int) -> Tensor:
 def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
     """The mask of the `counts[name]` best-scored weights of each layer; of equal scores the first.
 
-    Raises ValueError for scores that are NaN or too few.
+    Raises FloatingPointError for scores that are NaN, ValueError for too few.
     """
     return Mask({name: _best(scores[name].flatten(), n).view(scores[name].shape) for name, n in counts.items()})
 
@@ -236,7 +236,7 @@ def top_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
 def global_top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
     """The mask of the `budget` best-scored weights of all layers together; of equal scores the first.
 
-    A layer may keep nothing. Raises ValueError for scores that are NaN or too few.
+    A layer may keep nothing. Raises FloatingPointError for scores that are NaN, ValueError for too few.
     """
     keep = _best(torch.cat([score.flatten() for score in scores.values()]), budget)
     parts = keep.split([score.numel() for score in scores.values()])
@@ -245,11 +245,10 @@ def global_top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
 
 def _best(scores: Tensor, count: int) -> Tensor:
     """Bool [n], True at the `count` largest of `scores` [n]; of equal scores at the first."""
-    if count > len(scores) or bool(scores.isnan().any()):
-        raise ValueError(
-            f"{count} of {len(scores)} scores are to be kept, {int(scores.isnan().sum())} of which are not a number: "
-            "there must be enough scores and all numbers; weights that are none come of training that diverged"
-        )
+    if count > len(scores):
+        raise ValueError(f"{count} weights are to be kept, of {len(scores)}: there must be as many")
+    if missing := int(scores.isnan().sum()):
+        raise FloatingPointError(f"{missing} of {len(scores)} scores are NaN; a lower learning rate usually helps")
     if count == 0:
         return torch.zeros(len(scores), dtype=torch.bool)
     # The k-th value takes a selection, not a sort. Whatever equals it fills the places that are left.

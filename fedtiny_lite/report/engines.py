@@ -22,7 +22,7 @@ PARTS = {  # what is drawn -> beginnings of its names in the record; all others 
     "convolutions, forward": ("conv_forward",),
     "convolutions, backward": ("conv_backward", "weight_gradient"),
     "norms, ReLU, residual sums": ("norm_",),
-    "pooling": ("max_pool",),
+    "strides, pooling": ("split_phases", "merge_phases", "max_pool"),
 }
 REFERENCE = "amd_epyc_avx512_bf16"
 """The processor on which the engine's targets were set, by the name of its record."""

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from subprocess import CalledProcessError
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,7 +29,7 @@ def exit_status(command: Callable[[], int]) -> int:
     """What a command of the command line returns; 1 for an error, 130 for Ctrl-C, with a line on standard error."""
     try:
         return command()
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError, CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
