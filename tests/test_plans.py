@@ -12,13 +12,13 @@ from hypothesis.strategies import floats, sampled_from
 
 from fedtiny_lite.config import METHODS, PROFILES, Config, load_method, make_config, own_settings
 from fedtiny_lite.experiments import choices, plans
+from fedtiny_lite.experiments.allocations import TUNING_SEEDS
 from fedtiny_lite.experiments.plans import (
     DENSITIES,
     PLANS,
     RANKING_JUDGES,
     RANKING_SEEDS,
     SEEDS,
-    TUNING_SEEDS,
     plan_configs,
 )
 from fedtiny_lite.experiments.study import STUDY

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedtiny_lite.config import METHODS, Config, make_config
 from fedtiny_lite.experiments import allocations, choices, claim
+from fedtiny_lite.experiments.allocations import TUNING_SEEDS
 from fedtiny_lite.experiments.study import RANKED, STUDY
 from fedtiny_lite.experiments.tuning import chosen, grid
 from fedtiny_lite.records.bundles import load_plan, records_so_far
@@ -38,7 +39,7 @@ def _digits_tuning(out: str | Path) -> list[Config]:
         make_config("digits", method=method, seed=seed, score_on="validation", **settings)
         for method in METHODS
         for settings in grid(records, method)
-        for seed in allocations.TUNING_SEEDS
+        for seed in TUNING_SEEDS
     ]
 
 
