@@ -5,8 +5,10 @@
 `report.claim_costs` makes a run's time of them, so that accuracies can be compared at equal time: the runs' own seconds
 were taken on several machines, beside other work. A step is a client's: batch, augmentation, forward and backward pass,
 SGD, at the plan's settings, on noise, one thread, by each engine that trained a run of the arm on a CPU. The kept
-weights of each layer are as many as at the end of the run, at random places. The runs of a density take turns; times
-are medians of the thread's CPU seconds. Writes records/claim_steps.json, in some four minutes.
+weights of each layer are as many as at the end of the run, at random places. The runs of a density take turns, as they
+are compared with each other; times are medians of the thread's CPU seconds. A density whose runs
+records/claim_steps.json holds, timed on this kind of processor with these packages, stays as it is; delete the file to
+time all anew, in some four minutes.
 """
 
 from collections import defaultdict
@@ -24,11 +26,13 @@ from fedtiny_lite.model.masks import random_mask
 from fedtiny_lite.model.training import Normalisation
 from fedtiny_lite.records.bundles import load_plan, records_so_far
 from fedtiny_lite.records.environment import environment
-from fedtiny_lite.records.files import write_json
+from fedtiny_lite.records.files import read_json, write_json
 from fedtiny_lite.report.claim_costs import STEPS, arm_of
 from fedtiny_lite.report.claim_tables import shown_densities
 from fedtiny_lite.sparse.engine import DENSE, SPARSE, Engine
 
+KEYS = ("arm", "width", "density", "seed", "engine")
+"""What a row of the record is of."""
 BATCHES, TURNS = 5, 9
 """Steps that are taken at a time, and how often."""
 PIXELS = Normalisation((0.5,) * 3, (0.25,) * 3)
@@ -39,8 +43,10 @@ def main() -> None:
     torch.set_num_threads(1)
     records, origin = load_plan("claim", "results")
     print(origin, flush=True)
-    steps = [row for turn in cases(records, records_so_far("claim_wide", "results")) for row in timed(turn)]
-    print(write_json(STEPS, {"environment": environment(), "threads": 1, "turns": TURNS, "steps": steps}))
+    known, here = read_json(STEPS) if STEPS.exists() else {}, environment()
+    turns = cases(records, records_so_far("claim_wide", "results"))
+    steps = [row for turn in turns for row in held(turn, known, here) or timed(turn)]
+    print(write_json(STEPS, {"environment": here, "threads": 1, "turns": TURNS, "steps": steps}))
 
 
 def cases(records: Sequence[Mapping], wide: Sequence[Mapping]) -> list[list[tuple[Mapping, Engine]]]:
@@ -67,6 +73,21 @@ def engines(records: Sequence[Mapping]) -> dict[str, list[Engine]]:
     return {arm: [engine for engine in (SPARSE, DENSE) if engine.name in names[arm]] for arm in names}
 
 
+def held(cases: Sequence[tuple[Mapping, Engine]], known: Mapping, here: Mapping) -> list[dict]:
+    """The rows of these runs and engines in the record `known`; none if it lacks one or was not made as `here`."""
+    if any(known.get("environment", {}).get(part) != here[part] for part in ("cpu", "packages")):
+        return []
+    rows = {tuple(row[key] for key in KEYS): row for row in known["steps"]}
+    found = [rows.get(tuple(_row(record, engine).values())) for record, engine in cases]
+    return [row for row in found if row] if all(found) else []
+
+
+def _row(record: Mapping, engine: Engine) -> dict:
+    config = make_config({}, **record["config"])
+    named = arm_of(record), config.width, config.density, config.seed, engine.name
+    return dict(zip(KEYS, named, strict=True))
+
+
 def timed(cases: Sequence[tuple[Mapping, Engine]]) -> list[dict]:
     """A row for each run and engine."""
     tasks = [task_of(record, engine) for record, engine in cases]
@@ -75,10 +96,10 @@ def timed(cases: Sequence[tuple[Mapping, Engine]]) -> list[dict]:
     for case, seconds in interleaved(dict(enumerate(calls)), TURNS).items():
         (record, engine), config = cases[case], tasks[case].config
         kept = record["final"]["kept"] if engine is SPARSE else {}
-        row = {"arm": arm_of(record), "width": config.width, "density": config.density, "seed": config.seed}
+        row = _row(record, engine)
         step = {"seconds": seconds / BATCHES, "flops": config.batch_size * training_flops(tasks[case].layers, kept)}
-        rows.append(row | {"engine": engine.name} | step)
-        print(*row.values(), engine.name, f"{1e3 * step['seconds']:.1f} ms", sep=", ", flush=True)
+        rows.append(row | step)
+        print(*row.values(), f"{1e3 * step['seconds']:.1f} ms", sep=", ", flush=True)
     return rows
 
 

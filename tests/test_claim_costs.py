@@ -9,6 +9,7 @@ from fedtiny_lite.experiments.claim import ARMS, WIDE
 from fedtiny_lite.records.bundles import COMMITTED, read_bundle
 from fedtiny_lite.report import claim_costs
 from fedtiny_lite.report.claim_costs import accuracy_within, arm_of, seconds, total
+from fedtiny_lite.sparse.engine import SPARSE
 from tests.helpers import claim_record
 
 
@@ -95,3 +96,14 @@ def test_each_run_is_timed_once_a_dense_one_too_and_those_of_width_64_among_them
     found = claim_steps.cases(table, wide)
     names = [[(run["run_id"], run["config"]["density"]) for run, _ in turn] for turn in found]
     assert names == [[("FedTiny", 0.04)], [("FedTiny", 0.012), ("FedAvg", 0.012)], [("SynFlow", 0.01)]]
+
+
+def test_a_density_that_is_timed_already_is_not_timed_again():
+    """Unless a run is new, or the record is of another processor or other packages."""
+    here = {"cpu": "a processor", "packages": {"torch": "2"}}
+    runs = [(claim_record(arm, [0.1, 0.5], 1), SPARSE) for arm in ("FedTiny", "SNIP")]
+    steps = [claim_steps._row(*run) | {"seconds": seconds} for run, seconds in zip(runs, (0.1, 0.2), strict=True)]
+    known = {"environment": here, "steps": steps}
+    assert claim_steps.held(runs[::-1], known, here) == steps[::-1]
+    assert claim_steps.held(runs, known | {"steps": steps[:1]}, here) == claim_steps.held(runs, {}, here) == []
+    assert claim_steps.held(runs, known, here | {"cpu": "another"}) == []
