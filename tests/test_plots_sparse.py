@@ -283,3 +283,11 @@ def test_parts_figure_leaves_out_what_takes_no_time():
     steps = [step | ({"parts": step["parts"] | {"max_pool": 0}} if "parts" in step else {}) for step in RECORD["steps"]]
     drawn = sparse.parts_figure(RECORD | {"steps": steps}, "cnn", 8, "uniform")
     assert "strides, pooling" not in [text.get_text() for text in drawn.legends[0].get_texts()]
+
+
+def test_every_part_of_a_committed_record_has_a_group():
+    """Else its time would be drawn as the rest."""
+    drawn = tuple(beginning for beginnings in engines.PARTS.values() for beginning in beginnings)
+    records = engines.step_records().values()
+    names = {name for record in records for step in record["steps"] for name in step.get("parts", {})}
+    assert {name for name in names if not name.startswith(drawn)} == {"rest"}
