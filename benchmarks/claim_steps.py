@@ -8,7 +8,7 @@ SGD, at the plan's settings, on noise, one thread, by each engine that trained a
 weights of each layer are as many as at the end of the run, at random places. The runs of a density take turns, as they
 are compared with each other; times are medians of the thread's CPU seconds. A density whose runs
 records/claim_steps.json holds, timed on this kind of processor with these packages, stays as it is; delete the file to
-time all anew, in some four minutes.
+time all anew, in some four minutes. The record's `environment` is that of the last addition.
 """
 
 from collections import defaultdict

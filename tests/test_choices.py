@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from fedtiny_lite.config import make_config
 from fedtiny_lite.experiments import allocations
 from fedtiny_lite.experiments.choices import ARMS, AS_COMPARED, CHANGES, CONTROL, SEEDS, WEAKENED, planned
 from fedtiny_lite.experiments.plans import plan_configs
 from fedtiny_lite.plots.choices import choices_figure
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle
+from fedtiny_lite.records.files import ROOT
 from fedtiny_lite.report import choices as choices_report
 from fedtiny_lite.report import claim_tables
 from fedtiny_lite.report.choices import WORTH, accuracies, accuracy_table, lead_table, leads, moved, moved_table
+from fedtiny_lite.report.claim_tables import final_accuracy
+from fedtiny_lite.report.intervals import t_interval
 
 MORE_ROUNDS, MORE_ADJUSTMENTS = "five times the rounds", "five times the rounds and adjustments"
 
@@ -137,3 +142,24 @@ def test_the_tables_of_the_documentation_are_printed_from_committed_records(modu
         assert not title.startswith("|") and set(dashes) == set("| -")
         assert any(line.startswith(f"| {row} |") for line in rows)
         assert {line.count("|") for line in (head, dashes, *rows)} == {head.count("|")}
+
+
+def test_leads_over_magnitude_of_other_seeds_are_as_the_page_says():
+    """Digits, density 0.01, each method at its tuned rate: plans that differ in nothing but their seeds."""
+    accuracy = {}  # plan -> method -> settings but for the seed -> seed -> accuracy
+    for plan in ("digits", "digits_choices", "allocations"):
+        for record in read_bundle(COMMITTED / f"{plan}.json"):
+            config = make_config({}, **record["config"])
+            if config.method in ("fedtiny", "magnitude") and config.density == 0.01:
+                of_plan = accuracy.setdefault(plan, {"fedtiny": {}, "magnitude": {}})[config.method]
+                of_plan.setdefault(replace(config, seed=0), {})[config.seed] = final_accuracy(record)
+    ours, theirs = (next(iter(accuracy["digits"][method])) for method in ("fedtiny", "magnitude"))
+    leads = []
+    for found in accuracy.values():
+        one, other = found["fedtiny"][ours], found["magnitude"][theirs]
+        leads.append([one[seed] - other[seed] for seed in one])
+    assert [len(some) for some in leads] == [10, 20, 20]
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for some in (*leads[1:], [lead for of_plan in leads for lead in of_plan]):
+        mean, low, high = t_interval(some)
+        assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in page

@@ -3,6 +3,9 @@
 import pytest
 
 from fedtiny_lite.experiments.headline import PAPER, headline
+from fedtiny_lite.records.bundles import COMMITTED
+from fedtiny_lite.records.files import ROOT, read_json
+from fedtiny_lite.report.exchanges import run_flops
 
 
 def test_shares_of_the_dense_model_worked_by_hand_in_the_cost_model():
@@ -24,3 +27,16 @@ def test_a_longer_round_hides_the_growth_batch():
 def test_the_formula_of_prunefl_gives_what_the_paper_says():
     found = headline(0.01, 395).loc["PruneFL"].round(2).tolist()
     assert found == PAPER.loc["PruneFL"].tolist()
+
+
+def test_what_prunefl_spends_before_its_rounds_is_as_the_page_says():
+    """Of ten clients one prunes before the rounds; the page states both numbers."""
+    costs = read_json(COMMITTED / "client_costs.json")["methods"]
+    rounds, before = {}, {}
+    for method in ("prunefl", "fedtiny"):
+        rounds[method] = run_flops(method, costs[method], 395, 300, 9)
+        before[method] = 395 * sum(exchange["flops"] for exchange in costs[method]["prelude"])
+    share = before["prunefl"] / rounds["prunefl"]
+    saved = 1 - (rounds["fedtiny"] + before["fedtiny"]) / (rounds["prunefl"] + before["prunefl"] / 10)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"prunes at {share:.2f} times" in page and f"saves **{100 * saved:.0f} %** of what" in page

@@ -3,8 +3,8 @@
 Follows the paper (arXiv 2405.09037) and its first author's Flower baseline (flwrlabs/flower, baselines/ssfl): each
 client scores the whole model on one batch, the server averages the scores by the clients' shares of the data and keeps
 the best of all layers together. (The baseline averages uniformly by default; its clients hold equally many images.)
-Deviations: pretrained weights instead of untrained ones, the batch's statistics in batch norm (see
-`saliency`), and a batch that is augmented as in training.
+Deviations: pretrained weights instead of untrained ones, the batch's statistics in batch norm (see `saliency`), and a
+batch that is augmented as in training.
 
 Before training, a client holds the dense model and its gradient, and returns a score for each prunable weight: the
 record counts that as kept weights, memory, FLOPs and bytes.

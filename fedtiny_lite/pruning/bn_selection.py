@@ -95,9 +95,9 @@ def aggregate_bn_stats(stats: Sequence[BnStats], weights: Sequence[float], rule:
 
     `weights`: w_k, client k's share of the images; they sum to one. The variance follows `rule`. "paper" takes sum_k
     w_k var_k. "pooled" adds the spread of the means, sum_k w_k (var_k + (mean_k - mean)^2), the variance of the
-    clients' values taken together. For one pass over all images it is exact up to n / (n - 1) in the first layer only,
-    as deeper inputs were normalised client by client. Sums are taken in float64, the result is float32. Raises
-    ValueError for another rule.
+    clients' values taken together. For one pass over all images it is exact, up to a factor n / (n - 1), in the first
+    layer only, as deeper inputs were normalised client by client. Sums are taken in float64, the result is float32.
+    Raises ValueError for another rule.
     """
     check_choice("rule", rule, ("paper", "pooled"))
     combined = {}

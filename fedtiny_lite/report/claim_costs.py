@@ -1,7 +1,7 @@
 """What a run of the claim's plan spends, counted in FLOPs or timed on one core, and how accurate it is within a budget.
 
 A run's own seconds were taken on whatever machine it ran on, beside other work. So time is the time of a step, measured
-for each run in one go of `benchmarks.claim_steps`, times the steps that the run made.
+for each run by `benchmarks.claim_steps`, times the steps that the run made.
 """
 
 from collections.abc import Callable, Iterator, Mapping
