@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedtiny_lite.own_files import FILE, file_of, method_in, stamped
-from fedtiny_lite.settings import Settings, defaults, names, parse, rules, setting, shown
+from fedtiny_lite.settings import Settings, check_choice, defaults, names, parse, rules, setting, shown
 
 METHODS = tuple(sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[!_]*.py")))
 MODELS = ("cnn", "resnet18", "vgg11")
@@ -214,8 +214,7 @@ def load_method(name: str) -> Any:
     """
     if name.startswith(FILE):
         return method_in(stamped("method", name))
-    if name not in METHODS:
-        raise ValueError(f"method = {shown(name)}: choose one of {', '.join(METHODS)}")
+    check_choice("method", name, METHODS)
     return importlib.import_module(f"fedtiny_lite.methods.{name}").METHOD
 
 
@@ -252,8 +251,7 @@ def _profile(profile: str | Profile) -> Profile:
         return profile
     if not isinstance(profile, str):
         raise ValueError(f"profile = {shown(profile)}: give the name of one, or values of settings by their names")
-    if profile not in PROFILES:
-        raise ValueError(f"profile = {shown(profile)}: choose one of {', '.join(PROFILES)}")
+    check_choice("profile", profile, PROFILES)
     return PROFILES[profile]
 
 

@@ -109,7 +109,7 @@ def test_help_answers_at_once(command):
     [
         (["--profile", "huge"], "profile = 'huge': choose one of smoke, digits, laptop, paper"),
         (["--method", "fedprox"], "method = 'fedprox': choose one of"),
-        (["--set", "dataset=mnist"], "unknown dataset 'mnist'; allowed: digits"),
+        (["--set", "dataset=mnist"], "dataset = 'mnist': choose one of digits, "),
         (["--set", "densty=0.1"], "densty is not a setting; did you mean density or density_of? `python -m fedtiny_l"),
         (["--set", "min_replies=9", "clients=5"], "min_replies = 9: 5 clients are asked; it must be at most that"),
         (

@@ -87,7 +87,7 @@ def test_fingerprint_is_the_hash_of_pixels_and_labels():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=f"'mnist'; allowed: digits, {', '.join(sources.ARCHIVES)} or folder:"):
+    with pytest.raises(ValueError, match=f"'mnist': choose one of digits, {', '.join(sources.ARCHIVES)}, folder:"):
         load_dataset("mnist")
 
 
@@ -594,7 +594,7 @@ def test_augmentation_repeats_from_its_generator_and_leaves_its_input():
 
 
 def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match="'mixup'; allowed: none, crop_flip, crop_flip_cutout"):
+    with pytest.raises(ValueError, match="augment = 'mixup': choose one of none, crop_flip, crop_flip_cutout"):
         augment(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "mixup", seeded())
 
 

@@ -67,7 +67,7 @@ def poison(monkeypatch):
         (dict(server_shots=31), "31 samples per class asked for the server's .*; allowed: 1 to 2[0-9]"),
         (dict(samples=10_000), "10000 samples asked, allowed: 1 to 1437, or 0 for all"),
         (dict(test_samples=361), "361 samples asked, allowed: 1 to 360, or 0 for all"),
-        (dict(dataset="mnist"), "unknown dataset 'mnist'; allowed: digits, cifar10, .* or folder:PATH"),
+        (dict(dataset="mnist"), "dataset = 'mnist': choose one of digits, cifar10, .*, folder:PATH"),
         (dict(adjust_blocks="4"), "adjust_blocks = '4': this model has blocks 1 to 3; write all, or such as"),
         (dict(adjust_blocks="0,1"), "adjust_blocks = '0,1': this model has blocks 1 to 3"),
         (dict(adjust_blocks="last"), "adjust_blocks = 'last': this model has blocks 1 to 3"),

@@ -197,7 +197,7 @@ def test_a_model_says_which_weights_may_be_pruned():
 
 
 def test_bad_sizes_and_names_are_refused():
-    with pytest.raises(ValueError, match=f"unknown model 'resnet50'; choose one of {', '.join(MODELS)}"):
+    with pytest.raises(ValueError, match=f"model = 'resnet50': choose one of {', '.join(MODELS)}"):
         build("resnet50")
     with pytest.raises(ValueError, match="width of a model is 0"):
         build("cnn", width=0)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedtiny_lite.settings import check_choice
+
 
 def augment(images: Tensor, kind: str, generator: torch.Generator, fill: Sequence[float] | None = None) -> Tensor:
     """Random crop, horizontal flip and Cutout of a batch, uint8 [B, C, H, W], each image by its own draw.
@@ -16,10 +18,9 @@ def augment(images: Tensor, kind: str, generator: torch.Generator, fill: Sequenc
     channel in [0, 1], black by default. With the data set's mean as `fill` the square is 0 after normalisation. Raises
     ValueError for another kind.
     """
+    check_choice("augment", kind, ("none", "crop_flip", "crop_flip_cutout"))
     if kind == "none":
         return images
-    if kind not in ("crop_flip", "crop_flip_cutout"):
-        raise ValueError(f"unknown augmentation {kind!r}; allowed: none, crop_flip, crop_flip_cutout")
     images = _crop_and_flip(images, generator)
     return images if kind == "crop_flip" else _cutout(images, generator, fill or (0.0,))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedtiny_lite.data import sources
 from fedtiny_lite.data.cache import Arrays, digest
 from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.settings import check_choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +84,7 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         if not path.is_dir() and (ROOT / path).is_dir():
             path = ROOT / path
         return _load(name, data_dir, path.resolve())
-    if name != "digits" and name not in sources.ARCHIVES:
-        raise ValueError(
-            f"unknown dataset {name!r}; allowed: {', '.join(['digits', *sources.ARCHIVES])} or folder:PATH"
-        )
+    check_choice("dataset", name, ("digits", *sources.ARCHIVES, "folder:PATH"))
     return _load(name, data_dir, None)
 
 

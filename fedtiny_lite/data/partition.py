@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtiny_lite.records.summary import FEW, of_each
+from fedtiny_lite.settings import check_choice
 
 MOST_DRAWS = 1000
 MOST_PARTS = 10_000
@@ -76,8 +77,7 @@ def _topped_up(parts: Parts, min_samples: int, redraws: int, rng: np.random.Gene
 
 
 def _check(kind: str, samples: int, clients: int, alpha: float, min_samples: int) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"unknown partition {kind!r}; allowed: {', '.join(KINDS)}")
+    check_choice("partition", kind, KINDS)
     if not (alpha > 0 and np.isfinite(alpha)):
         raise ValueError(f"alpha={alpha} is not allowed: it must be positive and finite")
     if clients < 1 or min_samples < 1:

@@ -14,7 +14,7 @@ from fedtiny_lite.experiments.allocations import TUNING_SEEDS
 from fedtiny_lite.experiments.study import RANKED, STUDY
 from fedtiny_lite.experiments.tuning import chosen, grid
 from fedtiny_lite.records.bundles import load_plan, records_so_far
-from fedtiny_lite.settings import shown
+from fedtiny_lite.settings import check_choice
 
 SEEDS = tuple(range(5000, 5010))
 DENSITIES = (0.1, 0.05, 0.02, 0.01)
@@ -27,8 +27,7 @@ def plan_configs(plan: str, out: str | Path) -> list[Config]:
     """
     if plan == STUDY:
         raise ValueError(f"plan = {plan!r}: its runs have no bundle; leave --finished and --go-on out")
-    if plan not in PLANS:
-        raise ValueError(f"plan = {shown(plan)}: choose one of {', '.join([*PLANS, STUDY])}")
+    check_choice("plan", plan, (*PLANS, STUDY))
     return list(dict.fromkeys(PLANS[plan](out)))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedtiny_lite.config import MODELS
 from fedtiny_lite.model.architectures import Blocks, PlainNet, ResNet18, SmallNet
 from fedtiny_lite.own_files import FILE, file_of, network_in, stamped
+from fedtiny_lite.settings import check_choice
 
 BN_STATS = ("running_mean", "running_var")
 
@@ -64,15 +65,15 @@ def allocated(model: nn.Module, device: str) -> nn.Module:
 
 
 def _layout(name: str, width: int, classes: int, in_channels: int) -> nn.Module:
+    check_choice("model", name, MODELS)
     w = width
     if name == "cnn":
         return PlainNet((w, 2 * w, 4 * w, 4 * w), (2, 4), ((2,), (3,), (4, 5)), 2, classes, in_channels)
     if name == "resnet18":
         return ResNet18(w, classes, in_channels)
-    if name == "vgg11":  # consecutive pairs of its nine layers, without the first
-        channels = (w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w, 8 * w, 8 * w)
-        return PlainNet(channels, (1, 2, 4, 6, 8), ((2,), (3, 4), (5, 6), (7, 8), (9,)), 1, classes, in_channels)
-    raise ValueError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    # VGG11: consecutive pairs of its nine layers, without the first
+    channels = (w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w, 8 * w, 8 * w)
+    return PlainNet(channels, (1, 2, 4, 6, 8), ((2,), (3, 4), (5, 6), (7, 8), (9,)), 1, classes, in_channels)
 
 
 def _own(name: str, width: int, classes: int, in_channels: int) -> nn.Module:
