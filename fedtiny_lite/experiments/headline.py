@@ -3,18 +3,17 @@
 from statistics import mean
 
 import pandas as pd
-import torch
 
-from fedtiny_lite.model import costs, masks
-from fedtiny_lite.model.networks import build_model, prunable_blocks
+from fedtiny_lite.experiments.counted import paper_model
+from fedtiny_lite.methods._settings import Adjustment
+from fedtiny_lite.model import costs
+from fedtiny_lite.model.networks import prunable_blocks
 from fedtiny_lite.pruning.progressive import exchange_count
 
 PAPER = pd.DataFrame(
     {"FLOPs, paper": {"FedTiny": 0.014, "PruneFL": 0.34}, "memory, paper": {"FedTiny": 0.03, "PruneFL": 0.51}}
 )
 """What the paper says of ResNet18 at density 0.01, as recalled."""
-RATE = 0.3
-"""Share of a layer's kept weights that FedTiny exchanges at most."""
 
 
 def headline(density: float, batches: int) -> pd.DataFrame:
@@ -23,14 +22,13 @@ def headline(density: float, batches: int) -> pd.DataFrame:
     ResNet18 of width 64 for 32 x 32 images, uniform masks. FedTiny's FLOPs are the mean over its blocks, its memory is
     that of its longest growth list. Memory leaves out activations and the optimiser's state.
     """
-    model = build_model("resnet18", 64, 10, (3, 32, 32), torch.Generator())
-    shapes, others = costs.layer_shapes(model, (3, 32, 32)), costs.other_sizes(model)
-    blocks = prunable_blocks(model, True)
-    sizes = {name: model.get_parameter(name).numel() for block in blocks for name in block}
-    kept = masks.uniform_counts(sizes, masks.weight_budget(sizes, density))
+    subject = paper_model((3, 32, 32), 10)
+    shapes, others, rate = subject.layers, subject.others, subject.config.of(Adjustment).adjust_rate
+    blocks = prunable_blocks(subject.model, prune_linear=True)
+    sizes, kept = (subject.kept(density)[which] for which in ("dense", "uniform"))
     static, dense = costs.training_flops(shapes, kept), costs.training_flops(shapes, {})
     growth = mean(costs.growth_flops(shapes, kept, block) for block in blocks) / batches
-    entries = max(sum(exchange_count(kept[name], sizes[name], RATE) for name in block) for block in blocks)
+    entries = max(sum(exchange_count(kept[name], sizes[name], rate) for name in block) for block in blocks)
     flops = {
         "FedTiny": static + growth,
         "PruneFL": 2 * costs.forward_flops(shapes, kept) + costs.forward_flops(shapes, {}),
