@@ -127,6 +127,8 @@ def test_the_short_answer_names_the_sparser_densities(tmp_path):
     assert "density 0.04, the paper's 0.01; at 0.012: **does not hold**; at 0.004: **holds**). 95.91" in in_short(found)
     told = resnet_table(found)["found on"]
     assert sum(told.str.contains("density 0.012, the paper's 0.003")) == 1
+    alike = verdicts(plan_of(tmp_path / "alike", lambda arm, paper: 0.5))
+    assert "the paper's 0.01; at 0.012, 0.004: the same). 95.91" in in_short(alike)
     few = plan_of(tmp_path / "few", lambda arm, paper: 0.5, arms=FIRST, papers=(0.01,))
     assert "the paper's 0.01). 95.91" in in_short(verdicts(few))
 

@@ -139,20 +139,21 @@ def in_short(found: Sequence[Verdict]) -> str:
     a_round, training = computation.findings
     return (
         f"**Its abstract, checked here so far.** More accurate than every baseline: **{accuracy.answer}** "
-        f"({accuracy.decisive.where}{_elsewhere(accuracy.beside)}). "
+        f"({accuracy.decisive.where}{_elsewhere(accuracy)}). "
         f"95.91 % less computation: **{a_round.outcome}** in an adjusting round, "
         f"**{training.outcome}** over 300 rounds; 94.01 % less memory in a round: **{memory.answer}**."
     )
 
 
-def _elsewhere(findings: Sequence[Finding]) -> str:
-    """The outcomes of findings that differ in density alone, such as `; at 0.012, 0.004: **does not hold**`."""
+def _elsewhere(row: Verdict) -> str:
+    """The outcomes beside the decisive one, which differ in density alone: `; at 0.012, 0.004: **does not hold**`."""
     places: dict[str, list[str]] = {}
-    for found in findings:
+    for found in row.beside:
         if found.outcome != deciding.UNTESTED:
             density = found.where.partition(", density ")[2].partition(",")[0]
-            places.setdefault(found.outcome, []).append(density)
-    return "".join(f"; at {', '.join(those)}: **{outcome}**" for outcome, those in places.items())
+            outcome = "the same" if found.outcome == row.decisive.outcome else f"**{found.outcome}**"
+            places.setdefault(outcome, []).append(density)
+    return "".join(f"; at {', '.join(those)}: {outcome}" for outcome, those in places.items())
 
 
 def in_markdown(found: Sequence[Verdict]) -> str:
