@@ -2,6 +2,7 @@
 
 import pytest
 
+from fedtiny_lite.experiments.counted import dense_state, paper_model
 from fedtiny_lite.experiments.headline import PAPER, headline
 from fedtiny_lite.records.bundles import COMMITTED
 from fedtiny_lite.records.files import ROOT, read_json
@@ -17,6 +18,14 @@ def test_shares_of_the_dense_model_worked_by_hand_in_the_cost_model():
     assert shares.loc["PruneFL", "memory"] == pytest.approx(0.51, abs=0.002)
     assert shares.loc["FedTiny", "FLOPs"] == pytest.approx(0.01336, abs=1e-5)
     assert (shares.loc["uniform static mask"] < shares.loc["FedTiny"]).all()
+
+
+def test_fedtiny_holds_its_longest_growth_list_beside_the_static_model():
+    """layer4 and the last layer: 0.3 of 11,796 + 3 x 23,592 + 1,310 + 51 kept weights, each layer's rounded down."""
+    entries = 3538 + 3 * 7077 + 393 + 15
+    shares = headline(0.01, 395)["memory"]
+    held = (shares["FedTiny"] - shares["uniform static mask"]) * dense_state(paper_model((3, 32, 32), 10))
+    assert held == pytest.approx(8 * entries)  # a position and a value of 4 bytes each
 
 
 def test_a_longer_round_hides_the_growth_batch():
