@@ -56,6 +56,11 @@ class PaperModel:
         """`kept_by_mask` at this density; `prune_linear`: as the setting of that name."""
         return kept_by_mask(replace(self.config, density=density, prune_linear=prune_linear), self.model)
 
+    def list_entries(self, density: float) -> dict[str, int]:
+        """Entries of each layer's growth list, under a uniform mask and at the paper's rate."""
+        kept, rate = self.kept(density), self.config.of(Adjustment).adjust_rate
+        return {name: exchange_count(kept["uniform"][name], size, rate) for name, size in kept["dense"].items()}
+
     def exact(self, density: float) -> dict[str, Any]:
         """Every layer but the first at exactly this density, parts of a weight included."""
         return {layer.name: density * layer.weights for layer in self.layers[1:]}
@@ -136,13 +141,8 @@ def one_way_at(subject: PaperModel, density: float) -> dict[str, int]:
 
 def list_bytes(subject: PaperModel) -> dict[str, int]:
     """Bytes of growth lists at the paper's density and rate, and of the dense gradient that one stands for."""
-    own, kept = subject.config.of(Adjustment), subject.kept(subject.config.density)["uniform"]
-    sizes = {
-        layer.name: costs.growth_list_bytes(
-            layer.weights, exchange_count(kept[layer.name], layer.weights, own.adjust_rate)
-        )
-        for layer in subject.layers[1:]
-    }
+    entries = subject.list_entries(subject.config.density)
+    sizes = {layer.name: costs.growth_list_bytes(layer.weights, entries[layer.name]) for layer in subject.layers[1:]}
     dense = sum(4 * layer.weights for layer in subject.layers if layer.name in subject.last_block)
     last = sum(sizes[name] for name in subject.last_block)
     return {"last block": last, "all layers": sum(sizes.values()), "dense gradient of the last block": dense}
@@ -154,14 +154,13 @@ def list_bytes(subject: PaperModel) -> dict[str, int]:
 def states_at(subject: PaperModel, density: float) -> dict[str, int]:
     """Bytes of model state, as the paper counts it, under a uniform mask: three ways to adjust."""
     kept, (parameters, statistics) = subject.kept(density)["uniform"], subject.others
-    rate = subject.config.of(Adjustment).adjust_rate
-    last = [layer for layer in subject.layers if layer.name in subject.last_block]
-    entries = sum(exchange_count(kept[layer.name], layer.weights, rate) for layer in last)
+    entries = subject.list_entries(density)
+    grown = sum(entries[name] for name in subject.last_block)
 
-    def held(entries: int = 0, dense_gradient: Collection[str] = ()) -> int:
-        return costs.model_state_memory(subject.layers, kept, parameters, statistics, entries, dense_gradient)
+    def held(list_entries: int = 0, dense_gradient: Collection[str] = ()) -> int:
+        return costs.model_state_memory(subject.layers, kept, parameters, statistics, list_entries, dense_gradient)
 
-    return {"PruneFL, adjusting": held(0, tuple(kept)), "FedTiny, adjusting": held(entries), "static mask": held()}
+    return {"PruneFL, adjusting": held(0, tuple(kept)), "FedTiny, adjusting": held(grown), "static mask": held()}
 
 
 def dense_state(subject: PaperModel) -> int:

@@ -5,10 +5,8 @@ from statistics import mean
 import pandas as pd
 
 from fedtiny_lite.experiments.counted import paper_model
-from fedtiny_lite.methods._settings import Adjustment
 from fedtiny_lite.model import costs
 from fedtiny_lite.model.networks import prunable_blocks
-from fedtiny_lite.pruning.progressive import exchange_count
 
 PAPER = pd.DataFrame(
     {"FLOPs, paper": {"FedTiny": 0.014, "PruneFL": 0.34}, "memory, paper": {"FedTiny": 0.03, "PruneFL": 0.51}}
@@ -23,19 +21,19 @@ def headline(density: float, batches: int) -> pd.DataFrame:
     that of its longest growth list. Memory leaves out activations and the optimiser's state.
     """
     subject = paper_model((3, 32, 32), 10)
-    shapes, others, rate = subject.layers, subject.others, subject.config.of(Adjustment).adjust_rate
+    shapes, others, entries = subject.layers, subject.others, subject.list_entries(density)
     blocks = prunable_blocks(subject.model, prune_linear=True)
     sizes, kept = (subject.kept(density)[which] for which in ("dense", "uniform"))
     static, dense = costs.training_flops(shapes, kept), costs.training_flops(shapes, {})
     growth = mean(costs.growth_flops(shapes, kept, block) for block in blocks) / batches
-    entries = max(sum(exchange_count(kept[name], sizes[name], rate) for name in block) for block in blocks)
+    longest = max(sum(entries[name] for name in block) for block in blocks)
     flops = {
         "FedTiny": static + growth,
         "PruneFL": 2 * costs.forward_flops(shapes, kept) + costs.forward_flops(shapes, {}),
         "uniform static mask": static,
     }
     memory = {
-        "FedTiny": costs.model_state_memory(shapes, kept, *others, list_entries=entries),
+        "FedTiny": costs.model_state_memory(shapes, kept, *others, list_entries=longest),
         "PruneFL": costs.model_state_memory(shapes, kept, *others, dense_gradient=tuple(sizes)),
         "uniform static mask": costs.model_state_memory(shapes, kept, *others),
     }
