@@ -51,7 +51,7 @@ def test_only_what_is_between_the_marks_changes(tmp_path):
     path.write_text("a\n" + "b\n".join(f"{begin}\nold\n{end}\n" for begin, end in ours) + "c\n", encoding="utf-8")
     text = write_readme(verdicts(tmp_path), path).read_text(encoding="utf-8")
     (begin, end), (after, last) = ours
-    assert text.startswith(f"a\n{begin}\n**Its abstract, checked here so far.** More accurate than every baseline: **")
+    assert text.startswith(f"a\n{begin}\n**Its abstract, checked here.** More accurate than every baseline: **")
     assert (
         "**holds against PruneFL only** in an adjusting round, **does not hold** over 300 rounds; 94.01 % less memory"
         in text

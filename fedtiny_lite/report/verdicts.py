@@ -138,7 +138,7 @@ def in_short(found: Sequence[Verdict]) -> str:
     accuracy, _, computation, memory = (row for row in found if row.source == ABSTRACT)
     a_round, training = computation.findings
     return (
-        f"**Its abstract, checked here so far.** More accurate than every baseline: **{accuracy.answer}** "
+        f"**Its abstract, checked here.** More accurate than every baseline: **{accuracy.answer}** "
         f"({accuracy.decisive.where}{_elsewhere(accuracy)}). "
         f"95.91 % less computation: **{a_round.outcome}** in an adjusting round, "
         f"**{training.outcome}** over 300 rounds; 94.01 % less memory in a round: **{memory.answer}**."
