@@ -1,11 +1,16 @@
 """README and docs: short, their links lead somewhere, and the verdicts are those of the records."""
 
 import re
+from statistics import mean
 
 import pytest
 
+from fedtiny_lite.experiments.claim import DENSITIES
 from fedtiny_lite.experiments.notebook_runner import find_notebooks
+from fedtiny_lite.records.bundles import COMMITTED, read_bundle
 from fedtiny_lite.records.files import ROOT
+from fedtiny_lite.report.arms import arms_at, gaps_over
+from fedtiny_lite.report.intervals import holm, p_value
 from fedtiny_lite.report.readme import PLACES, marks, with_verdicts, write_readme
 from fedtiny_lite.report.verdicts import verdicts
 
@@ -64,3 +69,12 @@ def test_only_what_is_between_the_marks_changes(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_link_waits_for_the_name_of_an_account(page):
     assert not re.search(r"\]\([^)]*OWNER", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("paper", DENSITIES)
+def test_two_baselines_surely_lead_at_each_density_of_the_resnet(paper):
+    gaps = gaps_over(arms_at(read_bundle(COMMITTED / "claim.json"), paper))
+    corrected = holm([p_value(values) for values in gaps.values()])
+    behind = [name for name, p in zip(gaps, corrected, strict=True) if p < 0.05 and mean(gaps[name]) < 0]
+    assert (len(gaps), len(behind)) == (10, 2)
+    assert "At each ResNet18 density two baselines surely lead." in README
